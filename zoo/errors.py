@@ -1,0 +1,19 @@
+"""Errors that a user can act on: one line saying what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ZooError(Exception):
+    """A mistake in the input or the surroundings; the command line prints its message and exits with 1."""
+
+
+def suggest(name: str, legal: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the nearest legal name, else the list of legal names when it is short, else nothing."""
+    names = sorted(legal)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return f"; legal here: {', '.join(names)}" if 0 < len(names) <= 30 else ""
