@@ -1,0 +1,122 @@
+"""Six fixed tokens: two sequences of four and two response tokens over a vocabulary of seven.
+
+Every stream holds raw logits (B, T, V) of five models, in nats before the softmax:
+
+| model       | which weights and context                                                              |
+|-------------|----------------------------------------------------------------------------------------|
+| `student`   | the weights being trained, now; gradients are with respect to these logits             |
+| `old`       | the student when the stream was written: its ratios to `student` are not 1             |
+| `reference` | the initial student in the student's own context                                       |
+| `self`      | the initial student shown a privileged context (OPSD's teacher), at the same positions |
+| `teacher`   | the external teacher                                                                   |
+
+Streams: `main` is written by the student (one group of two; rewards 1 and 0), `theirs` by the teacher for the same
+prompts in the same order (both right), `data` comes from the data set, `corpus` from plain text. A method with a single
+stream reads the one that its card names. Behaviour log-probabilities are `old`'s, except for MiniLLM, whose tokens count as
+drawn from 0.8 old + 0.2 teacher. Logits and token ids under the padding are ordinary numbers, so that a loss
+that forgets the mask shows.
+
+The published supports (16, 32) exceed the vocabulary, so every top-k method uses `TOP_K = 3` here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .numerics import Array, Ids, Mask, at_tokens, log_softmax
+
+Terms = dict[str, float]
+Loss = Callable[[Mapping[str, Array]], Terms]  # student logits by stream -> the loss term by term, coefficients included
+
+VOCABULARY = 7
+TOP_K = 3
+MODELS = ("student", "old", "reference", "self", "teacher")
+LONG_FIRST = ((True, True, True, True), (True, True, False, False))
+SHORT_FIRST = LONG_FIRST[::-1]
+MAIN_SEED = 4040  # one for which gates, clips and supports all act on some tokens and not on others: see test_reference
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One stream's batch; `reward_B` is the verifier's verdict per sequence (1 right, 0 wrong)."""
+
+    logits: Mapping[str, Array]
+    response_BT: Ids
+    mask_BT: Mask
+    group_B: Ids
+    reward_B: Array
+
+    def logp(self, model: str) -> Array:
+        """Full log-probabilities of a model, (B, T, V)."""
+        return log_softmax(self.logits[model])
+
+    def sampled(self, model: str) -> Array:
+        """Log-probabilities of the stream's own tokens under a model, (B, T)."""
+        return at_tokens(self.logp(model), self.response_BT)
+
+
+@dataclass(frozen=True)
+class Fixture:
+    """The streams by name."""
+
+    streams: Mapping[str, Stream]
+
+    def __getitem__(self, name: str) -> Stream:
+        return self.streams[name]
+
+    def student_logits(self) -> dict[str, Array]:
+        """The current student's logits of every stream: the point at which losses and gradients are taken."""
+        return {name: stream.logits["student"] for name, stream in self.streams.items()}
+
+    def with_logits(self, stream: str, **models: Array) -> Fixture:
+        """The same fixture with some models' logits of one stream replaced."""
+        return self.with_stream(stream, replace(self[stream], logits={**self[stream].logits, **models}))
+
+    def with_stream(self, name: str, stream: Stream) -> Fixture:
+        """The same fixture with one stream replaced."""
+        return Fixture({**self.streams, name: stream})
+
+
+# The scale of the teacher's own noise at each position: large where it is sure, small where it is not.
+TEACHER_SCALE_BT = np.array([[3.0, 0.6, 2.4, 0.9], [0.7, 2.8, 1.0, 1.0]])
+
+
+def _stream(seed: int, mask: tuple[tuple[bool, ...], ...], reward: tuple[float, float]) -> Stream:
+    # RandomState rather than default_rng: numpy freezes only its streams for good.
+    random = np.random.RandomState(seed)
+    shape = (2, 4, VOCABULARY)
+
+    def noise(scale: float) -> Array:
+        return np.asarray(scale * random.standard_normal(shape), dtype=np.float64)
+
+    student = noise(1.2)
+    reference = student + noise(0.5)
+    logits = {
+        "student": student,
+        "old": student + noise(0.35),
+        "reference": reference,
+        "self": reference + noise(0.8),
+        "teacher": 0.5 * student + TEACHER_SCALE_BT[..., None] * noise(1.0),
+    }
+    return Stream(
+        logits={model: np.round(values, 2) for model, values in logits.items()},
+        response_BT=np.asarray(random.randint(0, VOCABULARY, size=(2, 4)), dtype=np.int64),
+        mask_BT=np.array(mask),
+        group_B=np.array([0, 0]),
+        reward_B=np.array(reward),
+    )
+
+
+def six_tokens() -> Fixture:
+    """The fixture that every reference value is taken on."""
+    return Fixture(
+        {
+            "main": _stream(MAIN_SEED, LONG_FIRST, (1.0, 0.0)),
+            "theirs": _stream(2, SHORT_FIRST, (1.0, 1.0)),
+            "data": _stream(3, LONG_FIRST, (1.0, 1.0)),
+            "corpus": _stream(4, SHORT_FIRST, (0.0, 0.0)),
+        }
+    )
