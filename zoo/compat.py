@@ -1,0 +1,236 @@
+"""Combinations that cannot mean what they say, each refused with its reason and the remedy.
+
+Every rule is a function from an entry (or an entry and a pair) to messages. Numbers D.x are derivations of the catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from typing import TYPE_CHECKING, Any
+
+from zoo.components.base import extremes
+from zoo.components.credits import Group, LeaveOneOut
+from zoo.components.divergences import K1, K3, ReverseKL
+from zoo.components.rollouts import Stream
+from zoo.components.supports import Detach, Sampled
+from zoo.components.teachers import External, SelfTeacher
+from zoo.components.terms.direct import DivergenceTerm
+from zoo.components.terms.policy_gradient import PolicyGradientTerm
+from zoo.coordinates import RESERVED
+from zoo.errors import suggest
+
+if TYPE_CHECKING:
+    from zoo.entry import MethodEntry
+
+Messages = Iterator[str]
+
+
+def unknown_names(entry: MethodEntry) -> Messages:
+    """Streams, teachers and rewards that a term or stream names but the entry does not declare."""
+    for i, term in enumerate(entry.objective):
+        for read in term.streams():
+            if read not in entry.rollouts:
+                yield f"objective[{i}]: stream '{read}' is not under rollouts{suggest(read, entry.rollouts)}"
+        reward_names = [term.reward] if isinstance(term, PolicyGradientTerm) and isinstance(term.reward, str) else []
+        reward_names += [part.name for part in _parts(term) if hasattr(part, "name")]
+        missing = [name for name in reward_names if name not in entry.rewards]
+        yield from (f"objective[{i}]: reward '{name}' is not under rewards{suggest(name, entry.rewards)}" for name in missing)
+        if not missing:
+            for scorer in term.scorers(entry.rewards):
+                if scorer not in RESERVED and scorer not in entry.teachers:
+                    yield f"objective[{i}]: scorer '{scorer}' is not under teachers{suggest(scorer, [*entry.teachers, *RESERVED])}"
+    for name, stream in entry.rollouts.items():
+        for model in stream.reads:
+            if model not in RESERVED and model not in entry.teachers:
+                yield f"rollouts.{name}: '{model}' is not under teachers{suggest(model, entry.teachers)}"
+    for name in entry.teachers:
+        if name in RESERVED and not isinstance(entry.teachers[name], SelfTeacher):
+            yield f"teachers.{name}: '{name}' is reserved for the student's own lineage; use another name"
+
+
+def black_box_probabilities(entry: MethodEntry) -> Messages:
+    """A black-box teacher gives texts, not probabilities."""
+    closed = {name for name, t in entry.teachers.items() if isinstance(t, External) and t.access == "black_box"}
+    for i, term in enumerate(entry.objective):
+        for name in closed.intersection(term.scorers(entry.rewards)):
+            yield (
+                f"objective[{i}] reads probabilities of '{name}', a black-box teacher that gives only texts; "
+                "learn from its texts (likelihood, log_prob_loss), or set access: white_box"
+            )
+    for name, stream in entry.rollouts.items():
+        for model in closed.intersection(stream.reads):
+            if stream.author not in ("teacher", "replay") and getattr(stream, "per", "token") == "token":
+                yield f"rollouts.{name} needs next-token probabilities of the black-box teacher '{model}'; use author: teacher or a mixture per sequence"
+
+
+def sampled_divergence(entry: MethodEntry) -> Messages:
+    """A divergence on the sampled token alone must be one of the estimators made for it."""
+    for i, term in enumerate(entry.objective):
+        if not isinstance(term, DivergenceTerm):
+            continue
+        divergence, sampled = term.divergence, isinstance(term.support, Sampled)
+        if isinstance(divergence, K1):
+            yield f"objective[{i}]: k1 differentiated directly has no teacher gradient (its expectation is 0); use k2, or a policy_gradient term"
+        elif sampled and not divergence.sampled_only:
+            generator = "forward" if divergence.forward else "reverse"
+            remedy = "k3, whose gradient is the forward KL's" if divergence.forward else "k2, or a policy_gradient term"
+            yield f"objective[{i}]: a {generator} generator on the sampled token alone is no estimate of {_kind(divergence)}; use {remedy}"
+        elif divergence.sampled_only and not sampled:
+            yield f"objective[{i}]: {_kind(divergence)} is a function of the sampled token; set support: sampled"
+
+
+def truncated_mass(entry: MethodEntry) -> Messages:
+    """A truncated support must say what becomes of the mass outside it (D.11)."""
+    for i, term in enumerate(entry.objective):
+        if not isinstance(term, DivergenceTerm) or not term.support.truncated:
+            continue
+        mass = getattr(term.support, "mass", None)
+        if mass is None:
+            leak = "with a reverse KL the student moves to P_S = Q_S/e" if isinstance(term.divergence, ReverseKL) else "the mass outside is unconstrained"
+            yield f"objective[{i}]: a truncated support leaks mass ({leak}); set mass: renormalise, tail_bucket or detach, or mass: raw to ask for it by name"
+        elif isinstance(mass, Detach) and not isinstance(term.divergence, ReverseKL):
+            yield f"objective[{i}]: mass: detach is defined for reverse_kl only; use renormalise or tail_bucket with {_kind(term.divergence)}"
+
+
+def null_advantage(entry: MethodEntry) -> Messages:
+    """A state-only value as the advantage has zero expected gradient (D.6)."""
+    for i, term in enumerate(entry.objective):
+        if isinstance(term, PolicyGradientTerm) and term.resolved_reward(entry.rewards).state_only and term.credit.local:
+            yield (
+                f"objective[{i}]: a divergence value does not depend on the written token, so as an immediate advantage its expected gradient is 0 (D.6); "
+                "use a divergence term, or a contrast reward"
+            )
+
+
+def group_credit(entry: MethodEntry) -> Messages:
+    """Group credit compares answers to one prompt."""
+    for i, term in enumerate(entry.objective):
+        if isinstance(term, PolicyGradientTerm) and isinstance(term.credit, Group | LeaveOneOut) and entry.rollouts[term.on].group < 2:
+            yield f"objective[{i}]: credit {_kind(term.credit)} compares answers to one prompt, but rollouts.{term.on} has group 1; set group to 2 or more"
+
+
+def value_head(entry: MethodEntry) -> Messages:
+    """GAE needs a critic."""
+    for i, term in enumerate(entry.objective):
+        if isinstance(term, PolicyGradientTerm) and term.credit.critic() not in (None, *entry.learners):
+            yield (
+                f"objective[{i}]: credit {_kind(term.credit)} needs a value head named '{term.credit.critic()}'; "
+                f"declare it: learners: {{{term.credit.critic()}: {{kind: value_head}}}}"
+            )
+
+
+def foreign_tokens(entry: MethodEntry) -> Messages:
+    """A policy gradient on tokens that others wrote needs their probabilities."""
+    for i, term in enumerate(entry.objective):
+        if not isinstance(term, PolicyGradientTerm):
+            continue
+        stream = entry.rollouts[term.on]
+        own = any(_kind(gate) == "author" and gate.wrote == "student" for gate in term.gates)
+        if not own and not _student_writes_all(stream) and not any(ratio.off_policy for ratio in term.ratio):
+            yield (
+                f"objective[{i}]: rollouts.{term.on} holds tokens that the student did not write, so the policy gradient needs behaviour log-probabilities: "
+                "add ratio importance, mixture_importance or shaped (behaviour: one), or a gate author: student"
+            )
+
+
+def idle_ratio(entry: MethodEntry) -> Messages:
+    """With one minibatch per rollout the ratio is always 1."""
+    for i, term in enumerate(entry.objective):
+        if not isinstance(term, PolicyGradientTerm) or not term.ratio:
+            continue
+        stream = entry.rollouts[term.on]
+        steps = stream.reuse.epochs * stream.reuse.minibatches * stream.reuse.refresh_every
+        if steps == 1 and _student_writes_all(stream) and _plain_sampling(stream):
+            yield f"objective[{i}]: with one minibatch per rollout every ratio is 1; set rollouts.{term.on}.reuse, or drop ratio"
+
+
+def zero_signal(entry: MethodEntry) -> Messages:
+    """A teacher equal to the live student in the same context says nothing."""
+    for name, teacher in entry.teachers.items():
+        if isinstance(teacher, SelfTeacher) and _kind(teacher.weights) == "live" and teacher.context is None and teacher.target is None:
+            yield f"teachers.{name} is the live student in the student's own context, so its signal is 0; give it a context, other weights or a target"
+    for i, term in enumerate(entry.objective):
+        if isinstance(term, DivergenceTerm) and term.teacher == "student" and "student" not in entry.teachers:
+            yield f"objective[{i}]: the student is compared with itself, so the signal is 0; name another teacher"
+
+
+def unused_parts(entry: MethodEntry) -> Messages:
+    """Declared but never read: usually a misspelling."""
+    streams = {s for term in entry.objective for s in term.streams()}
+    read = {s for term in entry.objective for s in term.scorers(entry.rewards)} | {m for s in entry.rollouts.values() for m in s.reads}
+    named = {t.reward for t in entry.objective if isinstance(t, PolicyGradientTerm) and isinstance(t.reward, str)}
+    named |= {part.name for term in entry.objective for part in _parts(term) if hasattr(part, "name")}
+    yield from (f"rollouts.{name} is written but no term reads it; remove it or name it with `on:`" for name in entry.rollouts if name not in streams)
+    yield from (f"teachers.{name} is declared but nothing reads it; remove it" for name in entry.teachers if name not in read)
+    yield from (f"rewards.{name} is declared but nothing reads it; remove it" for name in entry.rewards if name not in named)
+    critics = {t.credit.critic() for t in entry.objective if isinstance(t, PolicyGradientTerm)}
+    yield from (f"learners.{name} is declared but nothing reads it; remove it" for name in entry.learners if name not in critics)
+
+
+def warped_sampling(entry: MethodEntry) -> Messages:
+    """Truncated or tempered sampling and an untruncated policy gradient do not mix silently."""
+    for i, term in enumerate(entry.objective):
+        if isinstance(term, PolicyGradientTerm) and not _plain_sampling(entry.rollouts[term.on]) and not any(r.off_policy for r in term.ratio):
+            yield f"objective[{i}]: rollouts.{term.on} samples from a truncated or tempered distribution; set temperature and top_p to 1, or add ratio: [importance]"
+
+
+def labelled_k3(entry: MethodEntry) -> Messages:
+    """k3 as the signal has the gradient of the forward KL; as an anchor it is customary."""
+    for i, term in enumerate(entry.objective):
+        if isinstance(term, DivergenceTerm) and isinstance(term.divergence, K3) and term.teacher != "reference" and term.role == "signal":
+            yield f"objective[{i}]: direct k3 descends the FORWARD KL; use k2 for the reverse KL, or role: anchor where it only holds the student"
+
+
+NAMES = (unknown_names,)
+RULES: tuple[Callable[[Any], Messages], ...] = (
+    black_box_probabilities, sampled_divergence, truncated_mass, null_advantage, group_credit, value_head, foreign_tokens,
+    idle_ratio, zero_signal, unused_parts, warped_sampling, labelled_k3,
+)  # fmt: skip
+
+
+def problems(entry: MethodEntry) -> list[str]:
+    """All messages about an entry; the rules run only where every name resolves."""
+    return [m for rule in NAMES for m in rule(entry)] or [m for rule in RULES for m in rule(entry)]
+
+
+def pair_problems(entry: MethodEntry, *, templates: Collection[str], fields: Collection[str], teachers: Collection[str], checks: Collection[str],
+                  same_vocabulary: bool) -> list[str]:  # fmt: skip
+    """What a pair lacks for an entry: teachers, prompt fields, templates, verifier checks, a common vocabulary."""
+    found: list[str] = []
+    for where, context in _contexts(entry):
+        for field in context.fields:
+            if field not in fields:
+                found.append(f"{where}.context needs the prompt field '{field}', which this pair's prompts lack{suggest(field, fields)}")
+        if context.template not in templates:
+            found.append(f"{where}.context.template '{context.template}' is not among the pair's contexts{suggest(context.template, templates)}")
+    for name, teacher in entry.teachers.items():
+        if isinstance(teacher, External) and teacher.model not in teachers:
+            found.append(f"teachers.{name}.model '{teacher.model}' is no teacher of this pair{suggest(teacher.model, teachers)}")
+        if isinstance(teacher, External) and not same_vocabulary and teacher.access == "white_box":
+            found.append(f"teachers.{name}: student and teacher have different vocabularies, so an alignment is needed; choose a pair with one tokenizer")
+    for name, reward in entry.rewards.items():
+        check = getattr(reward, "check", None)
+        if check is not None and check not in checks:
+            found.append(f"rewards.{name}.check '{check}' is not among the task's checks{suggest(check, checks)}")
+    return found
+
+
+def _contexts(entry: MethodEntry) -> Iterator[tuple[str, Any]]:
+    yield from ((f"teachers.{name}", t.context) for name, t in entry.teachers.items() if t.context is not None)
+    yield from ((f"rollouts.{name}", s.context) for name, s in entry.rollouts.items() if s.context is not None)
+
+
+def _parts(term: Any) -> list[Any]:
+    return [*term.gates, *term.weights, *getattr(term, "keep_chosen", ()), *getattr(term, "keep_rejected", ())]
+
+
+def _kind(component: Any) -> str:
+    return str(component.kind)
+
+
+def _student_writes_all(stream: Stream) -> bool:
+    return stream.author == "student"  # type: ignore[attr-defined, no-any-return]
+
+
+def _plain_sampling(stream: Stream) -> bool:
+    return extremes(stream.temperature) == (1.0, 1.0) and extremes(stream.top_p) == (1.0, 1.0)

@@ -1,0 +1,45 @@
+"""The components of the grammar; importing this package registers all of them."""
+
+from zoo.components import (
+    baselines,
+    credits,
+    divergences,
+    gates,
+    learners,
+    preferences,
+    ratios,
+    reduces,
+    rewards,
+    rollouts,
+    routings,
+    schedules,
+    shapings,
+    supports,
+    teachers,
+    updates,
+    weights,
+)
+from zoo.components.terms import direct, policy_gradient, preference
+
+__all__ = [
+    "baselines",
+    "credits",
+    "direct",
+    "divergences",
+    "gates",
+    "learners",
+    "policy_gradient",
+    "preference",
+    "preferences",
+    "ratios",
+    "reduces",
+    "rewards",
+    "rollouts",
+    "routings",
+    "schedules",
+    "shapings",
+    "supports",
+    "teachers",
+    "updates",
+    "weights",
+]

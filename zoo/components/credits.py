@@ -1,0 +1,211 @@
+"""Credit: from a per-token reward to the advantage of each token.
+
+Signs and origins: reward r_t of the written token, discount counted from t (B-survey derivations D.1, D.5; MiniLLM
+2306.08543 for the return that starts after t; GRPO 2402.03300 for groups). A sequence reward stands on the last token.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from zoo.components.base import Component, Number, check_range, component
+from zoo.statistics import Statistic, TokenContext, Value
+
+
+class Credit(Component):
+    """Base of all credits. `local` is true where the advantage at t depends on nothing after t."""
+
+    local: ClassVar[bool] = False
+    def critic(self) -> str | None:
+        """Name of the value head it needs."""
+        return None
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        """Columns it reads."""
+        return ()
+
+    def advantage(self, reward_BT: Tensor, context: TokenContext) -> Tensor:
+        """Advantage (B, T); entries outside the mask are 0."""
+        raise NotImplementedError
+
+    def estimator(self) -> str:
+        """The coordinate this credit gives to a policy-gradient term."""
+        raise NotImplementedError
+
+
+def discounted_sum(value_BT: Tensor, gamma: float) -> Tensor:
+    """G_t = sum over k >= t of gamma^(k-t) value_k, from the right."""
+    total_B, columns = torch.zeros_like(value_BT[:, 0]), []
+    for t in range(value_BT.shape[1] - 1, -1, -1):
+        total_B = value_BT[:, t] + gamma * total_B
+        columns.append(total_B)
+    return torch.stack(columns[::-1], 1)
+
+
+def shifted(value_BT: Tensor) -> Tensor:
+    """value_{t+1}, 0 after the end."""
+    return torch.cat([value_BT[:, 1:], torch.zeros_like(value_BT[:, :1])], 1)
+
+
+@component("credit")
+class Immediate(Credit):
+    """A_t = r_t."""
+
+    kind: Literal["immediate"] = "immediate"
+    local = True
+
+    def advantage(self, reward_BT: Tensor, context: TokenContext) -> Tensor:
+        return reward_BT
+
+    def estimator(self) -> str:
+        return "pg_immediate"
+
+
+class Return(Credit):
+    start: Literal["this", "next"] = Field("this", alias="from")
+    per_length: bool = False
+
+    model_config = {"populate_by_name": True}
+
+    def returns(self, reward_BT: Tensor, context: TokenContext, gamma: float) -> Tensor:
+        """Discounted return from t or from t + 1, optionally divided by the number of tokens it sums over."""
+        mask_BT = context.mask_BT.to(reward_BT)
+        return_BT, count_BT = discounted_sum(reward_BT, gamma), discounted_sum(mask_BT, 1.0)
+        if self.start == "next":
+            return_BT, count_BT = shifted(return_BT), shifted(count_BT)
+        if self.per_length:
+            return_BT = return_BT / count_BT.clamp(min=1.0)
+        return return_BT * mask_BT
+
+
+@component("credit")
+class ReturnToGo(Return):
+    """A_t = sum over k >= t of r_k: with the log-ratio as reward, the gradient of the sequence reverse KL (D.1)."""
+
+    kind: Literal["return_to_go"] = "return_to_go"
+
+    def advantage(self, reward_BT: Tensor, context: TokenContext) -> Tensor:
+        return self.returns(reward_BT, context, 1.0)
+
+    def estimator(self) -> str:
+        return "pg_return_to_go"
+
+
+@component("credit")
+class Discounted(Return):
+    """A_t = sum over k >= t of gamma^(k-t) r_k; 0 is immediate credit, 1 return-to-go, in between the gradient of no scalar (D.5)."""
+
+    kind: Literal["discounted"] = "discounted"
+    gamma: Number
+
+    @model_validator(mode="after")
+    def _inside(self) -> Discounted:
+        check_range("gamma", self.gamma, 0.0, 1.0, why="it is a discount")
+        return self
+
+    def advantage(self, reward_BT: Tensor, context: TokenContext) -> Tensor:
+        return self.returns(reward_BT, context, self.gamma)
+
+    def estimator(self) -> str:
+        return {0.0: "pg_immediate", 1.0: "pg_return_to_go"}.get(self.gamma, "pg_discounted") if isinstance(self.gamma, float) else "pg_discounted"
+
+
+@component("credit")
+class KStep(Credit):
+    """A_t = sum of the k rewards from t on (KETCHUP's horizon)."""
+
+    kind: Literal["k_step"] = "k_step"
+    k: int = Field(ge=1)
+
+    def advantage(self, reward_BT: Tensor, context: TokenContext) -> Tensor:
+        total_BT, ahead_BT = reward_BT, reward_BT
+        for _ in range(min(self.k, reward_BT.shape[1]) - 1):
+            ahead_BT = shifted(ahead_BT)
+            total_BT = total_BT + ahead_BT
+        return total_BT * context.mask_BT
+
+    def estimator(self) -> str:
+        return "pg_immediate" if self.k == 1 else "pg_kstep"
+
+
+def group_members(group_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Position of each sequence's group among the distinct groups, and every group's size."""
+    _, index_B, count = torch.unique(group_B, return_inverse=True, return_counts=True)
+    return index_B, count
+
+
+@component("credit")
+class Group(Credit):
+    """A_i = (R_i - mean_j R_j) / (std_j R_j + epsilon), the same for every token of sequence i (GRPO; std with one degree
+    of freedom less, as in TRL). `divide: none` is Dr. GRPO's."""
+
+    kind: Literal["group"] = "group"
+    divide: Literal["std", "none"] = "std"
+    epsilon: float = 1e-4
+
+    def advantage(self, reward_BT: Tensor, context: TokenContext) -> Tensor:
+        reward_B = (reward_BT * context.mask_BT).sum(1)
+        index_B, count_G = group_members(context.rollout.group_B)
+        mean_G = torch.zeros_like(count_G, dtype=reward_B.dtype).index_add_(0, index_B, reward_B) / count_G
+        advantage_B = reward_B - mean_G[index_B]
+        if self.divide == "std":
+            square_G = torch.zeros_like(mean_G).index_add_(0, index_B, advantage_B.square())
+            advantage_B = advantage_B / ((square_G / (count_G - 1).clamp(min=1)).sqrt()[index_B] + self.epsilon)
+        return advantage_B[:, None] * context.mask_BT
+
+    def estimator(self) -> str:
+        return "pg_group"
+
+
+@component("credit")
+class LeaveOneOut(Credit):
+    """A_i = R_i - mean of the other members' R (RLOO)."""
+
+    kind: Literal["leave_one_out"] = "leave_one_out"
+
+    def advantage(self, reward_BT: Tensor, context: TokenContext) -> Tensor:
+        reward_B = (reward_BT * context.mask_BT).sum(1)
+        index_B, count_G = group_members(context.rollout.group_B)
+        total_G = torch.zeros_like(count_G, dtype=reward_B.dtype).index_add_(0, index_B, reward_B)
+        others_B = (total_G[index_B] - reward_B) / (count_G[index_B] - 1).clamp(min=1)
+        return (reward_B - others_B)[:, None] * context.mask_BT
+
+    def estimator(self) -> str:
+        return "pg_group"
+
+
+@component("credit")
+class Gae(Credit):
+    """A_t = sum over l of (gamma lambda)^l delta_{t+l}, delta_t = r_t + gamma V(s_{t+1}) - V(s_t), V = 0 after the last token,
+    at a stop and at a cut alike (1506.02438; catalogue D.8). gamma 0 is r_t - V; gamma = lambda = 1 is return-to-go minus V."""
+
+    kind: Literal["gae"] = "gae"
+    gamma: Number = 1.0
+    lam: Number = Field(0.95, alias="lambda")
+    value: str = "value"
+
+    model_config = {"populate_by_name": True}
+
+    @model_validator(mode="after")
+    def _inside(self) -> Gae:
+        check_range("gamma", self.gamma, 0.0, 1.0, why="it is a discount")
+        check_range("lambda", self.lam, 0.0, 1.0, why="it is a mixing weight")
+        return self
+
+    def critic(self) -> str:
+        return self.value
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        return (Value(self.value),)
+
+    def advantage(self, reward_BT: Tensor, context: TokenContext) -> Tensor:
+        value_BT = context.column(Value(self.value)) * context.mask_BT
+        delta_BT = reward_BT + self.gamma * shifted(value_BT) - value_BT
+        return discounted_sum(delta_BT * context.mask_BT, self.gamma * self.lam) * context.mask_BT
+
+    def estimator(self) -> str:
+        return "pg_gae"

@@ -1,0 +1,177 @@
+"""Gates: which tokens a term acts on. Computed without gradient, after the advantage; a gated token keeps its place in the
+denominator unless the term's reduction says `over: kept`."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from zoo.components.base import Component, Number, component
+from zoo.statistics import Entropy, LogProb, Statistic, TokenContext
+from zoo.tensors import Author
+
+Scope = Literal["token", "sequence", "group"]
+
+
+class Gate(Component):
+    """Base of all gates. `outcome` marks those that read a sequence's result; they make a token signal hybrid."""
+
+    outcome: ClassVar[bool] = False
+
+    def scorers(self) -> tuple[str, ...]:
+        """Scorers whose probabilities it reads."""
+        return ()
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        """Columns it reads."""
+        return ()
+
+    def keep(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
+        """Boolean (B, T)."""
+        raise NotImplementedError
+
+
+class Threshold(Gate):
+    """Exactly one of above (>), at_least (>=), below (<), at_most (<=)."""
+
+    above: Number | None = None
+    at_least: Number | None = None
+    below: Number | None = None
+    at_most: Number | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Threshold:
+        if sum(x is not None for x in (self.above, self.at_least, self.below, self.at_most)) != 1:
+            raise ValueError("give exactly one of above, at_least, below, at_most")
+        return self
+
+    def passes(self, value: Tensor) -> Tensor:
+        """Where the value meets the threshold."""
+        if self.above is not None:
+            return value > self.above
+        if self.at_least is not None:
+            return value >= self.at_least
+        if self.below is not None:
+            return value < self.below
+        return value <= (self.at_most or 0.0)
+
+
+@component("gate")
+class TeacherEntropy(Threshold):
+    """H(q) in nats."""
+
+    kind: Literal["teacher_entropy"] = "teacher_entropy"
+    teacher: str = "teacher"
+
+    def scorers(self) -> tuple[str, ...]:
+        return (self.teacher,)
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        return (Entropy(self.teacher),)
+
+    def keep(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
+        return self.passes(context.column(Entropy(self.teacher)))
+
+
+@component("gate")
+class StudentEntropy(Threshold):
+    """H(p) in nats."""
+
+    kind: Literal["student_entropy"] = "student_entropy"
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        return (Entropy("student"),)
+
+    def keep(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
+        return self.passes(context.column(Entropy("student")))
+
+
+@component("gate")
+class TopEntropyShare(Gate):
+    """The share of each response's tokens with the highest student entropy (at least one token)."""
+
+    kind: Literal["top_entropy_share"] = "top_entropy_share"
+    share: float = Field(gt=0, le=1)
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        return (Entropy("student"),)
+
+    def keep(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
+        mask_BT = context.mask_BT
+        entropy_BT = context.column(Entropy("student")).masked_fill(~mask_BT, -torch.inf)
+        rank_BT = torch.sort(entropy_BT, dim=1, descending=True, stable=True).indices.argsort(1)
+        kept_B1 = (mask_BT.sum(1, keepdim=True) * self.share).ceil().clamp(min=1)
+        return (rank_BT < kept_B1) & mask_BT
+
+
+@component("gate")
+class ProbabilityGap(Threshold):
+    """q(y) - p(y) of the written token (AOPD 2605.06387)."""
+
+    kind: Literal["probability_gap"] = "probability_gap"
+    teacher: str = "teacher"
+
+    def scorers(self) -> tuple[str, ...]:
+        return (self.teacher,)
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        return (LogProb("student"), LogProb(self.teacher))
+
+    def keep(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
+        return self.passes(context.logp_BT(self.teacher).exp() - context.logp_BT("student").exp())
+
+
+@component("gate")
+class RewardGate(Threshold):
+    """A named sequence reward, of the sequence itself or averaged over its group."""
+
+    kind: Literal["reward"] = "reward"
+    name: str
+    scope: Literal["sequence", "group"] = "sequence"
+    outcome = True
+
+    def keep(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
+        reward_B = context.rewards[self.name].to(torch.float32)
+        if self.scope == "group":
+            _, index_B, count_G = torch.unique(context.rollout.group_B, return_inverse=True, return_counts=True)
+            reward_B = (torch.zeros_like(count_G, dtype=reward_B.dtype).index_add_(0, index_B, reward_B) / count_G)[index_B]
+        return self.passes(reward_B)[:, None] & context.mask_BT
+
+
+@component("gate")
+class AuthorGate(Gate):
+    """Tokens written by the student, the teacher, or taken from the data set."""
+
+    kind: Literal["author"] = "author"
+    wrote: Literal["student", "teacher", "dataset", "corpus"] = Field(alias="is")
+
+    model_config = {"populate_by_name": True}
+
+    def keep(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
+        return context.rollout.author_BT == int(Author[self.wrote.upper()])
+
+
+@component("gate")
+class Position(Threshold):
+    """Position in the response, counted from 0."""
+
+    kind: Literal["position"] = "position"
+
+    def keep(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
+        mask_BT = context.mask_BT
+        return self.passes(torch.arange(mask_BT.shape[1], device=mask_BT.device)).expand_as(mask_BT)
+
+
+@component("gate")
+class AdvantageGate(Threshold):
+    """The term's own advantage."""
+
+    kind: Literal["advantage"] = "advantage"
+
+    def keep(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
+        if advantage_BT is None:
+            raise ValueError("an advantage gate stands in a policy_gradient term")
+        return self.passes(advantage_BT)

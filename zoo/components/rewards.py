@@ -1,0 +1,103 @@
+"""Rewards: named feedback, per token (a contrast of scorers) or per sequence (a verifier)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from zoo.components.base import Component, Number, component
+from zoo.statistics import Kl, Statistic, TokenContext, log_probs
+
+
+class Reward(Component):
+    """Base of all rewards. `per_sequence` ones are measured on the whole text; `state_only` ones ignore the written token."""
+
+    per_sequence: ClassVar[bool] = False
+    state_only: ClassVar[bool] = False
+
+    def scorers(self) -> tuple[str, ...]:
+        """Scorers whose probabilities it reads."""
+        return ()
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        """Columns it reads."""
+        return ()
+
+    def tokens(self, context: TokenContext, name: str | None) -> Tensor:
+        """Reward of each token (B, T), 0 outside the mask; a sequence reward stands on the last supervised token."""
+        raise NotImplementedError
+
+
+@component("reward")
+class Contrast(Reward):
+    """sum over scorers of coefficient * map(probability of the written token), divided by `scale`, clamped to +-`clip`.
+
+    map log: log-probabilities (the log-ratio, ExOPD's extrapolation); probability: probabilities; power: (p^alpha - 1) / alpha,
+    the Box-Cox form whose alpha -> 0 limit is log.
+    """
+
+    kind: Literal["contrast"] = "contrast"
+    of: dict[str, Number] = Field(min_length=1)
+    map: Literal["log", "probability", "power"] = "log"
+    alpha: float = Field(0.5, gt=0)
+    scale: float = Field(1.0, gt=0)
+    clip: float | None = Field(None, gt=0)
+
+    def scorers(self) -> tuple[str, ...]:
+        return tuple(self.of)
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        return log_probs(tuple(self.of))
+
+    def tokens(self, context: TokenContext, name: str | None) -> Tensor:
+        reward_BT = torch.zeros_like(context.mask_BT, dtype=torch.float32)
+        for scorer, coefficient in self.of.items():
+            reward_BT = reward_BT + coefficient * self._mapped(context.logp_BT(scorer))
+        reward_BT = torch.where(context.mask_BT, reward_BT / self.scale, torch.zeros_like(reward_BT))
+        return reward_BT if self.clip is None else reward_BT.clamp(-self.clip, self.clip)
+
+    def _mapped(self, logp_BT: Tensor) -> Tensor:
+        if self.map == "log":
+            return logp_BT
+        return logp_BT.exp() if self.map == "probability" else torch.expm1(self.alpha * logp_BT) / self.alpha
+
+
+@component("reward")
+class Verifier(Reward):
+    """1 where the pair's task accepts the decoded answer, else 0. `check` names one of the task's checks."""
+
+    kind: Literal["verifier"] = "verifier"
+    check: str = "answer"
+    per_sequence = True
+
+    def tokens(self, context: TokenContext, name: str | None) -> Tensor:
+        if name is None:
+            raise ValueError("a sequence reward is read by its name")
+        mask_BT = context.mask_BT
+        positions_T = torch.arange(mask_BT.shape[1], device=mask_BT.device)
+        last_B1 = torch.where(mask_BT, positions_T, torch.full_like(positions_T, -1)).amax(1, keepdim=True)
+        on_last_BT = (positions_T == last_B1) & mask_BT
+        return on_last_BT * context.rewards[name].to(torch.float32)[:, None]
+
+
+@component("reward")
+class StateDivergence(Reward):
+    """-KL(p || q) of the state, whatever token was written: as an advantage its expected gradient is 0 (D.6). Kept so that
+    the rules can name it and failure provocations can use it."""
+
+    kind: Literal["state_divergence"] = "state_divergence"
+    teacher: str = "teacher"
+    state_only = True
+
+    def scorers(self) -> tuple[str, ...]:
+        return ("student", self.teacher)
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        return (Kl("student", self.teacher),)
+
+    def tokens(self, context: TokenContext, name: str | None) -> Tensor:
+        return torch.where(context.mask_BT, -context.column(self.statistics()[0]), 0.0)
+

@@ -1,0 +1,120 @@
+"""What all streams share: how long, how warm, how many answers a prompt, and the protocol of those that are decoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Protocol, Self, runtime_checkable
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from zoo.components.base import Component, Number, Slot, Strict, check_range
+from zoo.tensors import Author
+
+Logits = dict[str, Tensor]
+State = Any
+
+
+class RolloutContext(Strict):
+    """What a stream's author sees beside the prompt: fields of the prompt, arranged by a template of the pair.
+
+    The context is the author's alone: the rollout carries the plain prompt, so what was written with a hint is learned without it.
+    """
+
+    fields: tuple[str, ...] = Field(min_length=1)
+    template: str
+
+
+class Reuse(Strict):
+    """How often a batch of sequences is trained on before fresh ones are written."""
+
+    epochs: int = Field(1, ge=1)
+    minibatches: int = Field(1, ge=1)
+    refresh_every: int = Field(1, ge=1)
+
+
+class Stream(Component):
+    """Fields of every stream. `group` answers are written to each prompt; `max_new_tokens` shortens the horizon of the
+    comparison, never lengthens it; `share` is the part of a step's prompts that this stream takes."""
+
+    tag: ClassVar[str] = "author"
+
+    author: str
+    temperature: Number = 1.0
+    top_p: Number = 1.0
+    group: int = Field(1, ge=1)
+    max_new_tokens: Number | None = None
+    context: RolloutContext | None = None
+    reuse: Reuse = Reuse()
+    share: Number = 1.0
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Self:
+        check_range("temperature", self.temperature, 0.0)
+        check_range("top_p", self.top_p, 0.0, 1.0)
+        check_range("share", self.share, 0.0, 1.0)
+        if self.max_new_tokens is not None:
+            check_range("max_new_tokens", self.max_new_tokens, 1.0)
+        return self
+
+    def horizon(self, limit: int) -> int:
+        """Response tokens at most, given the comparison's own limit."""
+        return limit if self.max_new_tokens is None else min(limit, int(self.max_new_tokens))
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the models that this stream decodes with (`student`, or teachers by name)."""
+        return ()
+
+
+AnyStream = Annotated[Stream, Slot("rollout")]
+
+
+class TeacherWarp(Stream):
+    """Streams in which a teacher samples too may warp it differently; left out, it is warped as the student is."""
+
+    teacher_temperature: Number | None = None
+    teacher_top_p: Number | None = None
+
+    def warp_of(self, name: str) -> tuple[float, float]:
+        """Temperature and top-p of one author."""
+        if name == "student":
+            return self.temperature, self.top_p
+        temperature = self.temperature if self.teacher_temperature is None else self.teacher_temperature
+        return temperature, self.top_p if self.teacher_top_p is None else self.teacher_top_p
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The next token of each row: id, who wrote it, and its log-probability under the law that it was drawn from."""
+
+    token_B: Tensor
+    author_B: Tensor
+    behaviour_logp_B: Tensor
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """A pure next-token rule over the logits of the models it `reads`.
+
+    `choose` receives logits (B, V) by model name, unwarped, one per entry of `reads`; `uniform_UB`, U = `draws` independent uniforms a row;
+    and the state it returned for the token before (None at first). Rows advance in lock step and never see each other.
+    """
+
+    draws: ClassVar[int]
+
+    @property
+    def reads(self) -> tuple[str, ...]: ...
+
+    def choose(self, state: State, logits: Logits, uniform_UB: Tensor) -> tuple[Choice, State]: ...
+
+
+def author_of(name: str) -> Author:
+    """The author column's value for a model name."""
+    return Author.STUDENT if name == "student" else Author.TEACHER
+
+
+def constant_author(name: str, like_B: Tensor) -> Tensor:
+    """A column in which one model wrote every token."""
+    return torch.full_like(like_B, int(author_of(name)), dtype=torch.long)

@@ -1,0 +1,84 @@
+"""Routing: where a policy-gradient update takes probability from or gives it to (derivations D.9 and D.10).
+
+A positive advantage always raises the written token by the softmax rule. For a negative one, `redirect` may name the
+tokens that receive the mass; the loss is then |A| (log p(y) - sum_j rho_j log p(j)), with rho summing to one.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from zoo.components.base import Component, component
+
+
+class Routing(Component):
+    """Base of all routings; `coordinate` is the taxonomy's value for it."""
+
+    coordinate: ClassVar[str] = "sampled_token"
+
+    def redirect(self, student_logp_NV: Tensor, teacher_logp_NV: Tensor, token_N: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Distribution rho (N, V) that receives the mass, without gradient, and the rows (N,) where it applies."""
+        return None
+
+
+@component("routing")
+class SampledRouting(Routing):
+    """The softmax rule: others are lifted by their own present mass."""
+
+    kind: Literal["sampled"] = "sampled"
+
+
+class TeacherRouted(Routing):
+    teacher: str = "teacher"
+
+
+@component("routing")
+class TeacherRouting(TeacherRouted):
+    """rho = q."""
+
+    kind: Literal["teacher"] = "teacher"
+    coordinate = "full_vocab"
+
+    def redirect(self, student_logp_NV: Tensor, teacher_logp_NV: Tensor, token_N: Tensor) -> tuple[Tensor, Tensor]:
+        return teacher_logp_NV.exp(), torch.ones_like(token_N, dtype=torch.bool)
+
+
+@component("routing")
+class TeacherTopKRouting(TeacherRouted):
+    """rho = q on the teacher's top-k, renormalised."""
+
+    kind: Literal["teacher_topk"] = "teacher_topk"
+    k: int = Field(ge=1)
+    coordinate = "teacher_topk"
+
+    def redirect(self, student_logp_NV: Tensor, teacher_logp_NV: Tensor, token_N: Tensor) -> tuple[Tensor, Tensor]:
+        top = teacher_logp_NV.topk(min(self.k, teacher_logp_NV.shape[-1]), -1)
+        rho_NV = torch.zeros_like(teacher_logp_NV).scatter(-1, top.indices, top.values.softmax(-1))
+        return rho_NV, torch.ones_like(token_N, dtype=torch.bool)
+
+
+@component("routing")
+class CounterfactualRouting(TeacherRouted):
+    """rho_j ~ q_j^a p_j^b on {j != y: q_j >= tau_teacher, p_j >= tau_student, A_j + KL > 0}; where that set is empty, or
+    where A_y + KL >= 0, the sampled rule (D.10 with the corrections of the catalogue's Part 5, items 9 and 10)."""
+
+    kind: Literal["counterfactual"] = "counterfactual"
+    teacher_power: float = 1.0
+    student_power: float = 1.0
+    tau_teacher: float = Field(0.05, ge=0, lt=1)
+    tau_student: float = Field(0.02, ge=0, lt=1)
+    coordinate = "counterfactual"
+
+    def redirect(self, student_logp_NV: Tensor, teacher_logp_NV: Tensor, token_N: Tensor) -> tuple[Tensor, Tensor]:
+        p_NV, q_NV = student_logp_NV.exp(), teacher_logp_NV.exp()
+        log_ratio_NV = teacher_logp_NV - student_logp_NV
+        centred_NV = log_ratio_NV - (p_NV * log_ratio_NV).sum(-1, keepdim=True)
+        candidate_NV = (q_NV >= self.tau_teacher) & (p_NV >= self.tau_student) & (centred_NV > 0)
+        candidate_NV = candidate_NV.scatter(-1, token_N[:, None], False)
+        rho_NV = torch.where(candidate_NV, q_NV.pow(self.teacher_power) * p_NV.pow(self.student_power), torch.zeros_like(p_NV))
+        applies_N = candidate_NV.any(-1) & (centred_NV.gather(-1, token_N[:, None])[:, 0] < 0)
+        return rho_NV / rho_NV.sum(-1, keepdim=True).clamp(min=1e-30), applies_N

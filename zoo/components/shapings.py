@@ -1,0 +1,91 @@
+"""Shaping: bounded or rescaled signals, applied per vocabulary entry, per token's divergence, or to the advantage."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from zoo.components.base import Component, Number, check_range, component
+from zoo.statistics import TokenContext
+
+Where = Literal["entry", "token", "advantage"]
+
+
+class Shaping(Component):
+    """Base of all shapings. `where` says what it is applied to; `batchwide` ones read the whole batch's advantages."""
+
+    batchwide: ClassVar[bool] = False
+    where: Where = "advantage"
+
+    def apply(self, value: Tensor, context: TokenContext | None) -> Tensor:
+        """The shaped signal, of the same shape."""
+        raise NotImplementedError
+
+
+@component("shaping")
+class Clip(Shaping):
+    """Clamp to [-at, at], or only from above (`side: upper`, as OPSD caps each entry of its divergence)."""
+
+    kind: Literal["clip"] = "clip"
+    at: Number
+    side: Literal["both", "upper"] = "both"
+
+    @model_validator(mode="after")
+    def _positive(self) -> Clip:
+        check_range("at", self.at, 0.0, inclusive=False)
+        return self
+
+    def apply(self, value: Tensor, context: TokenContext | None) -> Tensor:
+        return value.clamp(max=self.at) if self.side == "upper" else value.clamp(-self.at, self.at)
+
+
+@component("shaping")
+class SoftLog(Shaping):
+    """sign(a) log(1 + |a|)."""
+
+    kind: Literal["soft_log"] = "soft_log"
+
+    def apply(self, value: Tensor, context: TokenContext | None) -> Tensor:
+        return value.sign() * value.abs().log1p()
+
+
+@component("shaping")
+class Power(Shaping):
+    """sign(a) |a|^exponent."""
+
+    kind: Literal["power"] = "power"
+    exponent: float = Field(gt=0)
+
+    def apply(self, value: Tensor, context: TokenContext | None) -> Tensor:
+        return value.sign() * value.abs().pow(self.exponent)
+
+
+@component("shaping")
+class Whiten(Shaping):
+    """(a - mean) / sqrt(var + epsilon) over the supervised tokens of the global batch; population variance, padding excluded."""
+
+    kind: Literal["whiten"] = "whiten"
+    epsilon: float = 1e-8
+    centre: bool = True
+    batchwide = True
+
+    def apply(self, value: Tensor, context: TokenContext | None) -> Tensor:
+        if context is None:
+            raise ValueError("whiten needs the batch")
+        mask = context.mask_BT
+        count = context.total(mask.sum()).clamp(min=1)
+        mean = context.total((value * mask).sum()) / count
+        variance = context.total(((value - mean).square() * mask).sum()) / count
+        centred = value - mean if self.centre else value
+        return centred * torch.rsqrt(variance + self.epsilon) * mask
+
+
+def shape_values(shapings: tuple[Shaping, ...], where: Where, value: Tensor, context: TokenContext | None = None) -> Tensor:
+    """Apply those shapings that act at `where`, in order."""
+    for shaping in shapings:
+        if shaping.where == where:
+            value = shaping.apply(value, context)
+    return value

@@ -1,0 +1,71 @@
+"""Weights: soft factors on a term's tokens, without gradient."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from zoo.components.base import Component, component
+from zoo.statistics import LogProb, Statistic, TokenContext
+
+
+class Weight(Component):
+    """Base of all weights."""
+
+    outcome: ClassVar[bool] = False
+
+    def scorers(self) -> tuple[str, ...]:
+        """Scorers whose probabilities it reads."""
+        return ()
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        """Columns it reads."""
+        return ()
+
+    def weight(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
+        """Factor (B, T)."""
+        raise NotImplementedError
+
+
+@component("weight")
+class PassRate(Weight):
+    """r^alpha (1 - r)^beta of the group's pass rate r (PACED 2603.11178)."""
+
+    kind: Literal["pass_rate"] = "pass_rate"
+    name: str
+    alpha: float = Field(1.0, ge=0)
+    beta: float = Field(1.0, ge=0)
+    outcome = True
+
+    def weight(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
+        reward_B = context.rewards[self.name].to(torch.float32)
+        _, index_B, count_G = torch.unique(context.rollout.group_B, return_inverse=True, return_counts=True)
+        rate_B = (torch.zeros_like(count_G, dtype=reward_B.dtype).index_add_(0, index_B, reward_B) / count_G)[index_B]
+        return (rate_B.pow(self.alpha) * (1.0 - rate_B).pow(self.beta))[:, None].expand_as(context.mask_BT)
+
+
+@component("weight")
+class Perplexity(Weight):
+    """exp(-mean log-probability) of the sequence under a scorer; `normalise: batch` divides by the batch mean (SCOPE)."""
+
+    kind: Literal["perplexity"] = "perplexity"
+    of: str = "student"
+    normalise: Literal["none", "batch"] = "batch"
+
+    def scorers(self) -> tuple[str, ...]:
+        return (self.of,)
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        return (LogProb(self.of),)
+
+    def weight(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
+        mask_BT = context.mask_BT
+        length_B = mask_BT.sum(1).clamp(min=1)
+        perplexity_B = (-(context.logp_BT(self.of) * mask_BT).sum(1) / length_B).exp()
+        if self.normalise == "batch":
+            rows_B = mask_BT.any(1)
+            perplexity_B = perplexity_B / (context.total((perplexity_B * rows_B).sum()) / context.total(rows_B.sum()).clamp(min=1))
+        return perplexity_B[:, None].expand_as(mask_BT)

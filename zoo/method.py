@@ -1,0 +1,131 @@
+"""A method at one moment of its run: the entry's components put together. The only place where they meet.
+
+The order is fixed: columns without gradient -> rewards -> each term's signal -> denominators over the global batch ->
+the differentiable loss, in chunks of tokens of any size. Nothing here knows a model, a device or a method's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.components.base import Component, resolve
+from zoo.components.rewards import Verifier
+from zoo.components.teachers import Target
+from zoo.components.terms.base import TokenTerm, unique
+from zoo.entry import MethodEntry
+from zoo.statistics import LogProb, Statistic, TokenContext, View
+
+BEHAVIOUR = "behaviour"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One term's part in one stream's update: `scale_BT` is coefficient * gates * weights * denominator."""
+
+    term: int
+    stream: str
+    scale_BT: Tensor
+    columns: Mapping[str, Tensor]
+    value: Tensor | None
+
+
+class Method:
+    """An entry with its schedules resolved at `progress` (0 to 1), ready to be asked what it needs and what its loss is."""
+
+    def __init__(self, entry: MethodEntry, progress: float = 0.0) -> None:
+        self.entry = resolve(entry, at=lambda schedule: _scheduled(schedule, progress))
+        self.terms = tuple((i, term) for i, term in enumerate(self.entry.objective) if term.active(progress))
+
+    @property
+    def live(self) -> bool:
+        """Whether a term needs the student's log-probabilities afresh at every optimizer step."""
+        return any(term.live for _, term in self.terms)
+
+    def statistics(self, stream: str) -> tuple[Statistic, ...]:
+        """Columns that some term needs on a stream."""
+        return unique(s for _, term in self.terms if stream in term.streams() for s in term.statistics(self.entry.rewards))
+
+    def update_scorers(self, stream: str) -> tuple[str, ...]:
+        """Scorers whose distributions the update on a stream reads, the student first."""
+        teachers = [s for _, term in self.terms if stream in term.streams() for s in term.update_scorers()]
+        return unique(["student", *self.with_target_inputs(teachers)])
+
+    def annotation_scorers(self, stream: str) -> tuple[str, ...]:
+        """Scorers whose distributions the columns of a stream read."""
+        return unique(self.with_target_inputs(s for statistic in self.statistics(stream) for s in statistic.scorers))
+
+    def with_target_inputs(self, names: Iterable[str]) -> list[str]:
+        """The names, and the student where one of their targets reads it."""
+        found = [name for name in names if name != BEHAVIOUR]
+        return [*found, *(["student"] if any(self._target(n) is not None and self._target(n).reads_student for n in found) else [])]
+
+    @property
+    def targets(self) -> dict[str, Target]:
+        """Target transforms by teacher name."""
+        return {name: teacher.target for name, teacher in self.entry.teachers.items() if teacher.target is not None}
+
+    def _target(self, name: str) -> Any:
+        return self.targets.get(name)
+
+    def verifiers(self, stream: str) -> dict[str, Verifier]:
+        """Sequence rewards that some term reads on a stream, by name."""
+        read = {name for _, term in self.terms if stream in term.streams() for name in _reward_names(term)}
+        return {n: r for n, r in self.entry.rewards.items() if n in read and isinstance(r, Verifier)}
+
+    def prepare(self, contexts: Mapping[str, TokenContext]) -> list[Prepared]:
+        """Every active term's scales and columns; the denominators count the whole global batch.
+
+        `contexts` holds one optimizer step's sequences of each stream.
+        """
+        prepared = []
+        with torch.no_grad():
+            for index, term in self.terms:
+                for signal in term.prepare(contexts, self.entry.rewards):
+                    scale_BT = signal.weight_BT
+                    if not signal.reduced:
+                        assert isinstance(term, TokenTerm)
+                        context = contexts[signal.stream]
+                        scale_BT = scale_BT * term.reduce.scale(context.mask_BT, signal.kept_BT, context.total)
+                    prepared.append(Prepared(index, signal.stream, scale_BT, signal.columns, signal.value))
+        return prepared
+
+    def chunk_loss(self, parts: Sequence[Prepared], view: View, at: Callable[[Tensor], Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Loss of the view's tokens, and each part's share of it; `at` picks the view's tokens from a (B, T) tensor."""
+        shares = []
+        for part in parts:
+            columns_N = {name: at(column_BT) for name, column_BT in part.columns.items()}
+            loss_N = self.entry.objective[part.term].token_loss(view, columns_N)
+            scale_N = at(part.scale_BT)
+            shares.append(torch.where(scale_N == 0, torch.zeros_like(loss_N), loss_N * scale_N).sum())
+        return torch.stack(shares).sum(), [share.detach() for share in shares]
+
+
+def annotate(statistics: Sequence[Statistic], view: View, mask_BT: Tensor, chunk: slice, columns: dict[Statistic, Tensor]) -> None:
+    """Fill the columns (B, T) of the tokens `chunk` (a slice of the flattened mask) from a view of these tokens."""
+    if not statistics:
+        return
+    place_N = mask_BT.flatten().nonzero()[:, 0][chunk]
+    for statistic in statistics:
+        value_N = statistic.compute(view).detach()
+        column_BT = columns.setdefault(statistic, torch.zeros(mask_BT.shape, dtype=value_N.dtype, device=mask_BT.device))
+        column_BT.view(-1)[place_N] = value_N
+
+
+def student_columns(statistics: Iterable[Statistic]) -> tuple[Statistic, ...]:
+    """The columns that age when the student moves and that live terms read: its own log-probability."""
+    return tuple(s for s in statistics if s == LogProb("student"))
+
+
+def _scheduled(schedule: Component, progress: float) -> float:
+    return float(schedule.value(progress))  # type: ignore[attr-defined]
+
+
+def _reward_names(term: Any) -> list[str]:
+    parts = [*term.gates, *term.weights, *getattr(term, "keep_chosen", ()), *getattr(term, "keep_rejected", ())]
+    named = [part.name for part in parts if hasattr(part, "name")]
+    return [*named, *([term.reward] if isinstance(getattr(term, "reward", None), str) else [])]

@@ -1,0 +1,56 @@
+"""Distributions of several scorers over the same tokens, computed when first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from zoo.components.teachers import Target
+from zoo.errors import ZooError
+
+
+class LogitView:
+    """N tokens seen through functions that give each scorer's logits (N, V); implements `zoo.statistics.View`.
+
+    Logits become fp32 (float64 stays) before the temperature and the softmax. A scorer's target transform follows; the
+    student reaches it without gradient. Logits that are wider than the narrowest scorer's are cut, never padded.
+    """
+
+    def __init__(
+        self,
+        token_N: Tensor,
+        logits: Mapping[str, Callable[[], Tensor]],
+        targets: Mapping[str, Target] | None = None,
+        values: Mapping[str, Callable[[], Tensor]] | None = None,
+        vocabulary: int | None = None,
+    ) -> None:
+        self.token_N = token_N
+        self._logits, self._targets, self._values, self._vocabulary = logits, targets or {}, values or {}, vocabulary
+        self._raw: dict[str, Tensor] = {}
+        self._logp: dict[tuple[str, float], Tensor] = {}
+
+    def logp_NV(self, scorer: str, temperature: float = 1.0) -> Tensor:
+        """Log-probabilities (N, V) of a scorer, cached for the life of the view."""
+        key = (scorer, temperature)
+        if key not in self._logp:
+            raw_NV = self._raw_logits(scorer)
+            logp_NV = (raw_NV if temperature == 1.0 else raw_NV / temperature).log_softmax(-1)
+            target = self._targets.get(scorer)
+            if target is not None:
+                logp_NV = target.transform(logp_NV, self.logp_NV("student", temperature).detach())
+            self._logp[key] = logp_NV
+        return self._logp[key]
+
+    def value_N(self, learner: str) -> Tensor:
+        """A value head's estimate at each token."""
+        return self._values[learner]()
+
+    def _raw_logits(self, scorer: str) -> Tensor:
+        if scorer not in self._raw:
+            if scorer not in self._logits:
+                raise ZooError(f"no logits for scorer '{scorer}'")
+            logits_NV = self._logits[scorer]()[:, : self._vocabulary]
+            self._raw[scorer] = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
+        return self._raw[scorer]
