@@ -1,0 +1,243 @@
+"""The reference rollout engine: plain, exact, and able to serve every kind of stream. Fast engines are compared with it."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from zoo.components.rollouts import Corpus, Dataset, Mixture, Policy, Replay, RolloutContext, Stream
+from zoo.errors import ZooError, suggest
+from zoo.harness.decode import Stepper, by_length, lock_step
+from zoo.harness.replay import ReplayBuffer, concatenate
+from zoo.seeds import seed_for, uniforms
+from zoo.tensors import Author, Prompt, Rollout
+
+FormatPrompt = Callable[[Prompt, RolloutContext | None], Sequence[int]]
+AUTHOR_DRAW = 1 << 16
+TEXT_DRAW = AUTHOR_DRAW + 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """One response to write: to which prompt, in which group, at which place of it, from which noise."""
+
+    prompt: Prompt
+    group: int
+    member: int
+    seed: int
+
+
+def requests(prompts: Sequence[Prompt], group: int, seed_axes: Sequence[str | int]) -> list[Request]:
+    """`group` responses to each prompt, next to each other. The noise depends on the prompt's id, how often that id came
+    before in this batch, and the place in the group: never on the order or the number of the other prompts."""
+    seen: Counter[str] = Counter()
+    made = []
+    for index, prompt in enumerate(prompts):
+        for member in range(group):
+            made.append(Request(prompt, index, member, seed_for(*seed_axes, prompt.id, seen[prompt.id], member)))
+        seen[prompt.id] += 1
+    return made
+
+
+def decoding_copy(model: Any, dtype: torch.dtype | None) -> Any:
+    """A copy whose parameters have another type. Buffers keep theirs: rotary frequencies in bf16 would misplace every token."""
+    shadow = copy.deepcopy(model).requires_grad_(False)
+    for parameter in shadow.parameters():
+        parameter.data, parameter.grad = parameter.data.to(dtype), None
+    return shadow
+
+
+class ReferenceEngine:
+    """Writes the sequences of any stream with the student and the named teachers.
+
+    `format_prompt` turns a prompt, with or without an author's context, into token ids; `stop_ids[0]` is appended to given
+    texts. With `decode_dtype` (bf16, say) a student kept in fp32 decodes through a copy of that type, refreshed in place before
+    every rollout.
+    `generated_tokens` counts what was decoded so far, by any author.
+    """
+
+    def __init__(
+        self,
+        student: Any,
+        teachers: Mapping[str, Any],
+        tokenizer: Any,
+        *,
+        format_prompt: FormatPrompt,
+        stop_ids: Sequence[int],
+        pad_id: int,
+        vocab_size: int,
+        max_batch: int = 256,
+        decode_dtype: torch.dtype | None = None,
+        corpus: Sequence[str] | None = None,
+    ) -> None:
+        self.student, self.teachers, self.tokenizer, self.format_prompt = student, dict(teachers), tokenizer, format_prompt
+        self.stop_ids, self.pad_id, self.vocab_size, self.max_batch, self.corpus = tuple(stop_ids), pad_id, vocab_size, max_batch, corpus
+        self.generated_tokens = 0
+        self._shadow = decoding_copy(student, decode_dtype) if decode_dtype not in (None, next(student.parameters()).dtype) else None
+        self._steppers: dict[str, Stepper] = {}
+
+    def serves(self, stream: Stream) -> bool:
+        """Whether this engine writes such a stream: all of them."""
+        return isinstance(stream, Policy | Dataset | Corpus | Mixture | Replay)
+
+    def release(self) -> None:
+        """Free the caches and graphs that are kept between rollouts."""
+        for stepper in self._steppers.values():
+            stepper.release()
+
+    def rollout(
+        self,
+        stream: Stream,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int,
+        seed_axes: Sequence[str | int],
+        version: int = 0,
+        memory: ReplayBuffer | None = None,
+        progress: float = 0.0,
+    ) -> Rollout:
+        """`stream.group` responses to each prompt, next to each other, on the student's device.
+
+        `seed_axes` name the noise (comparison, seed index, purpose, stream, step); rows add their own axes. `version` is the number
+        of optimizer steps so far. A `replay` stream needs its `memory` and the run's `progress`; any number of the stream
+        that follows a schedule must be resolved before.
+
+        Raises:
+            ZooError: a teacher, a prompt field or the buffer is missing.
+        """
+        if isinstance(stream, Replay):
+            return self._replay(stream, prompts, max_new_tokens, tuple(seed_axes), version, memory, progress)
+        if self._shadow is not None and "student" in stream.reads:
+            self._refresh(self._shadow)
+        written = self._write(stream, requests(prompts, stream.group, seed_axes), stream.horizon(max_new_tokens))
+        return replace(written, version=version)
+
+    def _write(self, stream: Stream, wanted: Sequence[Request], limit: int) -> Rollout:
+        if isinstance(stream, Mixture) and stream.per != "token":
+            return self._by_author(stream, wanted, limit)
+        if isinstance(stream, Dataset | Corpus):
+            return self._given(stream, wanted, limit)
+        if isinstance(stream, Policy):
+            return self._decode(stream, wanted, limit)
+        raise ZooError(f"the reference engine can't write a stream of author '{stream.author}'")
+
+    def _by_author(self, stream: Mixture, wanted: Sequence[Request], limit: int) -> Rollout:
+        """Each author writes the responses that fell to it."""
+        drawn = uniforms([request.seed for request in wanted], 1, stream=AUTHOR_DRAW)[:, 0].tolist()
+        names = [stream.author_at(request.member, uniform) for request, uniform in zip(wanted, drawn, strict=True)]
+        rows = {name: [i for i, author in enumerate(names) if author == name] for name in dict.fromkeys(names)}
+        parts = [self._write(stream.part(name), [wanted[i] for i in at], limit) for name, at in rows.items()]
+        return self._in_order(parts, [i for at in rows.values() for i in at])
+
+    def _in_order(self, parts: Sequence[Rollout], order: Sequence[int]) -> Rollout:
+        """Parts put together, their row k going to place `order[k]`."""
+        return concatenate(parts, pad_id=self.pad_id).rows(sorted(range(len(order)), key=order.__getitem__))
+
+    def _decode(self, stream: Stream, wanted: Sequence[Request], limit: int) -> Rollout:
+        """Let the stream's models write, in micro-batches of like prompts."""
+        assert isinstance(stream, Policy)
+        shown = [self.format_prompt(request.prompt, stream.context) for request in wanted]
+        plain = shown if stream.context is None else [self.format_prompt(request.prompt, None) for request in wanted]
+        steppers = {name: self._stepper(name) for name in stream.reads}
+        chunks, parts = by_length(shown, self.max_batch), []
+        for chunk in chunks:
+            seeds = [wanted[i].seed for i in chunk]
+            uniform_TUB = torch.stack([uniforms(seeds, limit, stream=draw).T for draw in range(stream.draws)], 1)
+            written = lock_step(
+                stream, steppers, [shown[i] for i in chunk], uniform_TUB, stop_ids=self.stop_ids, score_student=stream.context is None
+            )
+            self.generated_tokens += int(written.mask_BT.sum())
+            parts.append(self._rollout([wanted[i] for i in chunk], [plain[i] for i in chunk], **vars(written)))
+        return self._in_order(parts, [i for chunk in chunks for i in chunk])
+
+    def _given(self, stream: Dataset | Corpus, wanted: Sequence[Request], limit: int) -> Rollout:
+        """Texts that no model writes: log-probabilities are NaN."""
+        pairs = [self._text(stream, request) for request in wanted]
+        if empty := [request.prompt.id for request, (_, response) in zip(wanted, pairs, strict=True) if not response]:
+            raise ZooError(f"prompt '{empty[0]}' has an empty text for author '{stream.author}'")
+        width = min(limit, max(len(response) for _, response in pairs))
+        device = self.student.device
+        response_BT = torch.tensor([(r + [self.pad_id] * width)[:width] for _, r in pairs], device=device)
+        length_B = torch.tensor([len(response) for _, response in pairs], device=device)
+        mask_BT = torch.arange(width, device=device) < length_B[:, None]
+        unknown_BT = torch.zeros(mask_BT.shape, device=device).masked_fill(mask_BT, float("nan"))
+        author = Author.DATASET if isinstance(stream, Dataset) else Author.CORPUS
+        return self._rollout(
+            wanted,
+            [prompt for prompt, _ in pairs],
+            response_BT=response_BT,
+            mask_BT=mask_BT,
+            author_BT=mask_BT.long() * int(author),
+            behaviour_logp_BT=unknown_BT,
+            student_logp_BT=unknown_BT.clone(),
+            finished_B=length_B <= limit,
+        )
+
+    def _text(self, stream: Dataset | Corpus, request: Request) -> tuple[list[int], list[int]]:
+        """Prompt and response of a given text, the stop token included. A corpus text's first token, which nothing predicts, is
+        its prompt."""
+        if isinstance(stream, Corpus) and self.corpus:
+            text = self.corpus[int(uniforms([request.seed], 1, stream=TEXT_DRAW)[0, 0] * len(self.corpus))]
+            ids = [*self._encode(text), self.stop_ids[0]]
+            return ids[:1], ids[1:]
+        fields = request.prompt.fields
+        if stream.field not in fields:
+            hint = suggest(stream.field, fields)
+            raise ZooError(f"prompt '{request.prompt.id}' has no field '{stream.field}' for author '{stream.author}'{hint}")
+        prompt, response = list(self.format_prompt(request.prompt, None)), [*self._encode(fields[stream.field]), self.stop_ids[0]]
+        return (prompt, response) if isinstance(stream, Dataset) else (prompt[:1], prompt[1:] + response)
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _rollout(self, wanted: Sequence[Request], prompt_ids: Sequence[Sequence[int]], **columns: Any) -> Rollout:
+        return Rollout(
+            prompts=tuple(request.prompt for request in wanted),
+            prompt_ids=tuple(tuple(ids) for ids in prompt_ids),
+            group_B=torch.tensor([request.group for request in wanted], device=self.student.device),
+            **columns,
+        )
+
+    def _replay(
+        self,
+        stream: Replay,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int,
+        seed_axes: tuple[str | int, ...],
+        version: int,
+        memory: ReplayBuffer | None,
+        progress: float,
+    ) -> Rollout:
+        if memory is None:
+            raise ZooError("a replay stream needs its buffer; make one with zoo.harness.replay.buffer_for and pass memory=")
+        uniform = float(uniforms([seed_for(*seed_axes, "replay source")], 1)[0, 0])
+        source = memory.source(uniform, progress)
+        if source == "buffer":
+            return memory.sample(len(prompts), seed_for(*seed_axes, "replay batch")).to(self.student.device)
+        inner = stream.of if source == "fresh" else stream.otherwise
+        rollout = self.rollout(inner, prompts, max_new_tokens=max_new_tokens, seed_axes=seed_axes, version=version)
+        if source == "fresh":
+            memory.append(rollout)
+        return rollout
+
+    def _stepper(self, name: str) -> Stepper:
+        """The decoding state of one model, kept between rollouts."""
+        if name not in self._steppers:
+            models = {**self.teachers, "student": self._shadow if self._shadow is not None else self.student}
+            if name not in models:
+                raise ZooError(f"a stream is written by '{name}', which is not among the models{suggest(name, models)}")
+            self._steppers[name] = Stepper(models[name], pad_id=self.pad_id, vocab_size=self.vocab_size)
+        return self._steppers[name]
+
+    @torch.no_grad()
+    def _refresh(self, shadow: Any) -> None:
+        """Copy the student's weights into its decoding copy, in place, since captured graphs know only these addresses."""
+        for kept, live in zip(shadow.parameters(), self.student.parameters(), strict=True):
+            kept.copy_(live)
+        for kept, live in zip(shadow.buffers(), self.student.buffers(), strict=True):
+            kept.copy_(live)
