@@ -453,6 +453,17 @@ def test_missing_and_broken_data_are_named(tmp_path: Path, model: Any, tokenizer
             run(tmp_path)
 
 
+def test_a_hub_out_of_reach_points_to_the_local_folder(model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(ZooError, match=r"openai/gsm8k does not come from the hub \(no network\); give a local data folder with test\.jsonl"):
+        evaluate(Lookup(tokenizer, gold), model, tokenizer, "gsm8k", batch_size=4)
+
+
 def test_a_tokenizer_without_chat_template_is_refused(model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizer, "chat_template", None)
     with pytest.raises(ZooError, match="suite 'gsm8k' applies a chat template and the tokenizer has none"):

@@ -25,12 +25,18 @@ def gsm8k(*, data_folder: str | None = None, prompt_suffix: str = "", **_: Any) 
     From `test.jsonl` in `data_folder` when one is given, else from the hub's openai/gsm8k.
     """
     if data_folder is None:
-        rows: Iterable[dict[str, Any]] = datasets.load_dataset("openai/gsm8k", "main", split="test")
-        where = "openai/gsm8k"
+        rows, where = _from_hub("openai/gsm8k", "main"), "openai/gsm8k"
     else:
         path = Path(data_folder) / "test.jsonl"
         rows, where = _json_lines(path), str(path)
     return _test_split([_problem(row, prompt_suffix, f"{where}, problem {i}") for i, row in enumerate(rows)])
+
+
+def _from_hub(name: str, subset: str) -> Iterable[dict[str, Any]]:
+    try:
+        return datasets.load_dataset(name, subset, split="test")  # type: ignore[no-any-return]
+    except (OSError, datasets.exceptions.DatasetsError) as error:
+        raise ZooError(f"{name} does not come from the hub ({error}); give a local data folder with test.jsonl instead") from error
 
 
 def _problem(row: dict[str, Any], prompt_suffix: str, where: str) -> dict[str, str]:
