@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
+from zoo.errors import ZooError, suggest
 from zoo.tensors import Prompt
+
+__all__ = ["Task", "make_task"]
 
 
 class Task(Protocol):
@@ -17,3 +21,15 @@ class Task(Protocol):
     def verify(self, check: str, text: str, prompt: Prompt) -> float:
         """1.0 where `text` (the decoded answer without its stop token) passes `check`, else 0.0; `ZooError` for an unknown check."""
         ...
+
+
+def make_task(kind: str, folder: Path | None = None, hub: str | None = None) -> Task:
+    """The task of a pair: `micro` (made by us, needs no data) or `gsm8k` (read from `folder`, else from the hub's data set)."""
+    from zoo.tasks.gsm8k import HUB, Gsm8kTask
+    from zoo.tasks.micro import MicroTask
+
+    if kind == "micro":
+        return MicroTask()
+    if kind == "gsm8k":
+        return Gsm8kTask(folder, hub or HUB)
+    raise ZooError(f"no task '{kind}'{suggest(kind, ('micro', 'gsm8k'))}")
