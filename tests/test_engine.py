@@ -13,8 +13,7 @@ from pydantic import ValidationError
 from safetensors.torch import load, save
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from zoo.components.base import Slot
-from zoo.components.base import Context
+from zoo.components.base import Context, Slot
 from zoo.components.rollouts import Corpus, Dataset, Interleaved, Mixture, Replay, Stream, Student, Switch, Teacher, warp
 from zoo.components.rollouts.composed import AdaptivePhi
 from zoo.components.rollouts.decoded import AtPosition, DivergenceJump, RankVerify

@@ -18,7 +18,7 @@ from zoo.components.rewards import Verifier
 from zoo.components.teachers import Target
 from zoo.components.terms.base import TokenTerm, unique
 from zoo.entry import MethodEntry
-from zoo.statistics import LogProb, Statistic, TokenContext, View
+from zoo.statistics import Statistic, TokenContext, View
 
 BEHAVIOUR = "behaviour"
 
@@ -114,11 +114,6 @@ def annotate(statistics: Sequence[Statistic], view: View, mask_BT: Tensor, chunk
         value_N = statistic.compute(view).detach()
         column_BT = columns.setdefault(statistic, torch.zeros(mask_BT.shape, dtype=value_N.dtype, device=mask_BT.device))
         column_BT.view(-1)[place_N] = value_N
-
-
-def student_columns(statistics: Iterable[Statistic]) -> tuple[Statistic, ...]:
-    """The columns that age when the student moves and that live terms read: its own log-probability."""
-    return tuple(s for s in statistics if s == LogProb("student"))
 
 
 def _scheduled(schedule: Component, progress: float) -> float:

@@ -6,15 +6,17 @@ one slot may hold components of another through `Slot`, so component modules nev
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from zoo.errors import ZooError, suggest
+from zoo.errors import ZooError, in_yaml, suggest
 
 C = TypeVar("C", bound="Component")
+NUMERIC = re.compile(r"[-+]?[\d.]+([eE][-+]?\d+)?")
 _KINDS: dict[str, dict[str, type[Component]]] = {}
 
 
@@ -37,6 +39,25 @@ class Strict(BaseModel):
                 if key not in legal and key not in cls.model_fields:
                     raise PydanticCustomError("unknown_key", "unknown key '{key}'{hint}", {"key": str(key), "hint": suggest(str(key), legal)})
         return data
+
+
+class Text:
+    """Annotation for text of a stated form."""
+
+    def __init__(self, pattern: str, form: str) -> None:
+        self.pattern, self.form = pattern, form
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.validate, core_schema.str_schema(strict=True))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string", "pattern": f"^({self.pattern})$"}
+
+    def validate(self, value: str) -> str:
+        """The text itself."""
+        if not re.fullmatch(self.pattern, value):
+            raise PydanticCustomError("text", "should be {form}, not {got}", {"form": self.form, "got": in_yaml(value)})
+        return value
 
 
 class Component(Strict):
@@ -83,6 +104,11 @@ class Context(Strict):
     template: str
 
 
+def slot_schema(slot: str) -> dict[str, Any]:
+    """Where the JSON Schema of an entry refers to a slot; `zoo.schema` turns it into a reference."""
+    return {"x-slot": slot}
+
+
 class Slot:
     """Annotation that validates a mapping, a bare kind name or `{kind: value}` into the registered class of a slot."""
 
@@ -95,7 +121,7 @@ class Slot:
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"$ref": f"#/$defs/slot-{self.slot}"}
+        return slot_schema(self.slot)
 
     def validate(self, value: Any) -> Component:
         """The component that `value` describes; raises pydantic errors that name the nearest legal kind."""
@@ -106,17 +132,19 @@ class Slot:
         if isinstance(value, str):
             value = {tag: value}
         if not isinstance(value, Mapping):
-            raise PydanticCustomError("slot_type", "a {slot} is a name or a mapping with '{tag}'", {"slot": self.slot, "tag": tag})
+            context = {"slot": self.slot, "tag": tag, "got": in_yaml(value)}
+            raise PydanticCustomError("slot_type", "a {slot} is a name or a mapping with '{tag}', not {got}", context)
         if tag not in value and len(value) == 1:
             [(kind, inner)] = value.items()
             if kind in known and (shorthand := known[kind].shorthand) is not None:
                 value = {tag: kind, shorthand: inner}
         if tag not in value:
-            message = "a {slot} needs '{tag}'{hint}"
-            raise PydanticCustomError("slot_tag", message, {"slot": self.slot, "tag": tag, "hint": suggest("", known)})
+            meant = [key for key in value if key in known]
+            hint = f"; write {{{tag}: {meant[0]}, ...}}" if meant else suggest("", known)
+            raise PydanticCustomError("slot_tag", "a {slot} needs '{tag}'{hint}", {"slot": self.slot, "tag": tag, "hint": hint})
         kind = value[tag]
         if not isinstance(kind, str) or kind not in known:
-            context = {"slot": self.slot, "kind": str(kind), "hint": suggest(str(kind), known)}
+            context = {"slot": self.slot, "tag": tag, "kind": str(kind), "hint": suggest(str(kind), known)}
             raise PydanticCustomError("slot_kind", "unknown {slot} '{kind}'{hint}", context)
         return known[kind].model_validate(dict(value))
 
@@ -130,14 +158,15 @@ class NumberSlot:
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [{"type": "number"}, {"$ref": "#/$defs/slot-schedule"}]}
+        return {"anyOf": [{"type": "number"}, slot_schema("schedule")]}
 
     def validate(self, value: Any) -> float | Component:
         """A float, or a schedule component."""
         if isinstance(value, Component):
             return value
         if isinstance(value, bool) or not isinstance(value, int | float | Mapping):
-            raise PydanticCustomError("number", "should be a number or {{schedule: ...}}, not {got}", {"got": repr(value)})
+            hint = "; remove the quotes" if isinstance(value, str) and NUMERIC.fullmatch(value) else ""
+            raise PydanticCustomError("number", "should be a number or {schedule: ...}, not {got}{hint}", {"got": in_yaml(value), "hint": hint})
         return Slot("schedule").validate(value) if isinstance(value, Mapping) else float(value)
 
 

@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 
-from zoo.components.rollouts import Corpus, Dataset, Mixture, Policy, Replay, RolloutContext, Stream
+from zoo.components.base import Context
+from zoo.components.rollouts import Corpus, Dataset, Mixture, Policy, Replay, Stream
 from zoo.errors import ZooError, suggest
 from zoo.harness.decode import Stepper, by_length, lock_step
 from zoo.harness.replay import ReplayBuffer, concatenate
 from zoo.seeds import seed_for, uniforms
 from zoo.tensors import Author, Prompt, Rollout
 
-FormatPrompt = Callable[[Prompt, RolloutContext | None], Sequence[int]]
+FormatPrompt = Callable[[Prompt, Context | None], Sequence[int]]
 AUTHOR_DRAW = 1 << 16
 TEXT_DRAW = AUTHOR_DRAW + 1
 

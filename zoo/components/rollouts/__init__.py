@@ -1,6 +1,6 @@
 """Streams: who writes the tokens that a method trains on. Each class is one `author` of the grammar."""
 
-from zoo.components.rollouts.base import AnyStream, Choice, Policy, Reuse, RolloutContext, Stream
+from zoo.components.rollouts.base import AnyStream, Choice, Policy, Reuse, Stream
 from zoo.components.rollouts.composed import Corpus, Dataset, Mixture, Replay
 from zoo.components.rollouts.decoded import Interleaved, Student, Switch, Teacher
 from zoo.components.rollouts.sampling import Draw, inverse_cdf, sample_from, token_logp, warp
@@ -16,7 +16,6 @@ __all__ = [
     "Policy",
     "Replay",
     "Reuse",
-    "RolloutContext",
     "Stream",
     "Student",
     "Switch",

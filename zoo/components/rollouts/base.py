@@ -9,21 +9,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from zoo.components.base import Component, Number, Slot, Strict, check_range
+from zoo.components.base import Component, Context, Number, Slot, Strict, check_range
 from zoo.tensors import Author
 
 Logits = dict[str, Tensor]
 State = Any
-
-
-class RolloutContext(Strict):
-    """What a stream's author sees beside the prompt: fields of the prompt, arranged by a template of the pair.
-
-    The context is the author's alone: the rollout carries the plain prompt, so what was written with a hint is learned without it.
-    """
-
-    fields: tuple[str, ...] = Field(min_length=1)
-    template: str
 
 
 class Reuse(Strict):
@@ -45,7 +35,7 @@ class Stream(Component):
     top_p: Number = 1.0
     group: int = Field(1, ge=1)
     max_new_tokens: Number | None = None
-    context: RolloutContext | None = None
+    context: Context | None = None
     reuse: Reuse = Reuse()
     share: Number = 1.0
 

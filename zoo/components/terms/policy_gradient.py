@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from zoo.components.base import Slot, component
+from zoo.components.base import Slot, component, slot_schema
 from zoo.components.baselines import Baseline, NoBaseline
 from zoo.components.credits import Credit
 from zoo.components.ratios import Ratio
@@ -27,7 +27,7 @@ class RewardSlot(Slot):
         return value if isinstance(value, str) else super().validate(value)
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
-        return {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/slot-reward"}]}
+        return {"anyOf": [{"type": "string"}, slot_schema("reward")]}
 
 
 @component("term")

@@ -1,0 +1,105 @@
+"""Comparisons: what is compared, declared before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from zoo.components.base import Strict
+from zoo.errors import ZooError, suggest
+from zoo.paths import data_root
+from zoo.yamlio import load_model
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Budget(Strict):
+    """What every method may spend: supervised tokens that pass through the student with gradient."""
+
+    unit: Literal["supervised_tokens"] = "supervised_tokens"
+    amount: Positive
+
+
+class Settings(Strict):
+    """How every method is trained. Everything here affects results except `micro_tokens`, `chunk_tokens` (to rounding) and
+    `checkpoint_every`."""
+
+    rollouts_per_step: Positive
+    max_new_tokens: Positive
+    learning_rate: float = Field(gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: float = Field(0.0, ge=0, lt=1)
+    clip_norm: float = Field(1.0, gt=0)
+    validation_prompts: Positive = 64
+    validate_every: Positive = 10
+    micro_tokens: Positive = 16384
+    chunk_tokens: Positive = 1024
+    decode_batch: Positive = 256
+    checkpoint_every: Positive = 10
+
+
+class Override(Strict):
+    """A method's own values, with the reason; budgets can't be overridden."""
+
+    reason: str
+    learning_rate: float | None = Field(None, gt=0)
+
+
+class Evaluation(Strict):
+    """How suites are run."""
+
+    limit: Positive | None = None
+    batch: Positive = 256
+
+
+class Comparison(Strict):
+    """Methods, pair, budget, seeds and suites; `selection: last` evaluates the weights at the end of the budget."""
+
+    id: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    title: str
+    pair: str
+    methods: tuple[str, ...] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field(min_length=1)
+    suites: tuple[str, ...] = Field(min_length=1)
+    budget: Budget
+    settings: Settings
+    overrides: dict[str, Override] = {}
+    evaluation: Evaluation = Evaluation()
+    selection: Literal["last"] = "last"
+    notes: str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Comparison:
+        for name, items in (("methods", self.methods), ("seeds", self.seeds), ("suites", self.suites)):
+            if len(set(items)) != len(items):
+                raise ValueError(f"{name} holds a repetition")
+        stray = [m for m in self.overrides if m not in self.methods]
+        if stray:
+            raise ValueError(f"overrides.{stray[0]}: no such method in this comparison{suggest(stray[0], self.methods)}")
+        return self
+
+    def learning_rate(self, method: str) -> float:
+        """The learning rate of one method: the common one unless overridden."""
+        override = self.overrides.get(method)
+        return self.settings.learning_rate if override is None or override.learning_rate is None else override.learning_rate
+
+
+def load_comparison(name: str | Path) -> Comparison:
+    """A comparison by id, or by the path of a YAML file.
+
+    Raises:
+        ZooError: no such comparison, or mistakes in its file.
+    """
+    folder = data_root() / "registry" / "comparisons"
+    file = Path(name) if str(name).endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not file.exists():
+        raise ZooError(f"no comparison '{name}'{suggest(str(name), [f.stem for f in folder.glob('*.yaml')])}")
+    return load_model(Comparison, file)
+
+
+def settings_that_matter(comparison: Comparison, method: str) -> dict[str, Any]:
+    """The settings that affect a cell's result, for its run key."""
+    values = comparison.settings.model_dump(exclude={"micro_tokens", "chunk_tokens", "checkpoint_every", "decode_batch"})
+    return {**values, "learning_rate": comparison.learning_rate(method), "budget": comparison.budget.model_dump(), "selection": comparison.selection}

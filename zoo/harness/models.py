@@ -1,0 +1,206 @@
+"""Pairs: a student, its teachers, their common tokenizer and the task; loaded from the hub, from folders, or as shipped."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, model_validator
+
+from zoo.components.base import Context, Strict
+from zoo.errors import ZooError, suggest
+from zoo.paths import data_root, shipped_pair
+from zoo.tasks import Task
+from zoo.tasks.make import make_task
+from zoo.tensors import Prompt
+from zoo.yamlio import load_model
+
+
+class ModelSource(Strict):
+    """Where weights come from: `shipped` (a folder inside the package), a `path`, or a `hub` id with its revision."""
+
+    shipped: str | None = None
+    path: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> ModelSource:
+        if sum(x is not None for x in (self.shipped, self.path, self.hub)) != 1:
+            raise ValueError("give exactly one of shipped, path, hub")
+        return self
+
+
+class TaskSource(Strict):
+    """Which task's prompts and verifiers the pair uses; `path` or `hub` where its data are not made by us."""
+
+    kind: str
+    path: str | None = None
+    hub: str | None = None
+
+
+class PairSpec(Strict):
+    """A pair as its YAML file declares it."""
+
+    id: str
+    title: str
+    student: ModelSource
+    teachers: dict[str, ModelSource] = Field(min_length=1)
+    task: TaskSource
+    chat: bool = False
+    prompt_suffix: str = ""
+    max_new_tokens: int = Field(ge=1)
+    contexts: dict[str, str] = {}
+    weights_note: str | None = None
+
+
+@dataclass
+class LoadedPair:
+    """The models of a pair in memory, on one device, with what every method needs to know about them."""
+
+    spec: PairSpec
+    student: Any
+    teachers: dict[str, Any]
+    tokenizer: Any
+    task: Task
+    stop_ids: tuple[int, ...]
+    pad_id: int
+    vocab_size: int
+    same_vocabulary: bool
+    initial: dict[str, torch.Tensor] = field(repr=False)
+
+    def format_prompt(self, prompt: Prompt, context: Context | None = None) -> list[int]:
+        """Token ids that a model reads before it writes: the prompt, in a context if one is given, in the chat format if the pair has one."""
+        text = prompt.text
+        if context is not None:
+            missing = [name for name in context.fields if name not in prompt.fields]
+            if missing:
+                raise ZooError(f"prompt '{prompt.id}' has no field '{missing[0]}' for context '{context.template}'")
+            text = self.spec.contexts[context.template].format(prompt=text, **prompt.fields)
+        text += self.spec.prompt_suffix
+        if self.spec.chat:
+            message = [{"role": "user", "content": text}]
+            text = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of an answer, special tokens left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def reset_student(self) -> Any:
+        """The student with its initial weights, in place."""
+        self.student.load_state_dict(self.initial, strict=False)
+        return self.student
+
+    def frozen_student(self, dtype: torch.dtype | None = None) -> Any:
+        """A copy of the student with its initial weights, without gradient."""
+        twin = copy.deepcopy(self.student)
+        twin.load_state_dict(self.initial, strict=False)
+        return twin.requires_grad_(False).eval().to(dtype or next(twin.parameters()).dtype)
+
+
+def load_pair_spec(pair: str | Path) -> PairSpec:
+    """The declaration of a pair, by id or by the path of a YAML file.
+
+    Raises:
+        ZooError: no such pair, or mistakes in its file.
+    """
+    folder = data_root() / "registry" / "pairs"
+    file = Path(pair) if str(pair).endswith((".yaml", ".yml")) else folder / f"{pair}.yaml"
+    if not file.exists():
+        raise ZooError(f"no pair '{pair}'{suggest(str(pair), [f.stem for f in folder.glob('*.yaml')])}")
+    return load_model(PairSpec, file)
+
+
+def load_pair(
+    spec: PairSpec,
+    *,
+    paths: Mapping[str, Path] | None = None,
+    data: Path | None = None,
+    device: torch.device | str = "cpu",
+    trust_remote_code: bool = False,
+) -> LoadedPair:
+    """Load a pair's models and task. `paths` replaces sources by local folders (`student`, or a teacher's name); `data` is a
+    local folder for the task. On CUDA teachers are bf16 and the student fp32; on a CPU all are fp32.
+
+    Raises:
+        ZooError: missing or broken files, with the remedy; tokenizers of different vocabularies are reported, not refused.
+    """
+    from transformers import AutoTokenizer
+
+    paths = dict(paths or {})
+    unknown = [name for name in paths if name not in ("student", *spec.teachers)]
+    if unknown:
+        raise ZooError(f"--pair-path {unknown[0]}: pair '{spec.id}' has no such model{suggest(unknown[0], ['student', *spec.teachers])}")
+    device = torch.device(device)
+    student = _load_model(spec, "student", spec.student, paths, torch.float32, device, trust_remote_code)
+    teacher_dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    teachers = {name: _load_model(spec, name, source, paths, teacher_dtype, device, trust_remote_code) for name, source in spec.teachers.items()}
+    folder, kwargs = _location(spec, "student", spec.student, paths)
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=trust_remote_code, **kwargs)
+    stops = _stop_ids(student, tokenizer)
+    vocabularies = [len(tokenizer), *(m.get_output_embeddings().weight.shape[0] for m in (student, *teachers.values()))]
+    return LoadedPair(
+        spec=spec,
+        student=student,
+        teachers=teachers,
+        tokenizer=tokenizer,
+        task=make_task(spec.task.kind, data or (Path(spec.task.path) if spec.task.path else None), spec.task.hub),
+        stop_ids=stops,
+        pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0],
+        vocab_size=min(vocabularies),
+        same_vocabulary=all(_vocabulary(spec, name, source, paths) == tokenizer.get_vocab() for name, source in spec.teachers.items()),
+        initial={k: v.detach().clone() for k, v in student.state_dict().items()},
+    )
+
+
+def _location(spec: PairSpec, name: str, source: ModelSource, paths: Mapping[str, Path]) -> tuple[str, dict[str, Any]]:
+    if name in paths or source.path or source.shipped:
+        shipped = shipped_pair(spec.id) / str(source.shipped)
+        folder = Path(paths[name]) if name in paths else Path(source.path) if source.path else shipped
+        if not (folder / "config.json").is_file():
+            hint = f"run `zoo pairs build {spec.id}`" if folder == shipped else "check the path"
+            raise ZooError(f"pair '{spec.id}': {name} is missing at {folder} (no config.json); {hint}")
+        return str(folder), {}
+    return str(source.hub), {"revision": source.revision or "main"}
+
+
+def _load_model(
+    spec: PairSpec, name: str, source: ModelSource, paths: Mapping[str, Path], dtype: torch.dtype, device: torch.device, trust_remote_code: bool
+) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    where, kwargs = _location(spec, name, source, paths)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code, **kwargs)
+    except Exception as error:
+        remedy = "the file is damaged or incomplete: fetch or build it again" if "afetensor" in repr(error) or "header" in str(error).lower() else (
+            "give a local folder with --pair-path " + name + "=DIR, or make the hub reachable")  # fmt: skip
+        raise ZooError(f"pair '{spec.id}': cannot load {name} from {where} ({_first_line(error)}); {remedy}") from None
+    model.generation_config.do_sample = False
+    model = model.eval().to(device)  # type: ignore[arg-type]
+    model.requires_grad_(name == "student")
+    return model
+
+
+def _vocabulary(spec: PairSpec, name: str, source: ModelSource, paths: Mapping[str, Path]) -> dict[str, int]:
+    from transformers import AutoTokenizer
+
+    where, kwargs = _location(spec, name, source, paths)
+    return dict(AutoTokenizer.from_pretrained(where, **kwargs).get_vocab())
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    named = model.generation_config.eos_token_id
+    ids = [*(named if isinstance(named, list) else [named]), tokenizer.eos_token_id]
+    # The tokenizer's own stop token comes first: it is the one that ends given texts.
+    return tuple(dict.fromkeys(i for i in reversed(ids) if i is not None))
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__)[:200]

@@ -1,0 +1,72 @@
+"""Several processes, one result: prompts are shared out, sums and gradients are added up.
+
+Losses carry global denominators, so gradients are summed, not averaged, and any number of processes gives the same step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's rank among `count`. `accelerate launch` (or torchrun) sets them up."""
+
+    rank: int = 0
+    count: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes records and talks."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """This process's contiguous part of the items."""
+        return list(items[len(items) * self.rank // self.count : len(items) * (self.rank + 1) // self.count])
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum of a number over all processes; without gradient."""
+        if self.count == 1:
+            return value
+        summed = value.detach().clone()
+        dist.all_reduce(summed)
+        return summed
+
+    def total_int(self, value: int) -> int:
+        """The same for a count."""
+        return value if self.count == 1 else int(self.total(torch.tensor(value, dtype=torch.int64, device=self.device)))
+
+    def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """Add up every parameter's gradient over the processes, in one exchange for each type."""
+        if self.count == 1:
+            return
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+        dist.all_reduce(flat)
+        for parameter, piece in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = piece.view_as(parameter)
+
+    def wait(self) -> None:
+        """Let all processes arrive here."""
+        if self.count > 1:
+            dist.barrier()
+
+
+def start_processes(device: str | None = None) -> Processes:
+    """Join the process group that `accelerate launch` announced, or be alone."""
+    from accelerate import PartialState
+
+    state = PartialState(cpu=(device or "cpu") == "cpu")
+    chosen = torch.device(device) if device and state.num_processes == 1 else state.device
+    return Processes(state.process_index, state.num_processes, chosen)

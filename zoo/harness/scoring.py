@@ -1,0 +1,268 @@
+"""Scoring: what each scorer thinks of the tokens of a stream, and the student's gradient, in chunks of tokens.
+
+Backbones run on micro-batches of like length; heads and everything after them on chunks of supervised tokens, so no
+`tokens x vocabulary` tensor is ever held whole. The head's part of the backward pass runs chunk by chunk as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.components.base import Context
+from zoo.components.teachers import External, SelfTeacher
+from zoo.entry import MethodEntry
+from zoo.harness.models import LoadedPair
+from zoo.method import Method, Prepared, annotate
+from zoo.statistics import LogProb, Statistic, TokenContext
+from zoo.tensors import Rollout
+from zoo.views import LogitView
+
+
+@dataclass(frozen=True)
+class ScorerKey:
+    """Which weights in which context; scorers with one key are computed once."""
+
+    weights: str
+    context: Context | None = None
+
+
+@dataclass
+class Bank:
+    """The models behind an entry's scorer names. `models` is keyed by weights: student, initial, ema:NAME, or a teacher's name."""
+
+    pair: LoadedPair
+    models: dict[str, Any]
+    keys: dict[str, ScorerKey]
+    micro_tokens: int
+    chunk_tokens: int
+    values: dict[str, Any] = field(default_factory=dict)
+    scored_tokens: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the student is."""
+        return next(self.models["student"].parameters()).device  # type: ignore[no-any-return]
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """bf16 autocast on CUDA, nothing on a CPU."""
+        return torch.autocast("cuda", dtype=torch.bfloat16) if self.device.type == "cuda" else nullcontext()
+
+    def hidden(self, scorer: str, rollout: Rollout) -> Tensor:
+        """Last hidden states (N, H) at the positions that predict the supervised tokens, in the order of the flattened mask."""
+        key = self.keys[scorer]
+        prompts = rollout.prompt_ids if key.context is None else [tuple(self.pair.format_prompt(p, key.context)) for p in rollout.prompts]
+        return response_hidden(self.models[key.weights], prompts, rollout, self.pair.pad_id)
+
+    def head(self, scorer: str) -> Callable[[Tensor], Tensor]:
+        """Hidden states (N, H) to logits (N, V)."""
+        return self.models[self.keys[scorer].weights].get_output_embeddings()  # type: ignore[no-any-return]
+
+
+def bank_for(entry: MethodEntry, pair: LoadedPair, *, micro_tokens: int, chunk_tokens: int, restored: Mapping[str, Any] | None = None) -> Bank:
+    """Load or copy the models an entry's scorers need, and no others."""
+    models: dict[str, Any] = {"student": pair.student, **dict(restored or {})}
+    keys = {"student": ScorerKey("student"), "reference": ScorerKey("initial")}
+    read = {s for term in entry.objective for s in term.scorers(entry.rewards)} | {s for t in entry.objective for s in _reference(t)}
+    for name, teacher in entry.teachers.items():
+        if isinstance(teacher, External):
+            keys[name] = ScorerKey(teacher.model, teacher.context)
+            models[teacher.model] = pair.teachers[teacher.model]
+        elif isinstance(teacher, SelfTeacher):
+            weights = {"live": "student", "initial": "initial"}.get(teacher.weights.kind, f"ema:{name}")  # type: ignore[attr-defined]
+            keys[name] = ScorerKey(weights, teacher.context)
+            read.add(name)
+    dtype = torch.bfloat16 if next(pair.student.parameters()).is_cuda else None
+    for name in read:
+        if name in keys and keys[name].weights == "initial" and "initial" not in models:
+            models["initial"] = pair.frozen_student(dtype)
+        if name in keys and keys[name].weights.startswith("ema:") and keys[name].weights not in models:
+            models[keys[name].weights] = pair.frozen_student()
+    return Bank(pair, models, keys, micro_tokens, chunk_tokens)
+
+
+def _reference(term: Any) -> tuple[str, ...]:
+    return ("reference",) if getattr(getattr(term, "loss", None), "needs_reference", False) else ()
+
+
+def response_hidden(model: Any, prompts: Sequence[Sequence[int]], rollout: Rollout, pad_id: int) -> Tensor:
+    """Run a backbone over prompt + response, padded on the right (causal attention never sees it), and pick the states that
+    predict supervised tokens, (N, H). Response positions line up whatever the prompt's length."""
+    device = next(model.parameters()).device
+    mask_BT = rollout.mask_BT.to("cpu")
+    length_B = [int(row.nonzero().max()) + 1 if row.any() else 0 for row in mask_BT]
+    response = rollout.response_BT.to("cpu").tolist()
+    rows = [[*prompt, *answer[:n]] for prompt, answer, n in zip(prompts, response, length_B, strict=True)]
+    width = max(len(row) for row in rows)
+    ids_BL = torch.tensor([row + [pad_id] * (width - len(row)) for row in rows], device=device)
+    hidden_BLH = model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state
+    at = mask_BT.nonzero()
+    start_B = torch.tensor([len(prompt) - 1 for prompt in prompts])
+    flat_N = at[:, 0] * width + start_B[at[:, 0]] + at[:, 1]
+    return hidden_BLH.flatten(0, 1)[flat_N.to(device)]
+
+
+def micro_batches(rollout: Rollout, micro_tokens: int) -> list[list[int]]:
+    """Row indices in groups of like length whose padded size stays within `micro_tokens` (one row at least)."""
+    size = [len(p) + int(n) for p, n in zip(rollout.prompt_ids, rollout.mask_BT.sum(1).tolist(), strict=True)]
+    order = sorted((i for i in range(len(rollout)) if bool(rollout.mask_BT[i].any())), key=lambda i: (-size[i], i))
+    groups: list[list[int]] = []
+    for i in order:
+        if groups and (len(groups[-1]) + 1) * size[groups[-1][0]] <= micro_tokens:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
+
+
+def chunks(count: int, size: int) -> Iterator[slice]:
+    """Consecutive slices of at most `size`."""
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+@dataclass
+class Scored:
+    """A stream's batch with its columns, and the frozen scorers' hidden states that the update will read again."""
+
+    context: TokenContext
+    hidden: dict[str, Tensor]
+
+    def rows(self, index: Sequence[int]) -> Scored:
+        """The same for some of the sequences."""
+        rollout, at = self.context.rollout, torch.as_tensor(list(index), device=self.context.rollout.mask_BT.device)
+        count_B = rollout.mask_BT.sum(1)
+        end_B = count_B.cumsum(0)
+        pick = [torch.arange(int(end_B[i] - count_B[i]), int(end_B[i])) for i in index]
+        flat = torch.cat(pick) if pick else torch.zeros(0, dtype=torch.long)
+        context = TokenContext(
+            rollout.rows(index),
+            {s: column[at] for s, column in self.context.columns.items()},
+            {name: reward[at] for name, reward in self.context.rewards.items()},
+            self.context.total,
+        )
+        return Scored(context, {name: h[flat.to(h.device)] for name, h in self.hidden.items()})
+
+
+@torch.no_grad()
+def score(method: Method, bank: Bank, stream: str, rollout: Rollout, total: Callable[[Tensor], Tensor]) -> Scored:
+    """Rewards, columns and frozen hidden states of one stream, without gradient."""
+    rewards = {name: _verified(bank.pair, rollout, reward.check) for name, reward in method.verifiers(stream).items()}
+    statistics = method.statistics(stream)
+    kept = [s for s in method.update_scorers(stream) if bank.keys[s] != bank.keys["student"] or s != "student"]
+    hidden = hidden_states(bank, [*(method.annotation_scorers(stream) if statistics else ()), *kept], rollout)
+    columns = columns_of(statistics, method, bank, rollout, hidden)
+    return Scored(TokenContext(rollout, columns, rewards, total), {name: hidden[name] for name in kept})
+
+
+@torch.no_grad()
+def rescore_student(method: Method, bank: Bank, scored: Scored) -> TokenContext:
+    """The context with the student's log-probabilities as they are now."""
+    old, statistics = scored.context, (LogProb("student"),)
+    fresh = columns_of(statistics, method, bank, old.rollout, hidden_states(bank, ["student"], old.rollout))
+    return replace(old, columns={**old.columns, **fresh})
+
+
+def hidden_states(bank: Bank, names: Sequence[str], rollout: Rollout) -> dict[str, Tensor]:
+    """Hidden states (N, H) of the supervised tokens, by scorer; scorers with the same weights and context share them."""
+    found: dict[ScorerKey, Tensor] = {}
+    lengths = rollout.mask_BT.sum(1)
+    starts, sizes = (lengths.cumsum(0) - lengths).tolist(), lengths.tolist()
+    for name in dict.fromkeys(names):
+        key = bank.keys[name]
+        if key in found:
+            continue
+        for group in micro_batches(rollout, bank.micro_tokens):
+            with bank.precision():
+                states_NH = bank.hidden(name, rollout.rows(group))
+            if key not in found:
+                found[key] = states_NH.new_empty(rollout.tokens, states_NH.shape[-1])
+            place = torch.cat([torch.arange(starts[i], starts[i] + sizes[i]) for i in group])
+            found[key][place.to(states_NH.device)] = states_NH
+        if key.weights not in ("student", "initial"):
+            bank.scored_tokens += rollout.tokens
+    return {name: found[bank.keys[name]] for name in names if bank.keys[name] in found}
+
+
+def columns_of(
+    statistics: Sequence[Statistic], method: Method, bank: Bank, rollout: Rollout, hidden: Mapping[str, Tensor]
+) -> dict[Statistic, Tensor]:
+    """The statistics' columns (B, T) from hidden states, chunk by chunk."""
+    columns: dict[Statistic, Tensor] = {s: torch.zeros(rollout.mask_BT.shape, device=bank.device) for s in statistics}
+    token_N = rollout.response_BT[rollout.mask_BT]
+    for chunk in chunks(len(token_N), bank.chunk_tokens) if statistics else ():
+        view = chunk_view(method, bank, token_N[chunk], {name: h[chunk] for name, h in hidden.items()})
+        annotate(statistics, view, rollout.mask_BT, chunk, columns)
+    return columns
+
+
+def chunk_view(method: Method, bank: Bank, token_N: Tensor, hidden: Mapping[str, Tensor]) -> LogitView:
+    """The distributions of a chunk of tokens, each scorer's head applied when first asked for."""
+    logits = {name: partial(_logits, bank, name, states_NH) for name, states_NH in hidden.items()}
+    values = {name: partial(head, hidden["student"].detach().float()) for name, head in bank.values.items()} if "student" in hidden else {}
+    return LogitView(token_N, logits, method.targets, values, bank.pair.vocab_size)
+
+
+def _logits(bank: Bank, scorer: str, states_NH: Tensor) -> Tensor:
+    with bank.precision():
+        return bank.head(scorer)(states_NH)
+
+
+def _verified(pair: LoadedPair, rollout: Rollout, check: str) -> Tensor:
+    scores = []
+    for prompt, ids, mask in zip(rollout.prompts, rollout.response_BT.tolist(), rollout.mask_BT.tolist(), strict=True):
+        text = pair.decode([i for i, m in zip(ids, mask, strict=True) if m and i not in pair.stop_ids])
+        scores.append(pair.task.verify(check, text, prompt))
+    return torch.tensor(scores, device=rollout.mask_BT.device)
+
+
+def backward(method: Method, bank: Bank, scored: Scored, parts: Sequence[Prepared]) -> list[Tensor]:
+    """Add the gradient of a stream's terms to the student's parameters; returns each term's loss.
+
+    Micro-batches run the student's backbone with gradient; the loss and the head run on chunks of tokens, whose gradients
+    gather in one leaf before the backbone's backward pass.
+    """
+    rollout = scored.context.rollout
+    totals = [torch.zeros((), device=bank.device) for _ in parts]
+    for group in micro_batches(rollout, bank.micro_tokens):
+        piece = scored.rows(group)
+        part_rows = [_rows(part, group) for part in parts]
+        with bank.precision():
+            hidden_NH = bank.hidden("student", piece.context.rollout)
+        leaf_NH = hidden_NH.detach().requires_grad_()
+        mask_BT = piece.context.rollout.mask_BT
+        token_N = piece.context.rollout.response_BT[mask_BT]
+        place_N = mask_BT.flatten().nonzero()[:, 0]
+        for chunk in chunks(len(token_N), bank.chunk_tokens):
+            view = chunk_view(method, bank, token_N[chunk], {"student": leaf_NH[chunk], **{n: h[chunk] for n, h in piece.hidden.items()}})
+            at = partial(_pick, place_N[chunk])
+            loss, shares = method.chunk_loss(part_rows, view, at)
+            (loss + _critics(bank, view, part_rows, at)).backward()
+            totals = [total + share for total, share in zip(totals, shares, strict=True)]
+        if leaf_NH.grad is not None:
+            hidden_NH.backward(leaf_NH.grad)
+    return totals
+
+
+def _pick(place_N: Tensor, value_BT: Tensor) -> Tensor:
+    return value_BT.flatten()[place_N]
+
+
+def _rows(part: Prepared, rows: Sequence[int]) -> Prepared:
+    at = torch.as_tensor(list(rows), device=part.scale_BT.device)
+    return Prepared(part.term, part.stream, part.scale_BT[at], {n: c[at] for n, c in part.columns.items()}, part.value)
+
+
+def _critics(bank: Bank, view: LogitView, parts: Sequence[Prepared], at: Callable[[Tensor], Tensor]) -> Tensor:
+    """Half the squared error of each value head on the returns it should predict, weighted like its term's denominator."""
+    loss = torch.zeros((), device=bank.device)
+    for part in parts:
+        if "value_target" in part.columns:
+            for name in bank.values:
+                loss = loss + 0.5 * (at(part.scale_BT).abs() * (view.value_N(name) - at(part.columns["value_target"])).square()).sum()
+    return loss
