@@ -26,7 +26,8 @@ class Reuse(Strict):
 
 class Stream(Component):
     """Fields of every stream. `group` answers are written to each prompt; `max_new_tokens` shortens the horizon of the
-    comparison, never lengthens it; `share` is the part of a step's prompts that this stream takes."""
+    comparison, never lengthens it; `share` is the part of a step's prompts that this stream takes. `context` is the author's
+    alone: a rollout carries the plain prompt, so what was written with a hint is learned without it."""
 
     tag: ClassVar[str] = "author"
 
