@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, model_validator
+from pydantic_core import PydanticCustomError
 
 import zoo.components  # noqa: F401  registers all components
-from zoo.components.base import Slot, Strict
+from zoo.components.base import Slot, Strict, Text
 from zoo.components.learners import Learner
 from zoo.components.rewards import Reward
 from zoo.components.rollouts import Stream
@@ -17,15 +18,36 @@ from zoo.components.teachers import Teacher
 from zoo.components.terms.base import Term
 from zoo.components.updates import AdamW, Update
 from zoo.coordinates import Access, Coordinates, Granularity, Signal, derive_coordinates
-from zoo.errors import ZooError, suggest
+from zoo.errors import ZooError, in_yaml, suggest
 from zoo.paths import data_root
-from zoo.yamlio import load_model
+from zoo.yamlio import Short, load_model, place
+
+
+def _quoted(value: Any) -> Any:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        # Identifiers have five digits after the dot since January 2015, and YAML has dropped the trailing zeros.
+        written = f"{value:.{5 if value >= 1501 else 4}f}"
+        raise PydanticCustomError("text", 'is a number; quote it: "{written}"', {"written": written})
+    return value
+
+
+def _figure(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise PydanticCustomError("text", "should be a number or text, not {got}", {"got": in_yaml(value)})
+    return value
+
+
+ArxivId = Annotated[str, Text(r"\d{4}\.\d{4,5}", "an arXiv id like \"2306.13649\""), BeforeValidator(_quoted)]
+EntryId = Annotated[str, Text(r"[a-z][a-z0-9_]*", "lower-case letters, digits and underscores, a letter first")]
+FixedPoint = Annotated[str, Text(r"teacher|none|tilted: .+", "teacher, none or 'tilted: <formula>'")]
+FailureMode = Annotated[str, Text(r"FM\d\d", "a failure mode of the catalogue, FM01 to FM29")]
+Figure = Annotated[float | str, BeforeValidator(_figure)]
 
 
 class Paper(Strict):
     """Where the method was published. `part` tells entries of one paper apart."""
 
-    arxiv: str | None = Field(None, pattern=r"^\d{4}\.\d{4,5}$")
+    arxiv: ArxivId | None = None
     year: int | None = None
     first_author: str | None = None
     venue: str | None = None
@@ -62,14 +84,14 @@ class Reported(Strict):
 
     setting: str
     metric: str
-    value: float | str
+    value: Figure
     source: str
 
 
 class MethodEntry(Strict):
     """One method: who writes the tokens, who judges them, and an objective that is a sum of terms."""
 
-    id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    id: EntryId
     name: str
     paper: Paper
     surveys: tuple[Literal["A", "B"], ...] = ()
@@ -80,7 +102,7 @@ class MethodEntry(Strict):
     coordinates: Coordinates | None = None
     survey_coordinates: dict[Literal["A", "B"], SurveyCoordinates] = {}
     survey_disagreement: dict[Literal["A", "B"], str] = {}
-    fixed_point: str = Field(pattern=r"^(teacher|none|tilted: .+)$")
+    fixed_point: FixedPoint
     rollouts: dict[str, Annotated[Stream, Slot("rollout")]] = {}
     teachers: dict[str, Annotated[Teacher, Slot("teacher")]] = {}
     rewards: dict[str, Annotated[Reward, Slot("reward")]] = {}
@@ -90,7 +112,7 @@ class MethodEntry(Strict):
     published: dict[str, Any] = {}
     deviations: tuple[Deviation, ...] = ()
     reported: tuple[Reported, ...] = ()
-    known_failures: tuple[Annotated[str, Field(pattern=r"^FM\d\d$")], ...] = ()
+    known_failures: tuple[FailureMode, ...] = ()
     notes: str | None = None
     anchor: Literal["student", "teacher", "trained"] | None = None
     executable: bool = True
@@ -103,11 +125,16 @@ class MethodEntry(Strict):
         if self.anchor in ("student", "teacher"):
             if self.objective or self.rollouts:
                 raise ValueError(f"the anchor '{self.anchor}' is not trained, so it has neither objective nor rollouts")
-        elif not self.objective or not self.rollouts:
-            raise ValueError("an entry needs rollout (or rollouts) and objective")
+        elif not self.rollouts:
+            raise ValueError("rollout (or rollouts) is required and missing: who writes the tokens")
+        elif not self.objective:
+            raise ValueError("objective is required and missing: a list of terms")
         elif self.coordinates is None and self.anchor is None:
             raise ValueError("coordinates are required; write the ones that `zoo check` derives")
         return self
+
+
+SHORT: Short = {("rollouts", "main"): ("rollout",)}
 
 
 def expand(data: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +145,7 @@ def expand(data: dict[str, Any]) -> dict[str, Any]:
     """
     if "rollout" in data:
         if "rollouts" in data:
-            raise ZooError("give either rollout or rollouts, not both")
+            raise ZooError("rollout: is short for rollouts: {main: ...}; give one of the two, not both")
         data = {("rollouts" if key == "rollout" else key): ({"main": value} if key == "rollout" else value) for key, value in data.items()}
     return data
 
@@ -135,14 +162,14 @@ def load_entry(file: Path) -> MethodEntry:
         try:
             return expand(data)
         except ZooError as error:
-            raise ZooError(f"{file}: {error}") from None
+            raise ZooError(place([str(error)], file)) from None
 
-    entry = load_model(MethodEntry, file, prepare)
-    if entry.id != file.stem:
-        raise ZooError(f"{file}: id '{entry.id}' differs from the file's name; name the file {entry.id}.yaml")
+    entry = load_model(MethodEntry, file, prepare, SHORT)
     found = problems(entry) or coordinate_problems(entry)
+    if entry.id != file.stem:
+        found = [f"id: '{entry.id}' differs from the file's name; name the file {entry.id}.yaml"]
     if found:
-        raise ZooError("\n".join(f"{file}: {problem}" for problem in found))
+        raise ZooError(place(found, file, SHORT))
     return entry
 
 
@@ -197,6 +224,7 @@ def load_registry(*folders: Path) -> Registry:
     """
     files = [f for folder in (data_root() / "registry" / "methods", *folders) for f in sorted(folder.rglob("*.yaml"))]
     entries: dict[str, MethodEntry] = {}
+    first: dict[str, Path] = {}
     mistakes: list[str] = []
     for file in files:
         try:
@@ -205,9 +233,9 @@ def load_registry(*folders: Path) -> Registry:
             mistakes.append(str(error))
             continue
         if entry.id in entries:
-            mistakes.append(f"{file}: id '{entry.id}' is taken by another entry; ids are unique")
-        entries[entry.id] = entry
-    mistakes += [*_repeated_papers(entries.values()), *_dangling(entries)]
+            mistakes.append(place([f"id: '{entry.id}' is also the id of {first[entry.id]}; ids are unique, rename one"], file))
+        entries[entry.id], first[entry.id] = entry, file
+    mistakes += [*_repeated_papers(entries.values()), *_dangling(entries, {f.stem for f in files})]
     if mistakes:
         raise ZooError("\n".join(mistakes))
     return Registry(entries)
@@ -225,9 +253,10 @@ def _repeated_papers(entries: Iterable[MethodEntry]) -> list[str]:
     return found
 
 
-def _dangling(entries: Mapping[str, MethodEntry]) -> list[str]:
+def _dangling(entries: Mapping[str, MethodEntry], known: Collection[str]) -> list[str]:
+    """Links to no entry; `known` also holds those that could not be loaded, whose own mistakes are told already."""
     links = [(e.id, field, getattr(e, field)) for e in entries.values() for field in ("variant_of", "identical_core_to")]
-    return [f"{me}: {field} names '{target}', which is no entry{suggest(target, entries)}" for me, field, target in links if target and target not in entries]
+    return [f"{me}: {field} names '{target}', which is no entry{suggest(target, known)}" for me, field, target in links if target and target not in known]
 
 
 BODY = ("rollouts", "teachers", "rewards", "learners", "objective", "update")

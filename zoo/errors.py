@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class ZooError(Exception):
@@ -17,3 +18,13 @@ def suggest(name: str, legal: Iterable[str]) -> str:
     if near:
         return f"; did you mean '{near[0]}'?"
     return f"; legal here: {', '.join(names)}" if 0 < len(names) <= 30 else ""
+
+
+def in_yaml(value: Any) -> str:
+    """A value as a YAML file would show it, long ones by their type."""
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else repr(value) if isinstance(value, str) else str(value)

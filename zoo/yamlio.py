@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, in_yaml, suggest
 
 M = TypeVar("M", bound=BaseModel)
 Location = tuple[str | int, ...]
+Short = Mapping[Location, Location]  # expanded location -> where its short form stands in the file
 
 
 class _Loader(yaml.SafeLoader):
@@ -51,29 +52,41 @@ def _build(node: yaml.Node, loader: _Loader, where: Location, lines: dict[Locati
     return loader.construct_object(node)  # type: ignore[no-untyped-call]
 
 
+def _text(file: Path) -> str:
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise ZooError(f"{file}: no such file") from None
+    except OSError as error:
+        raise ZooError(f"{file}: cannot be read ({error.strerror})") from None
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ZooError(f"{file}:{line}: not UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8") from None
+
+
 def read_yaml(file: Path) -> tuple[Any, dict[Location, int]]:
     """The file's content, lists as tuples, and the line of every path in it.
 
     Raises:
         ZooError: the file is missing, not UTF-8, not YAML, or repeats a key.
     """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ZooError(f"{file}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ZooError(f"{file}: cannot be read ({error})") from None
-    loader = _Loader(text)
     lines: dict[Location, int] = {}
+    loader: _Loader | None = None
     try:
+        loader = _Loader(_text(file))
         node = loader.get_single_node()
         return (None if node is None else _build(node, loader, (), lines, file)), lines
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise ZooError(f"{file}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+        raise ZooError(f"{file}{line}: not valid YAML ({getattr(error, 'problem', None) or str(error).splitlines()[0]})") from None
+    except RecursionError:
+        raise ZooError(f"{file}: nested too deeply; an alias may contain itself") from None
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        if loader is not None:
+            loader.dispose()  # type: ignore[no-untyped-call]
 
 
 def write_path(location: Location) -> str:
@@ -82,32 +95,103 @@ def write_path(location: Location) -> str:
     return text.lstrip(".") or "(top level)"
 
 
-def load_model(model: type[M], file: Path, prepare: Any = None) -> M:
-    """Validate a YAML file into `model`; `prepare` may expand short forms first.
+def load_model(model: type[M], file: Path, prepare: Any = None, short: Short | None = None) -> M:
+    """Validate a YAML file into `model`; `prepare` may expand short forms first, and `short` says where they were written.
 
     Raises:
         ZooError: one line for each mistake, with file, line and path.
     """
     data, lines = read_yaml(file)
+    if data is None:
+        raise ZooError(f"{file}: is empty; it should hold the keys of {_article(model.__name__)}")
     if not isinstance(data, Mapping):
-        raise ZooError(f"{file}: should be a mapping of keys to values")
+        raise ZooError(f"{file}:1: should be a mapping of keys to values, not {in_yaml(data)}")
     try:
         return model.model_validate(prepare(dict(data)) if prepare else dict(data))
     except ValidationError as error:
-        raise ZooError("\n".join(describe(item, lines, file) for item in error.errors(include_url=False))) from None
+        found = [describe(item, lines, file, short or {}) for item in error.errors(include_url=False)]
+    raise ZooError("\n".join(found))
 
 
-def describe(item: Any, lines: Mapping[Location, int], file: Path) -> str:
-    """One line for one validation error."""
-    location: Location = item["loc"]
-    if item["type"] == "unknown_key" and (*location, item["ctx"]["key"]) in lines:
-        location = (*location, item["ctx"]["key"])
-    near = location
+def place(messages: Iterable[str], file: Path, short: Short | None = None) -> str:
+    """The messages, each behind its file and the line of the path that it begins with."""
+    _, lines = read_yaml(file)
+    by_path = {write_path(location): line for location, line in lines.items()}
+    found = list(messages)
+    for long, written in (short or {}).items():
+        if written in lines:
+            found = [message.replace(write_path(long), write_path(written)) for message in found]
+    return "\n".join(f"{file}:{_line_of(message, by_path)}: {message}" for message in found)
+
+
+def _line_of(message: str, by_path: Mapping[str, int]) -> int:
+    path = re.match(r"[\w.\[\]]*", message)[0].rstrip(".")  # type: ignore[index]
+    while path and path not in by_path:
+        path = re.sub(r"(\.\w*|\[\d+\]|^\w*)$", "", path)
+    return by_path.get(path, 1)
+
+
+def as_written(location: Location, lines: Mapping[Location, int], short: Short) -> Location:
+    """The location in the file's own terms, where the file used a short form."""
+    for long, written in short.items():
+        if location[: len(long)] == long and written in lines:
+            return (*written, *location[len(long) :])
+    return location
+
+
+def describe(item: Any, lines: Mapping[Location, int], file: Path, short: Short | None = None) -> str:
+    """One line for one validation error: file, line, path, and what to do."""
+    location = near = as_written(item["loc"], lines, short or {})
+    detail = item.get("ctx", {})
+    if item["type"] == "unknown_key":
+        location = near = (*location, detail["key"])
+    elif item["type"] == "slot_kind" and detail["tag"] in (part[-1] for part in lines if part[:-1] == location):
+        near = (*location, detail["tag"])
     while near and near not in lines:
         near = near[:-1]
-    message = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "missing":
-        message = "is required and missing"
-    elif item["type"] not in ("unknown_key", "value_error", "slot_kind", "slot_tag", "slot_type", "number"):
-        message = f"{message[0].lower()}{message[1:]}, not {item['input']!r}"
-    return f"{file}:{lines.get(near, 1)}: {write_path(location)}: {message}"
+    return f"{file}:{lines.get(near, 1)}: {write_path(location)}: {_reason(item, detail)}"
+
+
+OWN = ("unknown_key", "slot_kind", "slot_tag", "slot_type", "number", "text")
+EXPECTED = {
+    "string": "text", "int": "a whole number", "float": "a number", "bool": "true or false",
+    "tuple": "a list", "list": "a list", "dict": "a mapping", "model": "a mapping",
+}  # fmt: skip
+
+
+def _reason(item: Any, detail: Mapping[str, Any]) -> str:
+    kind, value, message = item["type"], item["input"], item["msg"]
+    expected = EXPECTED.get(kind.split("_")[0])
+    if kind == "missing":
+        return "is required and missing"
+    if kind == "value_error":
+        return str(message.removeprefix("Value error, "))
+    if kind in OWN:
+        return str(message)
+    if kind == "literal_error":
+        near = suggest(str(value), re.findall(r"'([^']*)'", detail["expected"]))
+        return f"should be {detail['expected']}, not {in_yaml(value)}{near if 'mean' in near else ''}"
+    if kind in ("too_short", "too_long"):
+        bound = f"at least {detail['min_length']}" if kind == "too_short" else f"at most {detail['max_length']}"
+        return f"should have {bound} items, not {detail['actual_length']}"
+    if expected and (kind.endswith("_type") or kind == "int_from_float"):
+        return f"should be {expected}, not {in_yaml(value)}{remedy(expected, value)}"
+    return f"{message[0].lower()}{message[1:]}, not {in_yaml(value)}".removeprefix("input ")
+
+
+def remedy(expected: str, value: Any) -> str:
+    """How to turn a value of the wrong type into the right one, where that is plain."""
+    if expected == "a list" and not isinstance(value, Mapping) and value is not None:
+        return f"; write [{value}]"
+    if expected == "a list" and isinstance(value, Mapping):
+        return "; put '- ' before it, or [ ] around it"
+    if expected == "text" and value is not None and not isinstance(value, Mapping | tuple):
+        return "; put it in quotes"
+    if expected.endswith("number") and isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", value):
+        return "; remove the quotes"
+    return ""
+
+
+def _article(name: str) -> str:
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
