@@ -169,7 +169,7 @@ def _is_stderr(metric: str) -> bool:
 
 
 def _rows(cell: Cell, measures: Sequence[Measure], comparison: str) -> list[dict[str, Any]]:
-    base: dict[str, Any] = dict.fromkeys(TEXTS, "") | {"headline": True, "items": {}, "records": ()}
+    base: dict[str, Any] = dict.fromkeys(TEXTS, "") | dict.fromkeys(NUMBERS, math.nan) | {"headline": True, "items": {}, "records": ()}
     base |= {"comparison": comparison, "method": cell.method, "seed": cell.seed, "status": cell.status, "reason": cell.reason}
     base |= {"notes": cell.notes} | (_of_run(cell.record) if cell.record else {})
     return [base | _of_measure(cell, measure) for measure in measures] or [base]
@@ -177,10 +177,9 @@ def _rows(cell: Cell, measures: Sequence[Measure], comparison: str) -> list[dict
 
 def _of_run(record: Record) -> dict[str, Any]:
     run = record.run
-    spent = {name: run.budget.spent.get(name) for name in COSTS}
     return {
         "pair": run.pair,
-        **{name: math.nan if value is None else float(value) for name, value in spent.items()},
+        **{name: _or_nan(run.budget.spent.get(name)) for name in COSTS},
         "budget_unit": run.budget.unit,
         "budget_asked": run.budget.asked,
         "evidence": run.evidence.level if run.evidence else "",
@@ -199,7 +198,7 @@ def _of_measure(cell: Cell, measure: Measure) -> dict[str, Any]:
     result = evaluation.tasks.get(measure.task) if evaluation else None
     value = result.metrics.get(measure.metric) if result else None
     if evaluation is None or result is None or value is None:
-        return named | {"reason": f"{cell.method} has no evaluation of {measure.task}, {measure.metric}"}
+        return named | {"reason": f"no evaluation of {measure.task}, {measure.metric}"}
     return named | _of_result(cell.record, evaluation, result, measure.metric, value)
 
 
@@ -213,13 +212,17 @@ def _of_result(record: Record, evaluation: Eval, result: TaskResult, metric: str
         "score": value,
         "stderr": mean_stderr([score for _, score in result.items]) if is_headline else stderr,
         "n": result.n,
-        "truncated_share": result.truncated_share,
-        "mean_length": result.mean_length,
+        "truncated_share": _or_nan(result.truncated_share),
+        "mean_length": _or_nan(result.mean_length),
         "items": dict(result.items) if is_headline else {},
         "suite_digest": evaluation.suite_digest,
         "lm_eval_version": evaluation.lm_eval_version,
         "records": (*files, record.eval_digest(evaluation)),
     }
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 # --- against the anchors
@@ -228,13 +231,13 @@ def _of_result(record: Record, evaluation: Eval, result: TaskResult, metric: str
 def anchor_row(anchor: str, row: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The anchor's row on the same metric: of the same seed if there is one, else of its first; None without a score."""
     where = ("suite", "task", "metric")
-    same = [r for r in rows if r["method"] == anchor and r.get("score") is not None and all(r[key] == row[key] for key in where)]
+    same = [r for r in rows if r["method"] == anchor and not math.isnan(r["score"]) and all(r[key] == row[key] for key in where)]
     return next((r for r in same if r["seed"] == row["seed"]), same[0] if same else None)
 
 
 def _against_anchors(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Difference to the student and teacher-gap closed of a headline score, or the reason why there is none."""
-    if not row["headline"] or not row.get("items"):
+    if not row["headline"] or not row["items"]:
         return {}
     student, teacher = anchor_row("student", row, rows), anchor_row("teacher", row, rows)
     if student is None:

@@ -1,0 +1,227 @@
+"""How each cell of a comparison's tables follows from the scores. Every cell carries the digests of the records behind it.
+
+A row is one row of the frame of `zoo.scores` as a mapping; `rows` are those of one method (and task) over its seeds,
+`everything` are all rows of the comparison, for the anchors among them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from zoo import stats
+from zoo.records import digest_bytes
+from zoo.scores import NOT_RUN, WITHDRAWN, anchor_row
+from zoo.table_forms import TableCell
+
+Row = dict[str, Any]
+MARKS = {
+    "diverged": "div",
+    "oom": "oom",
+    "timeout": "t/o",
+    "error": "err",
+    WITHDRAWN: "n/a",
+    NOT_RUN: "–",
+    "cancelled": "–",
+    "orphaned": "–",
+    "success": "n/a",
+}
+LEGEND = {
+    "div": "diverged",
+    "oom": "out of memory",
+    "t/o": "out of time",
+    "err": "ended by an error",
+    "n/a": "not available, for the reason given",
+    "–": "not run to its end",
+    "†": "no interval, because of too few seeds or a failed one",
+}
+EVIDENCE = {
+    "paper_text": "objective from the paper's text, not checked against official code",
+    "abstract": "objective from the paper's abstract only",
+    "inferred": "objective inferred, not stated by the paper",
+}
+
+
+def name_cell(rows: Sequence[Row]) -> TableCell:
+    """The method's name, with footnotes about its evidence and its records."""
+    method = rows[0]["method"]
+    notes = [f"{method}: {EVIDENCE[row['evidence']]}" for row in rows if row["evidence"] in EVIDENCE]
+    notes += [note for row in rows for note in row["notes"]]
+    return TableCell(method, notes=tuple(dict.fromkeys(notes)), records=records(rows))
+
+
+def records(*groups: Iterable[Mapping[str, Any] | None]) -> tuple[str, ...]:
+    return tuple(sorted({digest for rows in groups for row in rows if row for digest in row["records"]}))
+
+
+def scored(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if not math.isnan(row["score"])]
+
+
+def missing(rows: Sequence[Row], *, explain: bool) -> TableCell:
+    """The mark of a cell without a number: how its runs ended, once each, with the reasons as footnotes."""
+    marks = dict.fromkeys(MARKS[row["status"]] for row in rows)
+    reasons = [f"{row['method']}: {row['reason']}" for row in rows if row["status"] != NOT_RUN]
+    return TableCell(" / ".join(marks) or "–", notes=tuple(dict.fromkeys(reasons)) if explain else (), records=records(rows))
+
+
+def _partly(rows: Sequence[Row]) -> tuple[str, ...]:
+    """A footnote where some seeds have no score: the mean is over the others."""
+    lost = [f"seed {row['seed']} {MARKS[row['status']]}" for row in rows if math.isnan(row["score"])]
+    return (f"{rows[0]['method']}: mean over {len(scored(rows))} of {len(rows)} seeds ({', '.join(lost)})",) if lost else ()
+
+
+def score_cell(rows: Sequence[Row]) -> TableCell:
+    """Mean headline score over seeds ± its standard error over items."""
+    found = scored(rows)
+    if not found:
+        return missing(rows, explain=True)
+    value = float(np.mean([row["score"] for row in found]))
+    order = list(found[0]["items"])
+    same = all(row["items"].keys() == found[0]["items"].keys() for row in found)
+    error = stats.mean_stderr(np.mean([[row["items"][item] for item in order] for row in found], axis=0)) if same else found[0]["stderr"]
+    return TableCell(f"{value:.3f} ± {error:.3f}", value, error, _partly(rows), records(rows))
+
+
+def share_cell(rows: Sequence[Row]) -> TableCell:
+    """Mean share of answers that were cut off at the length limit."""
+    found = [row for row in scored(rows) if not math.isnan(row["truncated_share"])]
+    if not found:
+        failed = not scored(rows)
+        return missing(rows, explain=False) if failed else TableCell("n/a", notes=("nothing is generated",), records=records(rows))
+    value = float(np.mean([row["truncated_share"] for row in found]))
+    return TableCell(f"{100 * value:.1f} %", value, None, (), records(rows))
+
+
+def _gained(found: Sequence[Row], rows: Sequence[Row]) -> tuple[stats.Array, stats.Array]:
+    """Gains over the student (seeds, items), and the teacher's gain (items), in one item order."""
+    student, teacher = anchor_row("student", found[0], rows), anchor_row("teacher", found[0], rows)
+    assert student is not None and teacher is not None
+    order = list(student["items"])
+    starts = [anchor_row("student", row, rows) or student for row in found]
+    gained = [[row["items"][item] - start["items"][item] for item in order] for row, start in zip(found, starts, strict=True)]
+    return np.array(gained), np.array([teacher["items"][item] - student["items"][item] for item in order])
+
+
+def gap_cell(rows: Sequence[Row], everything: Sequence[Row]) -> TableCell:
+    """Teacher-gap closed; with four seeds or more, all of them scored, a 95 % interval over seeds and items."""
+    found = scored(rows)
+    if not found:
+        return missing(rows, explain=False)
+    behind = records(rows, (anchor_row(anchor, row, everything) for row in found for anchor in ("student", "teacher")))
+    reasons = tuple(dict.fromkeys(row["gap_reason"] for row in found if row["gap_reason"]))
+    if reasons:
+        return TableCell("n/a", notes=reasons, records=behind)
+    method = found[0]["method"]
+    if method in ("student", "teacher"):
+        return TableCell(str(int(method == "teacher")), float(method == "teacher"), 0.0, (), behind)
+    gained_SI, whole_I = _gained(found, everything)
+    closed = stats.bootstrap_t(gained_SI, whole_I, seed=random_seed("gap_closed", method))
+    complete = len(found) == len(rows)
+    spread = f"[{signed(closed.interval[0])}, {signed(closed.interval[1])}]" if closed.interval and complete else f"± {closed.stderr:.2f}"
+    mark = " †" if len(rows) > 1 and (len(found) < stats.MIN_SEEDS or not complete) else ""
+    return TableCell(f"{signed(closed.value)} {spread}{mark}", closed.value, closed.stderr, (), behind)
+
+
+def iqm_cell(rows: Sequence[Row], everything: Sequence[Row]) -> TableCell:
+    """Interquartile mean of the teacher-gap closed over tasks and seeds, where every one of them has it."""
+    valid = [row for row in rows if not row["gap_reason"]]
+    values = [row["gap_closed"] for row in valid]
+    if not values or any(math.isnan(value) for value in values):
+        return TableCell("n/a", notes=("the IQM needs every seed",) if values else (), records=records(rows))
+    anchors = (anchor_row(anchor, row, everything) for row in valid for anchor in ("student", "teacher"))
+    return TableCell(signed(stats.iqm(values)), stats.iqm(values), None, (), records(rows, anchors))
+
+
+def difference_cell(rows: Sequence[Row], everything: Sequence[Row]) -> TableCell:
+    """Raw difference to the untrained student on the same items ± its standard error."""
+    found = scored(rows)
+    if not found:
+        return missing(rows, explain=False)
+    behind = records(rows, (anchor_row("student", row, everything) for row in found))
+    values = [row["difference"] for row in found]
+    if any(math.isnan(value) for value in values):
+        return TableCell("n/a", notes=tuple(dict.fromkeys(row["gap_reason"] for row in found)), records=behind)
+    if found[0]["method"] == "student":
+        return TableCell("0", 0.0, 0.0, (), behind)
+    starts = [anchor_row("student", row, everything) or row for row in found]
+    differences = [[row["items"][item] - start["items"][item] for item in start["items"]] for row, start in zip(found, starts, strict=True)]
+    value, error = float(np.mean(values)), stats.crossed_mean(differences).stderr
+    return TableCell(f"{'+' if value > 0 else ''}{signed(value, 3)} ± {error:.3f}", value, error, (), behind)
+
+
+def cost_cell(rows: Sequence[Row], name: str, title: str) -> TableCell:
+    """What a run spent, the mean over seeds; a failed run spent something too."""
+    runs = {row["uuid"]: row[name] for row in rows if row["uuid"]}
+    if not runs:
+        return TableCell("–")
+    if any(math.isnan(value) for value in runs.values()):
+        return TableCell("n/a", notes=(f"{rows[0]['method']}: {title} were not recorded",), records=records(rows))
+    value = float(np.mean(list(runs.values())))
+    return TableCell(_seconds(value) if name == "seconds" else _amount(value), value, None, (), records(rows))
+
+
+def raw_cells(row: Row) -> list[TableCell]:
+    """Score, number of items, truncated share and mean length of one run on one metric."""
+    behind = tuple(row["records"])
+    if math.isnan(row["score"]):
+        return [missing([row], explain=index == 0) for index in range(4)]
+    error = None if math.isnan(row["stderr"]) else row["stderr"]
+    shown = f"{row['score']:.4f}" + ("" if error is None else f" ± {error:.4f}")
+    found = [TableCell(shown, row["score"], error, (), behind), TableCell(f"{row['n']:.0f}", row["n"], None, (), behind)]
+    share, length = row["truncated_share"], row["mean_length"]
+    found.append(TableCell("n/a", records=behind) if math.isnan(share) else TableCell(f"{100 * share:.1f} %", share, None, (), behind))
+    found.append(TableCell("n/a", records=behind) if math.isnan(length) else TableCell(f"{length:.1f}", length, None, (), behind))
+    return found
+
+
+def complete_seeds(rows: Sequence[Row], method: str, seeds: Sequence[int]) -> list[Row]:
+    """The method's rows of one task in the order of seeds, or nothing where a seed lacks a score."""
+    found = {row["seed"]: row for row in scored(rows) if row["method"] == method}
+    return [found[seed] for seed in seeds] if found.keys() >= set(seeds) else []
+
+
+def pairwise_lines(task: str, pairs: Sequence[tuple[list[Row], list[Row]]]) -> list[tuple[TableCell, ...]]:
+    """One line per pair of methods on a task, p-values adjusted among the given pairs."""
+    estimates = []
+    for left, right in pairs:
+        order = list(left[0]["items"])
+        paired = [[mine["items"][item] - other["items"][item] for item in order] for mine, other in zip(left, right, strict=True)]
+        estimates.append(stats.bootstrap_t(paired, seed=random_seed("pairwise", task, left[0]["method"], right[0]["method"])))
+    adjusted = stats.holm([stats.p_value(estimate, len(left)) for estimate, (left, _) in zip(estimates, pairs, strict=True)])
+    return [_pairwise_line(task, *both, found, p) for both, found, p in zip(pairs, estimates, adjusted, strict=True)]
+
+
+def _pairwise_line(task: str, left: list[Row], right: list[Row], found: stats.Estimate, p: float) -> tuple[TableCell, ...]:
+    behind = records(left, right)
+    improvement = stats.probability_of_improvement([row["score"] for row in left], [row["score"] for row in right])
+    smallest = stats.minimum_detectable_effect(found.stderr, len(left))
+    interval = f"[{signed(found.interval[0], 3)}, {signed(found.interval[1], 3)}]" if found.interval else "n/a"
+    difference = TableCell(f"{signed(found.value, 3)} ± {found.stderr:.3f}", found.value, found.stderr, (), behind)
+    numbers = [TableCell(f"{value:.3f}", value, None, (), behind) for value in (improvement, p, smallest)]
+    labels = [TableCell(text, records=behind) for text in (task, left[0]["method"], right[0]["method"])]
+    return (*labels, difference, TableCell(interval, records=behind), *numbers)
+
+
+def _amount(value: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6)):
+        if value >= size:
+            return f"{value / size:.2f} {unit}"
+    return f"{value / 1e3:.1f} k" if value >= 1e4 else f"{value:,.0f}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 or value == 0 else f"{value:.1f}"
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A number that may be negative, with a minus sign in place of the hyphen."""
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def random_seed(*names: str) -> int:
+    """A fixed seed for each named interval, so that tables are reproducible byte for byte."""
+    return int(digest_bytes("/".join(names).encode())[:8], 16)

@@ -1,0 +1,218 @@
+"""Which rows and columns the tables of a comparison have. Every table is a function of the frame of `zoo.scores`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import pandas as pd
+
+from zoo import stats
+from zoo import table_cells as cells
+from zoo.scores import ANCHORS, COSTS, FAMILIES, anchor_row
+from zoo.table_cells import Row
+from zoo.table_forms import Column, Table, TableCell
+
+BRIEF = ("method", "status", "score", "gap_closed", "seconds")
+ACROSS_SEEDS = "± is one standard error: over test items for scores, over seeds and items for gap closed and differences."
+COST_TITLES = {name: name.replace("_", " ") for name in COSTS[:5]}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One evaluated task; `name` is how columns call it."""
+
+    family: str
+    suite: str
+    task: str
+    name: str
+
+    def of(self, rows: Iterable[Row]) -> list[Row]:
+        return [row for row in rows if (row["family"], row["suite"], row["task"]) == (self.family, self.suite, self.task)]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A column and how its cell follows from one method's rows (all headline tasks and seeds)."""
+
+    column: Column
+    cell: Callable[[Sequence[Row]], TableCell]
+
+
+def frame_rows(scores: pd.DataFrame, *, headline: bool) -> list[Row]:
+    """The frame's rows as mappings, only the headline metric of each task if asked."""
+    rows = [{str(key): value for key, value in row.items()} for row in scores.to_dict("records")]
+    return [row for row in rows if row["headline"] or not headline]
+
+
+def tasks_of(rows: Iterable[Row]) -> list[Task]:
+    """The evaluated tasks: in-distribution first, retention last, then by suite and name."""
+    found = sorted({(row["family"], row["suite"], row["task"]) for row in rows if row["task"]}, key=lambda t: (FAMILIES.index(t[0]), t))
+    names = [task for _, _, task in found]
+    return [Task(*task, task[2] if names.count(task[2]) == 1 else f"{task[1]}/{task[2]}") for task in found]
+
+
+def seeds_of(rows: Iterable[Row]) -> list[int]:
+    """The seeds that methods were trained with."""
+    found = list(rows)
+    return sorted({row["seed"] for row in found if row["method"] not in ANCHORS} or {row["seed"] for row in found})
+
+
+# --- the main table
+
+
+def main_table(scores: pd.DataFrame, *, brief: bool = False) -> Table:
+    """One row per method, anchors first, then by name: headline scores, truncation, gap closed, retention and costs.
+
+    `brief` keeps what fits a terminal: method, scores, gap closed and seconds.
+    """
+    rows = frame_rows(scores, headline=True)
+    shown = [Shown(Column("method", "method", number=False), cells.name_cell), *_score_columns(rows), *_cost_columns()]
+    shown = [show for show in shown if show.column.key.rpartition(".")[2] in BRIEF or not brief]
+    methods = dict.fromkeys(row["method"] for row in rows)
+    body = tuple(tuple(show.cell([row for row in rows if row["method"] == method]) for show in shown) for method in methods)
+    reading = _reading(rows)
+    remarks = [*reading[:2], *_warnings(rows)] if brief else [*_setting(rows), *reading, *_warnings(rows)]
+    remarks += _legend(cell.text for line in body for cell in line)
+    columns = (replace(show.column, title=show.column.title.replace("distribution", "dist.")) if brief else show.column for show in shown)
+    return Table(str(rows[0]["comparison"]), tuple(columns), body, tuple(remarks))
+
+
+def _score_columns(rows: Sequence[Row]) -> list[Shown]:
+    tasks = tasks_of(rows)
+    inside, kept = ([task for task in tasks if task.family == family] for family in ("in_distribution", "retention"))
+    if not tasks:
+        return [Shown(Column("status", "status"), _status_cell)]
+
+    def column(task: Task, key: str, title: str, cell: Callable[[Sequence[Row]], TableCell], error: bool = True) -> Shown:
+        return Shown(Column(f"{task.name}.{key}", title, error), lambda mine: cell(task.of(mine)))
+
+    shown = [column(task, "score", f"{task.name} ({task.family.replace('_', ' ')})", cells.score_cell) for task in tasks]
+    shown += [column(task, "truncated_share", _titled("truncated", task, inside), cells.share_cell, error=False) for task in inside]
+    shown += [column(task, "gap_closed", _titled("gap closed", task, inside), lambda mine: cells.gap_cell(mine, rows)) for task in inside]
+    if len(seeds_of(rows)) >= stats.MIN_SEEDS:
+        shown.append(Shown(Column("iqm_gap_closed", "IQM gap closed"), lambda mine: cells.iqm_cell(mine, rows)))
+    shown += [column(task, "difference", _titled("Δ retention", task, kept), lambda mine: cells.difference_cell(mine, rows)) for task in kept]
+    return shown
+
+
+def _status_cell(rows: Sequence[Row]) -> TableCell:
+    return cells.missing(rows, explain=True)
+
+
+def _titled(title: str, task: Task, tasks: Sequence[Task]) -> str:
+    return title if len(tasks) == 1 else f"{title}, {task.name}"
+
+
+def _cost_columns() -> list[Shown]:
+    def of(name: str) -> Callable[[Sequence[Row]], TableCell]:
+        return lambda mine: cells.cost_cell(mine, name, COST_TITLES[name])
+
+    return [Shown(Column(name, title), of(name)) for name, title in COST_TITLES.items()]
+
+
+# --- remarks
+
+
+def _setting(rows: Sequence[Row]) -> list[str]:
+    """What holds for all rows: pair, budget, suites, weights."""
+    trained = [row for row in rows if row["uuid"] and row["method"] not in ("student", "teacher")]
+    asked = {(int(row["budget_asked"]), row["budget_unit"].replace("_", " ")) for row in trained}
+    budget = f"; budget: {asked.copy().pop()[0]:,} {asked.copy().pop()[1]} per method and seed" if len(asked) == 1 else ""
+    suites = sorted({f"`{row['suite']}` (version {row['suite_digest'][:12]})" for row in rows if row["suite_digest"]})
+    versions = sorted({row["lm_eval_version"] for row in rows if row["lm_eval_version"]})
+    remarks = [f"Pair `{next((row['pair'] for row in rows if row['pair']), '?')}`{budget}."]
+    remarks += [f"Suite {', '.join(suites)}, lm-eval {', '.join(versions)}."] if suites else []
+    weights = {row["weights_note"] for row in rows if row["uuid"]}
+    return remarks + [f"Weights: {note}." for note in weights if note and len(weights) == 1]
+
+
+def _reading(rows: Sequence[Row]) -> list[str]:
+    """How to read the numbers, and what the number of seeds allows."""
+    seeds = len(seeds_of(rows))
+    if seeds == 1:
+        allowed = "One seed: no interval over seeds and no ranking is given. Methods stand in alphabetical order."
+        errors_over = "± is one standard error over test items; it says nothing about another seed."
+    elif seeds < stats.MIN_SEEDS:
+        allowed = f"{seeds} seeds: means; too few for intervals over seeds, and no ranking is given. Methods stand in alphabetical order."
+        errors_over = ACROSS_SEEDS
+    else:
+        allowed = f"{seeds} seeds: means; brackets are 95 % intervals over seeds and items. Alphabetical order; differences: see `pairwise`."
+        errors_over = ACROSS_SEEDS
+    gap = "Gap closed = (method − student) / (teacher − student), only where teacher − student exceeds 2 standard errors."
+    remarks = [allowed, gap, errors_over]
+    errors = [row["difference_stderr"] for row in rows if row["family"] == "in_distribution" and row["method"] not in ANCHORS]
+    errors = [error for error in errors if not math.isnan(error)]
+    if seeds == 1 and errors:
+        smallest = stats.minimum_detectable_effect(max(errors))
+        remarks.append(f"In distribution, a difference to the student below {smallest:.3f} cannot be told from item noise (5 % level, 80 % power).")
+    return remarks
+
+
+def _warnings(rows: Sequence[Row]) -> list[str]:
+    """What makes rows less comparable than they look."""
+    remarks = []
+    trained = [row for row in rows if row["uuid"] and row["method"] not in ("student", "teacher")]
+    if len({(row["budget_asked"], row["budget_unit"]) for row in trained}) > 1:
+        listed = sorted({f"{row['method']} {int(row['budget_asked']):,} {row['budget_unit'].replace('_', ' ')}" for row in trained})
+        remarks.append(f"**Unequal budgets**: {', '.join(listed)}.")
+    for suite in sorted({row["suite"] for row in rows if row["suite"]}):
+        if len({row["suite_digest"] for row in rows if row["suite"] == suite and row["suite_digest"]}) > 1:
+            remarks.append(f"**Rows were evaluated on different versions of the suite `{suite}`.**")
+    for row in rows:
+        student = anchor_row("student", row, rows) if row["method"] == "no_op" and row["items"] else None
+        changed = sum(student["items"].get(item) != score for item, score in row["items"].items()) if student else 0
+        if changed:
+            remarks.append(f"**`no_op` differs from the student on {changed} items of {row['task']}**: an update without learning changed it.")
+    return remarks
+
+
+def _legend(texts: Iterable[str]) -> list[str]:
+    seen = {mark for text in texts for mark in (*text.split(" / "), text[-1:])}
+    explained = [f"{mark}: {meaning}" for mark, meaning in cells.LEGEND.items() if mark in seen]
+    return [f"{'; '.join(explained)}."] if explained else []
+
+
+# --- the other tables
+
+
+def metrics_table(scores: pd.DataFrame) -> Table:
+    """Every metric and filter of every task, one row per method, seed and metric."""
+    rows = frame_rows(scores, headline=False)
+    labels = ("method", "seed", "suite", "task", "family", "metric", "headline")
+    numbers = {"score": "score", "n": "items", "truncated_share": "truncated", "mean_length": "mean length"}
+    columns = [Column(name, name, number=False) for name in labels]
+    columns += [Column(name, title, error=name == "score") for name, title in numbers.items()]
+
+    def line(row: Row) -> tuple[TableCell, ...]:
+        behind = tuple(row["records"])
+        named = [TableCell({True: "yes", False: "no"}[row[name]] if name == "headline" else str(row[name]), records=behind) for name in labels]
+        return (*named, *cells.raw_cells(row))
+
+    body = tuple(line(row) for row in rows if row["task"])
+    legend = _legend(cell.text for line_ in body for cell in line_)
+    return Table(f"{rows[0]['comparison']}: all metrics", tuple(columns), body, ("± is one standard error over test items.", *legend), labels=7)
+
+
+def pairwise_table(scores: pd.DataFrame) -> Table | None:
+    """Paired differences of all methods on the in-distribution headlines; None below four seeds: they would mean little."""
+    rows = frame_rows(scores, headline=True)
+    seeds = seeds_of(rows)
+    if len(seeds) < stats.MIN_SEEDS:
+        return None
+    lines: list[tuple[TableCell, ...]] = []
+    for task in (task for task in tasks_of(rows) if task.family == "in_distribution"):
+        complete = {method: cells.complete_seeds(task.of(rows), method, seeds) for method in dict.fromkeys(row["method"] for row in rows)}
+        usable = [method for method, found in complete.items() if found and method not in ("student", "teacher")]
+        lines += cells.pairwise_lines(task.name, [(complete[left], complete[right]) for left, right in combinations(usable, 2)])
+    columns = [Column(name, name, number=False) for name in ("task", "left", "right")]
+    columns += [Column("difference", "left − right", error=True), Column("interval", "95 % interval")]
+    columns += [Column("probability_of_improvement", "P(left > right)"), Column("p_holm", "p (Holm)"), Column("minimum_detectable_effect", "detectable")]
+    remarks = (
+        f"{len(seeds)} seeds, the same for left and right, and the same items. Methods with a failed seed are left out: nothing is filled in.",
+        "95 % interval: studentised bootstrap over seeds and items. p: Student's t over seeds, adjusted by Holm's method within a task.",
+        "detectable: the true difference found with 80 % power at the 5 % level. All depend on which methods compete.",
+    )
+    return Table(f"{rows[0]['comparison']}: pairwise", tuple(columns), tuple(lines), remarks, labels=3)

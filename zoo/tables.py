@@ -1,0 +1,122 @@
+"""Tables as a function of records: files for people and machines, and a manifest that traces each cell to its records."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.table import Table as RichTable
+
+from zoo.errors import ZooError
+from zoo.figures import figure_svg
+from zoo.records import comparisons, digest_bytes, load_records
+from zoo.scores import score_frame
+from zoo.table_forms import Table, to_csv, to_latex, to_markdown, to_terminal
+from zoo.table_layouts import main_table, metrics_table, pairwise_table
+
+__all__ = ["build_tables", "check_tables", "terminal_table"]
+
+GENERATOR = {"tables": 1, "statistics": 1}
+MANIFEST = "MANIFEST.json"
+SHORT = 16
+FILES = ("main.md", "main.tex", "main.csv", "main.svg", "all_metrics.md", "all_metrics.csv", "pairwise.md", "pairwise.csv")
+
+
+def build_tables(records_root: Path, out_root: Path, comparison: str | None = None) -> list[Path]:
+    """Write the tables, the figure and the manifest of one comparison, or of all that have records; returns the paths.
+
+    The files are a function of the records, byte for byte: no time, no machine. `MANIFEST.json` keeps what it says about
+    other comparisons. Raises ZooError where there are no records, or where the present manifest is unreadable.
+    """
+    names = comparisons(records_root)
+    if (comparison is not None and comparison not in names) or not names:
+        raise ZooError(f"{records_root}: no records{f' of comparison {comparison!r}' if comparison else ''}; `zoo run` makes them")
+    chosen = names if comparison is None else [comparison]
+    sections = {} if comparison is None else _sections(out_root / MANIFEST)
+    written = []
+    for name in chosen:
+        files, sections[name] = _comparison(records_root, name)
+        for file in FILES:
+            path = out_root / name / file
+            if file in files:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(files[file])
+                written.append(path)
+            else:
+                path.unlink(missing_ok=True)
+    manifest = out_root / MANIFEST
+    manifest.write_text(_manifest(sections), encoding="utf-8")
+    return [*written, manifest]
+
+
+def check_tables(records_root: Path, out_root: Path) -> list[str]:
+    """What differs between the files below `out_root` and those that the records give now; empty where nothing does."""
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = Path(folder)
+        if comparisons(records_root):
+            build_tables(records_root, fresh)
+        due, present = _files(fresh), _files(out_root)
+    problems = [f"missing: {name}" for name in due if name not in present]
+    problems += [f"changed: {name}" for name in due if name in present and due[name] != present[name]]
+    return sorted(problems) + [f"extra: {name}" for name in present if name not in due]
+
+
+def terminal_table(scores: pd.DataFrame) -> RichTable:
+    """The main table of `zoo.scores`, as much of it as fits a terminal."""
+    return to_terminal(main_table(scores, brief=True))
+
+
+def _files(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def _comparison(records_root: Path, name: str) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """The files of one comparison and its section of the manifest."""
+    records = load_records(records_root, name)
+    scores = score_frame(records)
+    main, metrics, pairwise = main_table(scores), metrics_table(scores), pairwise_table(scores)
+    texts = {"main.md": to_markdown(main, picture="main.svg"), "main.tex": to_latex(main), "main.csv": to_csv(main)}
+    texts |= {"all_metrics.md": to_markdown(metrics), "all_metrics.csv": to_csv(metrics)}
+    texts |= {"pairwise.md": to_markdown(pairwise), "pairwise.csv": to_csv(pairwise)} if pairwise else {}
+    files = {file: text.encode() for file, text in texts.items()}
+    files["main.svg"] = figure_svg(scores)
+    tables = {"main": main, "all_metrics": metrics} | ({"pairwise": pairwise} if pairwise else {})
+    section = {
+        "files": {file: digest_bytes(data) for file, data in sorted(files.items())},
+        "records": {digest[:SHORT]: {"path": path, "sha256": digest} for record in records for path, digest in sorted(record.digests.items())},
+        "tables": {table: _trace(content) for table, content in tables.items()},
+    }
+    return files, section
+
+
+def _trace(table: Table) -> dict[str, dict[str, str]]:
+    """row → column → the records behind that cell, by the first characters of their digests."""
+    return {
+        " · ".join(cell.text for cell in row[: table.labels]): {
+            column.key: " ".join(digest[:SHORT] for digest in cell.records)
+            for column, cell in zip(table.columns[table.labels :], row[table.labels :], strict=True)
+        }
+        for row in table.rows
+    }
+
+
+def _manifest(sections: Mapping[str, Any]) -> str:
+    content = {
+        "about": "Each cell (comparison, table, row, column) names the records behind it by the first characters of their sha256.",
+        "generator": GENERATOR,
+        "comparisons": {name: sections[name] for name in sorted(sections)},
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _sections(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["comparisons"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ZooError(f"{path}: unreadable ({error}); delete it and run `zoo tables`, which builds all of them") from None
