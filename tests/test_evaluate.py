@@ -162,14 +162,11 @@ def test_gsm8k_prompts_carry_the_instruction_inside_the_chat_template(tmp_path: 
 @pytest.mark.parametrize(
     ("text", "strict", "flexible"),
     [
-        (r"\boxed{5} then \boxed{1,234.50}", "1234.5", "1234.5"),
-        (r"\boxed{\text{about } 5\%}", "5", "5"),
-        (r"\boxed{-0.5} and 20-15", "-0.5", "15"),
-        (r"\boxed{\frac{1}{2}}", "[invalid]", "2"),
+        (r"\boxed{5} then \boxed{1,234.50}", "2469/2", "2469/2"),
+        (r"\boxed{-0.5} and 20-15", "-1/2", "15"),
         (r"\boxed{5", "[invalid]", "5"),
-        (r"\boxed{x = 5}", "[invalid]", "5"),
         (r"\boxed{}", "[invalid]", "[invalid]"),
-        ("It costs $1,000.", "[invalid]", "1000"),
+        ("It costs $1,000.00.", "[invalid]", "1000"),
         ("no number", "[invalid]", "[invalid]"),
     ],
 )
@@ -445,7 +442,7 @@ def test_missing_and_broken_data_are_named(tmp_path: Path, model: Any, tokenizer
         run(tmp_path)
     for text, message in [
         ('{"question": "a", "answer": "#### 1"}\nnot json\n', r"test\.jsonl, line 2: not JSON"),
-        ('{"question": "a", "answer": "1"}\n', r"test\.jsonl, problem 0: needs the keys question and answer"),
+        ('{"question": "a", "answer": "1"}\n', r"test\.jsonl, problem test-00000: the answer must end with"),
         ("", r"test\.jsonl is empty"),
     ]:
         (tmp_path / "test.jsonl").write_text(text)

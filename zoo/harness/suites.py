@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -14,20 +15,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import Field, PrivateAttr, field_validator
 
+from zoo.components.base import Strict
 from zoo.errors import ZooError, suggest
-from zoo.paths import data_root
+from zoo.paths import PACKAGE, data_root
+from zoo.yamlio import load_model
 
 Family = Literal["in_distribution", "out_of_distribution", "retention"]
-_FAMILIES = ("in_distribution", "out_of_distribution", "retention")
 _TASK_NAME = re.compile(rb"^task:[ \t]*['\"]?([\w.:+-]+)", re.MULTILINE)
 
 
-class SuiteTask(BaseModel):
+class SuiteTask(Strict):
     """One lm-eval task of a suite: how it is prompted, how long an answer may be, and which number stands for it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     task: str
     family: Family
@@ -46,15 +46,13 @@ class SuiteTask(BaseModel):
         return value
 
 
-class Suite(BaseModel):
+class Suite(Strict):
     """Tasks that are evaluated together, with one choice of prompt format."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     id: str
     title: str
     chat_template: bool = Field(description="prompts go through the tokenizer's chat template, few-shot examples as turns")
-    tasks: tuple[SuiteTask, ...] = Field(min_length=1, strict=False)
+    tasks: tuple[SuiteTask, ...]
     notes: str = ""
     _source: Path = PrivateAttr()
 
@@ -66,6 +64,8 @@ class Suite(BaseModel):
     @field_validator("tasks")
     @classmethod
     def _each_once(cls, tasks: tuple[SuiteTask, ...]) -> tuple[SuiteTask, ...]:
+        if not tasks:
+            raise ValueError("a suite needs at least one task")
         names = [task.task for task in tasks]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -87,34 +87,11 @@ def load_suite(name: str | Path) -> Suite:
         known = suite_ids()
         remedy = suggest(str(name), known) or f"; suites: {', '.join(known)}"
         raise ZooError(f"no suite '{name}'{remedy}")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ZooError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict):
-        raise ZooError(f"{path}: a suite is a mapping with the keys {', '.join(Suite.model_fields)}")
-    try:
-        suite = Suite.model_validate(raw)
-    except ValidationError as error:
-        raise ZooError(f"{path}: {'; '.join(_explain(mistake) for mistake in error.errors())}") from error
+    suite = load_model(Suite, path)
     if suite.id != path.stem:
         raise ZooError(f"{path}: id '{suite.id}' differs from the file's name; call it '{path.stem}'")
     suite._source = path.resolve()
     return suite
-
-
-def _explain(mistake: Mapping[str, Any]) -> str:
-    """One validation error as `where: what; remedy`."""
-    where = [str(part) for part in mistake["loc"]]
-    model: type[BaseModel] = SuiteTask if where[:1] == ["tasks"] and len(where) > 2 else Suite
-    if mistake["type"] == "extra_forbidden":
-        return f"{'.'.join(where)}: unknown key{suggest(where[-1], model.model_fields)}"
-    if mistake["type"] == "missing":
-        return f"{'.'.join(where)}: missing"
-    if where[-1:] == ["family"]:
-        return f"{'.'.join(where)}: '{mistake['input']}' is no family{suggest(str(mistake['input']), _FAMILIES)}"
-    message = str(mistake["msg"]).removeprefix("Value error, ")
-    return f"{'.'.join(where)}: {message[0].lower()}{message[1:]} (got {mistake['input']!r})"
 
 
 # --- where tasks are defined ------------------------------------------------------------------------------------------
@@ -162,6 +139,24 @@ def _named_tasks(folder: Path) -> Iterator[tuple[str, Path]]:
             yield match.group(1).decode(), path
 
 
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON Lines file; `ZooError` names the file and the line that is wrong."""
+    if not path.is_file():
+        raise ZooError(f"no data at {path}; restore the file, or name the folder that holds {path.name}")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ZooError(f"{path}, line {number}: not JSON: {error.msg}") from error
+        if not isinstance(row, dict):
+            raise ZooError(f"{path}, line {number}: not a JSON object")
+        rows.append(row)
+    if not rows:
+        raise ZooError(f"{path} is empty")
+    return rows
+
+
 # --- digest -----------------------------------------------------------------------------------------------------------
 
 
@@ -182,23 +177,24 @@ def suite_digest(suite: Suite) -> str:
     for task in suite.tasks:
         if task.task in own:
             files.update(_files_behind(own[task.task]))
-    digest = hashlib.sha256()
-    for path in sorted(files, key=lambda path: path.name):
-        digest.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()
+    lines = sorted(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _files_behind(task_yaml: Path) -> Iterator[Path]:
-    """A task's YAML, the files it includes, the Python beside it whose functions it names, and its data file."""
+    """A task's YAML, the files it includes, the Python beside it whose functions it names (with the readers that this
+    imports from `zoo.tasks`), and its data file."""
     yield task_yaml
     config = yaml.load(task_yaml.read_text(encoding="utf-8"), Loader=_TaskYaml)
     includes = config.get("include", [])
     for name in includes if isinstance(includes, list) else [includes]:
         yield from _files_behind((task_yaml.parent / name).resolve())
-    for module in re.findall(r"!function (\w+)\.", task_yaml.read_text(encoding="utf-8")):
+    for module in sorted(set(re.findall(r"!function (\w+)\.", task_yaml.read_text(encoding="utf-8")))):
         code = task_yaml.parent / f"{module}.py"
         if code.is_file():
             yield code
+            readers = re.findall(r"^from zoo\.tasks\.(\w+) import", code.read_text(encoding="utf-8"), re.MULTILINE)
+            yield from (PACKAGE / "tasks" / f"{reader}.py" for reader in readers)
     data = (config.get("dataset_kwargs") or {}).get("file")
     if data:
         path = task_yaml.parent / "data" / data
