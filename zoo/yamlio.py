@@ -17,6 +17,9 @@ Location = tuple[str | int, ...]
 Short = Mapping[Location, Location]  # expanded location -> where its short form stands in the file
 
 
+PLAIN = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2 floats (an exponent needs no dot) and booleans (`on`, a key of the grammar, is a word)."""
 
@@ -37,6 +40,8 @@ for _first in "-+0123456789":
 
 def _build(node: yaml.Node, loader: _Loader, where: Location, lines: dict[Location, int], file: Path) -> Any:
     lines[where] = node.start_mark.line + 1
+    if not isinstance(node, yaml.ScalarNode) and node.tag not in PLAIN:
+        raise ZooError(f"{file}:{lines[where]}: {write_path(where)}: tag {node.tag} is not allowed; write plain YAML")
     if isinstance(node, yaml.MappingNode):
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:

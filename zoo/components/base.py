@@ -139,8 +139,8 @@ class Slot:
             if kind in known and (shorthand := known[kind].shorthand) is not None:
                 value = {tag: kind, shorthand: inner}
         if tag not in value:
-            meant = [key for key in value if key in known]
-            hint = f"; write {{{tag}: {meant[0]}, ...}}" if meant else suggest("", known)
+            only = next(iter(value)) if len(value) == 1 else None
+            hint = f"; write {{{tag}: {only}, ...}}" if only in known else suggest("", known)
             raise PydanticCustomError("slot_tag", "a {slot} needs '{tag}'{hint}", {"slot": self.slot, "tag": tag, "hint": hint})
         kind = value[tag]
         if not isinstance(kind, str) or kind not in known:
