@@ -193,13 +193,14 @@ def problems(entry: MethodEntry) -> list[str]:
     return [m for rule in NAMES for m in rule(entry)] or [m for rule in RULES for m in rule(entry)]
 
 
-def pair_problems(entry: MethodEntry, *, templates: Collection[str], fields: Collection[str], teachers: Collection[str], checks: Collection[str],
+def pair_problems(entry: MethodEntry, *, templates: Collection[str], fields: Collection[str] | None, teachers: Collection[str],
+                  checks: Collection[str] | None,
                   same_vocabulary: bool) -> list[str]:  # fmt: skip
-    """What a pair lacks for an entry: teachers, prompt fields, templates, verifier checks, a common vocabulary."""
+    """What a pair lacks for an entry: teachers, prompt fields, templates, verifier checks, a common vocabulary; None is not checked."""
     found: list[str] = []
     for where, context in _contexts(entry):
         for field in context.fields:
-            if field not in fields:
+            if fields is not None and field not in fields:
                 found.append(f"{where}.context needs the prompt field '{field}', which this pair's prompts lack{suggest(field, fields)}")
         if context.template not in templates:
             found.append(f"{where}.context.template '{context.template}' is not among the pair's contexts{suggest(context.template, templates)}")
@@ -210,7 +211,7 @@ def pair_problems(entry: MethodEntry, *, templates: Collection[str], fields: Col
             found.append(f"teachers.{name}: student and teacher have different vocabularies, so an alignment is needed; choose a pair with one tokenizer")
     for name, reward in entry.rewards.items():
         check = getattr(reward, "check", None)
-        if check is not None and check not in checks:
+        if check is not None and checks is not None and check not in checks:
             found.append(f"rewards.{name}.check '{check}' is not among the task's checks{suggest(check, checks)}")
     return found
 

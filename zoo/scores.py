@@ -22,7 +22,7 @@ COSTS = ("supervised_tokens", "steps", "generated_tokens", "teacher_tokens", "se
 NOT_RUN = "not_run"
 WITHDRAWN = "withdrawn"
 COLUMNS = (
-    *("comparison", "pair", "method", "seed", "suite", "task", "family", "metric", "headline", "status", "reason"),
+    *("comparison", "title", "pair", "method", "seed", "suite", "task", "family", "metric", "headline", "status", "reason"),
     *("score", "stderr", "n", "truncated_share", "mean_length", "items"),
     *("difference", "difference_stderr", "gap_closed", "gap_closed_stderr", "gap_reason"),
     *COSTS,
@@ -93,7 +93,9 @@ def score_frame(records: Sequence[Record]) -> pd.DataFrame:
     cells = select(records)
     measures = _measures(cell.record for cell in cells if cell.record)
     rows = [row for cell in cells for row in _rows(cell, measures, comparison)]
+    title = str(_newest(records).run.asked.get("title", ""))
     for row in rows:
+        row["title"] = title
         row.update(_against_anchors(row, rows))
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(NUMBERS, "float64"))
 
@@ -116,13 +118,17 @@ def select(records: Sequence[Record]) -> list[Cell]:
     return sorted(cells, key=lambda cell: (_rank(cell.method), cell.method, cell.seed))
 
 
+def _newest(records: Sequence[Record]) -> Record:
+    return max(records, key=lambda record: (record.run.created, record.run.uuid))
+
+
 def _rank(method: str) -> int:
     return ANCHORS.index(method) if method in ANCHORS else len(ANCHORS)
 
 
 def _declared(records: Sequence[Record]) -> set[tuple[str, int]]:
     """Methods and seeds of the newest declaration among the records, and the anchors that every comparison needs."""
-    newest = max(records, key=lambda record: (record.run.created, record.run.uuid)).run
+    newest = _newest(records).run
     seeds = [seed for seed in newest.asked.get("seeds", [newest.seed]) if isinstance(seed, int)]
     listed = [item.get("id") if isinstance(item, Mapping) else item for item in newest.asked.get("methods", [])]
     methods = [str(method) for method in listed if method and method not in ANCHORS]

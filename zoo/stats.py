@@ -17,7 +17,7 @@ from scipy import stats as distributions
 Array = NDArray[np.float64]
 Items = Mapping[Any, float]
 MIN_SEEDS = 4
-REPLICATES = 1999
+REPLICATES = 999
 
 
 @dataclass(frozen=True)

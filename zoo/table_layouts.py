@@ -60,6 +60,10 @@ def seeds_of(rows: Iterable[Row]) -> list[int]:
     return sorted({row["seed"] for row in found if row["method"] not in ANCHORS} or {row["seed"] for row in found})
 
 
+def _heading(rows: Sequence[Row]) -> str:
+    return f"{rows[0]['comparison']}: {rows[0]['title']}" if rows[0]["title"] else str(rows[0]["comparison"])
+
+
 # --- the main table
 
 
@@ -77,7 +81,7 @@ def main_table(scores: pd.DataFrame, *, brief: bool = False) -> Table:
     remarks = [*reading[:2], *_warnings(rows)] if brief else [*_setting(rows), *reading, *_warnings(rows)]
     remarks += _legend(cell.text for line in body for cell in line)
     columns = (replace(show.column, title=show.column.title.replace("distribution", "dist.")) if brief else show.column for show in shown)
-    return Table(str(rows[0]["comparison"]), tuple(columns), body, tuple(remarks))
+    return Table(_heading(rows), tuple(columns), body, tuple(remarks))
 
 
 def _score_columns(rows: Sequence[Row]) -> list[Shown]:
@@ -147,7 +151,7 @@ def _reading(rows: Sequence[Row]) -> list[str]:
     errors = [error for error in errors if not math.isnan(error)]
     if seeds == 1 and errors:
         smallest = stats.minimum_detectable_effect(max(errors))
-        remarks.append(f"In distribution, a difference to the student below {smallest:.3f} cannot be told from item noise (5 % level, 80 % power).")
+        remarks.append(f"In distribution, item noise hides true differences to the student below {smallest:.3f} (5 % level, 80 % power).")
     return remarks
 
 
@@ -193,7 +197,7 @@ def metrics_table(scores: pd.DataFrame) -> Table:
 
     body = tuple(line(row) for row in rows if row["task"])
     legend = _legend(cell.text for line_ in body for cell in line_)
-    return Table(f"{rows[0]['comparison']}: all metrics", tuple(columns), body, ("± is one standard error over test items.", *legend), labels=7)
+    return Table(f"{_heading(rows)} – all metrics", tuple(columns), body, ("± is one standard error over test items.", *legend), labels=7)
 
 
 def pairwise_table(scores: pd.DataFrame) -> Table | None:
@@ -215,4 +219,4 @@ def pairwise_table(scores: pd.DataFrame) -> Table | None:
         "95 % interval: studentised bootstrap over seeds and items. p: Student's t over seeds, adjusted by Holm's method within a task.",
         "detectable: the true difference found with 80 % power at the 5 % level. All depend on which methods compete.",
     )
-    return Table(f"{rows[0]['comparison']}: pairwise", tuple(columns), tuple(lines), remarks, labels=3)
+    return Table(f"{_heading(rows)} – pairwise", tuple(columns), tuple(lines), remarks, labels=3)

@@ -35,7 +35,7 @@ MAX_NEW_TOKENS = 40
 # Copies are drawn more often than they matter, because copying is what makes both models read a privileged context. A few longer
 # lists (of the train split) put both models off the floor there: no method distils on them, so the longer test lists show whether
 # what it teaches on short ones carries over, and what it costs.
-MIXTURE = {"plain": 0.35, "longer": 0.1, "copy": 0.25, "solution": 0.15, "hint": 0.15}
+MIXTURE = {"plain": 0.3, "longer": 0.1, "copy": 0.35, "solution": 0.15, "hint": 0.1}
 
 Example = tuple[list[int], list[int]]
 Report = Callable[[str], None]

@@ -14,8 +14,7 @@ from pydantic import Field, model_validator
 from zoo.components.base import Context, Strict
 from zoo.errors import ZooError, suggest
 from zoo.paths import data_root, shipped_pair
-from zoo.tasks import Task
-from zoo.tasks.make import make_task
+from zoo.tasks import Task, make_task
 from zoo.tensors import Prompt
 from zoo.yamlio import load_model
 

@@ -12,7 +12,9 @@ __all__ = ["Task", "make_task"]
 
 
 class Task(Protocol):
-    """A source of prompts with verifiers for the answers to them."""
+    """A source of prompts with verifiers for the answers to them; `checks` names the verifiers."""
+
+    checks: tuple[str, ...]
 
     def prompts(self, split: str) -> list[Prompt]:
         """The prompts of `train` or `valid`, in a fixed order; `ZooError` for another split."""

@@ -45,6 +45,8 @@ class Gsm8kTask:
     number of the text is), `format` (the last `\boxed{}` holds a number). The test split is left to the evaluation suite.
     """
 
+    checks = tuple(CHECKS)
+
     def __init__(self, folder: Path | None = None, hub: str = HUB) -> None:
         self.folder, self.hub = folder, hub
 

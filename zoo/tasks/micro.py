@@ -129,6 +129,8 @@ class MicroTask:
     last `#` is right, whatever stands around it.
     """
 
+    checks = tuple(CHECKS)
+
     def prompts(self, split: str) -> list[Prompt]:
         """20,000 training prompts (drawn independently, so short lists repeat) or 512 different ones for `valid`."""
         if split not in ("train", "valid"):
