@@ -84,7 +84,7 @@ class LoadedPair:
         if self.spec.chat:
             message = [{"role": "user", "content": text}]
             text = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        return list(self.tokenizer.encode(text, add_special_tokens=not self.spec.chat))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of an answer, special tokens left out."""
