@@ -63,7 +63,7 @@ class Recipe:
 
 RECIPES = {
     "student": Recipe(2, 128, 352, steps=1500, batch=128, learning_rate=2e-3, band=(0.36, 0.44)),
-    "teacher": Recipe(4, 256, 640, steps=2000, batch=64, learning_rate=1.5e-3),
+    "teacher": Recipe(4, 256, 640, steps=1800, batch=64, learning_rate=1.5e-3),
 }
 
 
