@@ -179,9 +179,19 @@ def test_a_build_repeats_itself_and_the_seed_matters(tokenizer: Any) -> None:
     assert torch.equal(weights(0), weights(0)) and not torch.equal(weights(0), weights(1))
 
 
-def test_a_student_that_never_meets_its_band_is_an_error(tokenizer: Any) -> None:
-    with pytest.raises(ZooError, match=r"no evaluation within \(0.36, 0.44\) by step 1; build again with another seed"):
-        build_micro.train(tiny(steps=1, band=(0.36, 0.44), evaluate_every=1), tokenizer, 0, lambda line: None)
+def test_a_student_stops_at_the_first_evaluation_in_its_band_on_both_lists(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = iter([(0.1, 0.1), (0.4, 0.3), (0.5, 0.4), (0.44, 0.36), (0.4, 0.4)])
+    monkeypatch.setattr(build_micro, "in_distribution", lambda *_: next(shares))
+    _, steps = build_micro.train(tiny(steps=9, band=(0.36, 0.44), evaluate_every=1), tokenizer, 0, lambda line: None)
+    assert steps == 4
+
+
+@pytest.mark.parametrize("shares", [[(0.1, 0.1)] * 3, [(0.1, 0.1), (0.5, 0.6)]])
+def test_a_student_that_misses_its_band_is_an_error(shares: list[tuple[float, float]], tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = iter(shares)
+    monkeypatch.setattr(build_micro, "in_distribution", lambda *_: next(left))
+    with pytest.raises(ZooError, match=rf"no evaluation within \(0.36, 0.44\) by step {len(shares)}; build again with another seed"):
+        build_micro.train(tiny(band=(0.36, 0.44), evaluate_every=1), tokenizer, 0, lambda line: None)
 
 
 def test_the_loss_is_that_of_each_example_alone(tokenizer: Any) -> None:
