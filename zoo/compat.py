@@ -8,16 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
+from zoo import placement
 from zoo.components.base import extremes
 from zoo.components.credits import Group, LeaveOneOut
 from zoo.components.divergences import K1, K3, ReverseKL
+from zoo.components.ratios import Shaped
 from zoo.components.rollouts import Stream
 from zoo.components.supports import Detach, Sampled
 from zoo.components.teachers import External, SelfTeacher
 from zoo.components.terms.direct import DivergenceTerm
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
-from zoo.coordinates import RESERVED
+from zoo.coordinates import RESERVED, read_while_writing
 from zoo.errors import suggest
+from zoo.placement import gates_and_weights
 
 if TYPE_CHECKING:
     from zoo.entry import MethodEntry
@@ -32,7 +35,7 @@ def unknown_names(entry: MethodEntry) -> Messages:
             if read not in entry.rollouts:
                 yield f"objective[{i}]: stream '{read}' is not under rollouts{suggest(read, entry.rollouts)}"
         reward_names = [term.reward] if isinstance(term, PolicyGradientTerm) and isinstance(term.reward, str) else []
-        reward_names += [part.name for part in _parts(term) if hasattr(part, "name")]
+        reward_names += [part.name for part in gates_and_weights(term) if hasattr(part, "name")]
         missing = [name for name in reward_names if name not in entry.rewards]
         yield from (f"objective[{i}]: reward '{name}' is not under rewards{suggest(name, entry.rewards)}" for name in missing)
         if not missing:
@@ -43,9 +46,20 @@ def unknown_names(entry: MethodEntry) -> Messages:
         for model in stream.reads:
             if model not in RESERVED and model not in entry.teachers:
                 yield f"rollouts.{name}: '{model}' is not under teachers{suggest(model, entry.teachers)}"
-    for name in entry.teachers:
-        if name in RESERVED and not isinstance(entry.teachers[name], SelfTeacher):
-            yield f"teachers.{name}: '{name}' is reserved for the student's own lineage; use another name"
+
+
+def reserved_names(entry: MethodEntry) -> Messages:
+    """`student`, `reference` and `behaviour` are there without being declared, and mean what they say."""
+    for name, teacher in entry.teachers.items():
+        if name not in RESERVED:
+            continue
+        weights = _kind(teacher.weights) if isinstance(teacher, SelfTeacher) else None
+        if weights is None or name == "behaviour":
+            yield f"teachers.{name}: '{name}' is reserved for {RESERVED[name]}; use another name"
+        elif name == "student" and (weights != "live" or teacher.target is not None):
+            yield "teachers.student is the student being trained: set weights: live, without a target, or use another name"
+        elif name == "reference" and weights != "initial":
+            yield "teachers.reference is the initial student: set weights: initial, or use another name"
 
 
 def black_box_probabilities(entry: MethodEntry) -> Messages:
@@ -59,7 +73,7 @@ def black_box_probabilities(entry: MethodEntry) -> Messages:
             )
     for name, stream in entry.rollouts.items():
         for model in closed.intersection(stream.reads):
-            if stream.author not in ("teacher", "replay") and getattr(stream, "per", "token") == "token":
+            if model in read_while_writing(stream):
                 yield f"rollouts.{name} needs next-token probabilities of the black-box teacher '{model}'; use author: teacher or a mixture per sequence"
 
 
@@ -139,8 +153,10 @@ def idle_ratio(entry: MethodEntry) -> Messages:
         if not isinstance(term, PolicyGradientTerm) or not term.ratio:
             continue
         stream = entry.rollouts[term.on]
-        steps = stream.reuse.epochs * stream.reuse.minibatches * stream.reuse.refresh_every
-        if steps == 1 and _student_writes_all(stream) and _plain_sampling(stream):
+        # The loop takes the largest reuse of all streams.
+        steps = max(s.reuse.epochs * s.reuse.minibatches * s.reuse.refresh_every for s in entry.rollouts.values())
+        unlike = any(isinstance(ratio, Shaped) and ratio.behaviour == "one" for ratio in term.ratio)
+        if steps == 1 and not unlike and _student_writes_all(stream) and _plain_sampling(stream):
             yield f"objective[{i}]: with one minibatch per rollout every ratio is 1; set rollouts.{term.on}.reuse, or drop ratio"
 
 
@@ -159,7 +175,7 @@ def unused_parts(entry: MethodEntry) -> Messages:
     streams = {s for term in entry.objective for s in term.streams()}
     read = {s for term in entry.objective for s in term.scorers(entry.rewards)} | {m for s in entry.rollouts.values() for m in s.reads}
     named = {t.reward for t in entry.objective if isinstance(t, PolicyGradientTerm) and isinstance(t.reward, str)}
-    named |= {part.name for term in entry.objective for part in _parts(term) if hasattr(part, "name")}
+    named |= {part.name for term in entry.objective for part in gates_and_weights(term) if hasattr(part, "name")}
     yield from (f"rollouts.{name} is written but no term reads it; remove it or name it with `on:`" for name in entry.rollouts if name not in streams)
     yield from (f"teachers.{name} is declared but nothing reads it; remove it" for name in entry.teachers if name not in read)
     yield from (f"rewards.{name} is declared but nothing reads it; remove it" for name in entry.rewards if name not in named)
@@ -168,10 +184,13 @@ def unused_parts(entry: MethodEntry) -> Messages:
 
 
 def warped_sampling(entry: MethodEntry) -> Messages:
-    """Truncated or tempered sampling and an untruncated policy gradient do not mix silently."""
+    """Truncated or tempered sampling does not mix silently with means over the student's own distribution."""
     for i, term in enumerate(entry.objective):
-        if isinstance(term, PolicyGradientTerm) and not _plain_sampling(entry.rollouts[term.on]) and not any(r.off_policy for r in term.ratio):
-            yield f"objective[{i}]: rollouts.{term.on} samples from a truncated or tempered distribution; set temperature and top_p to 1, or add ratio: [importance]"
+        estimate = isinstance(term, DivergenceTerm) and term.divergence.sampled_only and term.role == "signal"
+        gradient = isinstance(term, PolicyGradientTerm) and not any(ratio.off_policy for ratio in term.ratio)
+        if (estimate or gradient) and not _plain_sampling(entry.rollouts[term.on]):
+            remedy = "or add ratio: [importance]" if gradient else "or compare on another support"
+            yield f"objective[{i}]: rollouts.{term.on} samples from a truncated or tempered distribution; set temperature and top_p to 1, {remedy}"
 
 
 def labelled_k3(entry: MethodEntry) -> Messages:
@@ -181,10 +200,10 @@ def labelled_k3(entry: MethodEntry) -> Messages:
             yield f"objective[{i}]: direct k3 descends the FORWARD KL; use k2 for the reverse KL, or role: anchor where it only holds the student"
 
 
-NAMES = (unknown_names,)
+NAMES = (reserved_names, unknown_names)
 RULES: tuple[Callable[[Any], Messages], ...] = (
     black_box_probabilities, sampled_divergence, truncated_mass, null_advantage, group_credit, value_head, foreign_tokens,
-    idle_ratio, zero_signal, unused_parts, warped_sampling, labelled_k3,
+    idle_ratio, zero_signal, unused_parts, warped_sampling, labelled_k3, *placement.RULES,
 )  # fmt: skip
 
 
@@ -221,16 +240,12 @@ def _contexts(entry: MethodEntry) -> Iterator[tuple[str, Any]]:
     yield from ((f"rollouts.{name}", s.context) for name, s in entry.rollouts.items() if s.context is not None)
 
 
-def _parts(term: Any) -> list[Any]:
-    return [*term.gates, *term.weights, *getattr(term, "keep_chosen", ()), *getattr(term, "keep_rejected", ())]
-
-
 def _kind(component: Any) -> str:
     return str(component.kind)
 
 
 def _student_writes_all(stream: Stream) -> bool:
-    return stream.author == "student"  # type: ignore[attr-defined, no-any-return]
+    return stream.author == "student" and stream.context is None
 
 
 def _plain_sampling(stream: Stream) -> bool:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.components.base import Strict
+from zoo.components.rollouts import Mixture, Replay, Stream
+from zoo.components.teachers import InitialWeights, SelfTeacher
 from zoo.components.terms.direct import DivergenceTerm, LikelihoodTerm
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
 from zoo.components.terms.preference import LogProbLossTerm
@@ -28,7 +30,7 @@ Routing = Literal[
     "full_vocab", "teacher_topk", "student_topk", "union_topk", "overlap_topk", "nucleus", "fixed_set",
     "sampled_token", "counterfactual", "none",
 ]  # fmt: skip
-RESERVED = ("student", "reference", "behaviour")
+RESERVED = {"student": "the student being trained", "reference": "the initial student", "behaviour": "whoever wrote the token"}
 
 
 class Coordinates(Strict):
@@ -62,12 +64,38 @@ class TermCoordinates:
 
 
 def is_anchor(entry: MethodEntry, term: Any) -> bool:
-    """Whether a term only holds the student in place: declared so, a pull to `reference`, or data text beside another signal."""
-    if term.role == "anchor" or (isinstance(term, DivergenceTerm) and term.teacher == "reference"):
+    """Whether a term only holds the student in place: declared so, a pull to the initial student, or given text beside another signal."""
+    if _holds(entry, term):
         return True
-    if not isinstance(term, LikelihoodTerm) or entry.rollouts[term.on].author not in ("dataset", "corpus"):
+    return _given(entry, term) and any(not _holds(entry, other) and not _given(entry, other) for other in entry.objective)
+
+
+def _holds(entry: MethodEntry, term: Any) -> bool:
+    """Whether a term is an anchor by role, or a divergence or log-ratio to the initial student in the same context."""
+    if term.role == "anchor":
+        return True
+    pulls: set[str] = set()
+    if isinstance(term, DivergenceTerm):
+        pulls = {term.teacher}
+    elif isinstance(term, PolicyGradientTerm):
+        pulls = {*term.resolved_reward(entry.rewards).scorers(), *term.update_scorers()} - {"student", "behaviour"}
+    return bool(pulls) and all(_initial(entry, name) for name in pulls)
+
+
+def _initial(entry: MethodEntry, name: str) -> bool:
+    """Whether a scorer is the initial student in the student's own context, untransformed."""
+    teacher = entry.teachers.get(name)
+    if teacher is None:
+        return name == "reference"
+    return isinstance(teacher, SelfTeacher) and isinstance(teacher.weights, InitialWeights) and teacher.context is None and teacher.target is None
+
+
+def _given(entry: MethodEntry, term: Any) -> bool:
+    """Whether a term reads text that nobody wrote for this run: a corpus, or the likelihood of a data set."""
+    if isinstance(term, LogProbLossTerm):
         return False
-    return any(not isinstance(other, LikelihoodTerm) and other.role == "signal" for other in entry.objective)
+    author = entry.rollouts[term.on].author
+    return author == "corpus" or (author == "dataset" and isinstance(term, LikelihoodTerm))
 
 
 def external_scorers(entry: MethodEntry, term: Any) -> tuple[str, ...]:
@@ -87,7 +115,7 @@ def derive_term(entry: MethodEntry, index: int) -> TermCoordinates:
         signals.append("logit")
     if outcome_factor or (reward is not None and reward.per_sequence):
         signals.append("outcome")
-    if any(s not in RESERVED and entry.teachers[s].lineage for s in scorers):
+    if any(s != "student" and s in entry.teachers and entry.teachers[s].lineage and not _initial(entry, s) for s in scorers):
         signals.append("self_play")
     signals = signals or ["label" if isinstance(term, LikelihoodTerm) else "self_play"]
     if isinstance(term, LogProbLossTerm):
@@ -100,7 +128,8 @@ def derive_term(entry: MethodEntry, index: int) -> TermCoordinates:
         granularity, estimator, routing = "token", "direct", term.support.routing
     else:
         granularity, estimator, routing = "token", "mle", "sampled_token"
-    if outcome_factor and granularity == "token":
+    modulated = reward is not None and reward.per_sequence and any(gate.scorers() for gate in term.gates)
+    if modulated or (outcome_factor and granularity == "token"):
         granularity = "hybrid"
     return TermCoordinates(index, tuple(signals), granularity, estimator, routing)
 
@@ -138,5 +167,12 @@ def names_external(entry: MethodEntry, names: tuple[str, ...]) -> bool:
 
 def _reads_while_writing(entry: MethodEntry) -> bool:
     """Whether some stream needs another model's probabilities, not only its texts, while it is written."""
-    mixed = [s for s in entry.rollouts.values() if s.author not in ("teacher", "replay") and getattr(s, "per", "token") == "token"]
-    return any(names_external(entry, stream.reads) for stream in mixed)
+    return any(names_external(entry, read_while_writing(stream)) for stream in entry.rollouts.values())
+
+
+def read_while_writing(stream: Stream) -> tuple[str, ...]:
+    """Models whose next-token probabilities a stream needs while it is written; the text of a model that writes alone needs none."""
+    if isinstance(stream, Replay):
+        return (*read_while_writing(stream.of), *read_while_writing(stream.otherwise))
+    alone = len(stream.reads) < 2 or (isinstance(stream, Mixture) and stream.per != "token")
+    return () if alone else stream.reads

@@ -6,7 +6,7 @@ Signs and origins: reward r_t of the written token, discount counted from t (B-s
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -17,9 +17,13 @@ from zoo.statistics import Statistic, TokenContext, Value
 
 
 class Credit(Component):
-    """Base of all credits. `local` is true where the advantage at t depends on nothing after t."""
+    """Base of all credits."""
 
-    local: ClassVar[bool] = False
+    @property
+    def local(self) -> bool:
+        """Whether the advantage at t depends on nothing after t."""
+        return False
+
     def critic(self) -> str | None:
         """Name of the value head it needs."""
         return None
@@ -56,7 +60,10 @@ class Immediate(Credit):
     """A_t = r_t."""
 
     kind: Literal["immediate"] = "immediate"
-    local = True
+
+    @property
+    def local(self) -> bool:
+        return True
 
     def advantage(self, reward_BT: Tensor, context: TokenContext) -> Tensor:
         return reward_BT
@@ -107,11 +114,15 @@ class Discounted(Return):
         check_range("gamma", self.gamma, 0.0, 1.0, why="it is a discount")
         return self
 
+    @property
+    def local(self) -> bool:
+        return self.gamma == 0.0 and self.start == "this" and not self.per_length
+
     def advantage(self, reward_BT: Tensor, context: TokenContext) -> Tensor:
         return self.returns(reward_BT, context, self.gamma)
 
     def estimator(self) -> str:
-        return {0.0: "pg_immediate", 1.0: "pg_return_to_go"}.get(self.gamma, "pg_discounted") if isinstance(self.gamma, float) else "pg_discounted"
+        return "pg_immediate" if self.local else "pg_return_to_go" if self.gamma == 1.0 else "pg_discounted"
 
 
 @component("credit")
@@ -120,6 +131,10 @@ class KStep(Credit):
 
     kind: Literal["k_step"] = "k_step"
     k: int = Field(ge=1)
+
+    @property
+    def local(self) -> bool:
+        return self.k == 1
 
     def advantage(self, reward_BT: Tensor, context: TokenContext) -> Tensor:
         total_BT, ahead_BT = reward_BT, reward_BT
@@ -145,7 +160,7 @@ class Group(Credit):
 
     kind: Literal["group"] = "group"
     divide: Literal["std", "none"] = "std"
-    epsilon: float = 1e-4
+    epsilon: float = Field(1e-4, gt=0)
 
     def advantage(self, reward_BT: Tensor, context: TokenContext) -> Tensor:
         reward_B = (reward_BT * context.mask_BT).sum(1)

@@ -8,20 +8,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from zoo.components.base import Component, Number, component
+from zoo.components.base import Component, Number, check_range, component
 
 
 class Ratio(Component):
     """Base of all ratios; the surrogate is -A rho, or max(-A rho, -A clip(rho)), rho being the product of the factors.
 
-    `frozen` factors carry no gradient; `off_policy` ones make tokens written by others legitimate.
+    `frozen` factors carry no gradient; `off_policy` ones make tokens written by others legitimate; `reads` names the
+    log-probabilities at rollout time that enter the factor.
     """
 
     frozen: ClassVar[bool] = False
     off_policy: ClassVar[bool] = False
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """`student`, `behaviour`, both or neither."""
+        return ()
 
     def factor(self, logp_N: Tensor, old: Mapping[str, Tensor]) -> Tensor:
         """rho's factor; `old` holds the log-probabilities at rollout time of `student` and of `behaviour`, each (N,)."""
@@ -39,6 +45,10 @@ class Importance(Ratio):
     kind: Literal["importance"] = "importance"
     off_policy = True
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("behaviour",)
+
     def factor(self, logp_N: Tensor, old: Mapping[str, Tensor]) -> Tensor:
         return (logp_N - old["behaviour"]).exp()
 
@@ -50,6 +60,10 @@ class MixtureImportance(Ratio):
     kind: Literal["mixture_importance"] = "mixture_importance"
     frozen = True
     off_policy = True
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("student", "behaviour")
 
     def factor(self, logp_N: Tensor, old: Mapping[str, Tensor]) -> Tensor:
         return (old["student"] - old["behaviour"]).exp()
@@ -63,6 +77,15 @@ class PpoClip(Ratio):
     shorthand = "at"
     at: Number = 0.2
     upper: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _positive(self) -> PpoClip:
+        check_range("at", self.at, 0.0, inclusive=False, why="it is how far the ratio may move from 1")
+        return self
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("student",)
 
     def factor(self, logp_N: Tensor, old: Mapping[str, Tensor]) -> Tensor:
         return (logp_N - old["student"]).exp()
@@ -79,6 +102,10 @@ class Shaped(Ratio):
     gamma: float = Field(0.1, gt=0)
     behaviour: Literal["one", "known"] = "one"
     off_policy = True
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return () if self.behaviour == "one" else ("behaviour",)
 
     def factor(self, logp_N: Tensor, old: Mapping[str, Tensor]) -> Tensor:
         rho_N = (logp_N if self.behaviour == "one" else logp_N - old["behaviour"]).exp()

@@ -1,0 +1,138 @@
+"""Compatibility rules about parts that would be ignored where they stand, or that would read what is not there.
+
+Each is a function from an entry to messages, like those of `zoo.compat`, which runs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from zoo.components.base import walk
+from zoo.components.gates import AdvantageGate, AuthorGate
+from zoo.components.rollouts import Corpus, Dataset, Mixture, Stream
+from zoo.components.terms.policy_gradient import PolicyGradientTerm
+from zoo.components.terms.preference import LogProbLossTerm
+from zoo.errors import suggest
+
+if TYPE_CHECKING:
+    from zoo.entry import MethodEntry
+
+Messages = Iterator[str]
+
+
+def parts_by_stream(term: Any) -> list[tuple[str, Any]]:
+    """Every gate and weight of a term, with the stream whose tokens it reads."""
+    if isinstance(term, LogProbLossTerm):
+        return [*((term.chosen, gate) for gate in term.keep_chosen), *((term.rejected, gate) for gate in term.keep_rejected)]
+    return [(term.on, part) for part in (*term.gates, *term.weights)]
+
+
+def gates_and_weights(term: Any) -> list[Any]:
+    """Every gate and weight of a term."""
+    return [part for _, part in parts_by_stream(term)]
+
+
+def ignored_shaping(entry: MethodEntry) -> Messages:
+    """A shaping acts on the advantage of a policy gradient, or on entries and tokens of a divergence."""
+    for i, term in enumerate(entry.objective):
+        places = {"policy_gradient": ("advantage",), "divergence": ("entry", "token")}.get(term.term, ())  # type: ignore[attr-defined]
+        for shaping in term.shaping:
+            if shaping.where not in places:
+                remedy = f"set where: {' or '.join(places)}" if places else "remove it"
+                yield f"objective[{i}]: shaping {shaping.kind} acts on where: {shaping.where}, which a {term.term} term lacks; {remedy}"  # type: ignore[attr-defined]
+            elif shaping.batchwide and shaping.where != "advantage":
+                yield f"objective[{i}]: shaping {shaping.kind} reads the whole batch's advantages; use it with where: advantage in a policy_gradient term"
+
+
+def ignored_gate(entry: MethodEntry) -> Messages:
+    """Only a policy gradient has an advantage."""
+    for i, term in enumerate(entry.objective):
+        if not isinstance(term, PolicyGradientTerm) and any(isinstance(gate, AdvantageGate) for gate in gates_and_weights(term)):
+            yield f"objective[{i}]: gate advantage reads an advantage, and only a policy_gradient term has one; use another gate"
+
+
+def ignored_ratio(entry: MethodEntry) -> Messages:
+    """Redirected tokens carry no ratio."""
+    for i, term in enumerate(entry.objective):
+        if isinstance(term, PolicyGradientTerm) and term.ratio and hasattr(term.routing, "teacher"):
+            yield f"objective[{i}]: tokens that routing {term.routing.kind} redirects carry no ratio; drop ratio, or use routing: sampled"  # type: ignore[attr-defined]
+
+
+def sequence_rewards(entry: MethodEntry) -> Messages:
+    """A sequence reward is measured once for each answer and read by its name."""
+    for i, term in enumerate(entry.objective):
+        if isinstance(term, PolicyGradientTerm) and not isinstance(term.reward, str) and term.reward.per_sequence:
+            yield f"objective[{i}]: reward {term.reward.kind} is measured on whole answers; declare it under rewards and name it here"
+        for part in gates_and_weights(term):
+            if part.outcome and not entry.rewards[part.name].per_sequence:
+                yield f"objective[{i}]: {part.kind} reads a sequence's result, but rewards.{part.name} is given per token; name a verifier"
+
+
+def group_statistics(entry: MethodEntry) -> Messages:
+    """Over a group of one, a pass rate is 0 or 1."""
+    for i, term in enumerate(entry.objective):
+        for name, part in parts_by_stream(term):
+            if entry.rollouts[name].group < 2 and (part.kind == "pass_rate" or getattr(part, "scope", None) == "group"):
+                yield f"objective[{i}]: {part.kind} reads the pass rate of a group, but rollouts.{name} has group 1; set group to 2 or more"
+
+
+def behaviour_distribution(entry: MethodEntry) -> Messages:
+    """Of `behaviour` only the written token's probability is known."""
+    for i, term in enumerate(entry.objective):
+        if "behaviour" in (*term.update_scorers(), *(s for statistic in term.statistics(entry.rewards) for s in statistic.scorers)):
+            yield f"objective[{i}]: of 'behaviour' only the written token's probability is known, which a contrast reward reads; name another scorer here"
+    for name, stream in entry.rollouts.items():
+        if "behaviour" in stream.reads:
+            yield f"rollouts.{name}: 'behaviour' is no model; name the student or a teacher{suggest('', entry.teachers)}"
+
+
+def unknown_probabilities(entry: MethodEntry) -> Messages:
+    """Nobody's probability is known for given text, and the student's at writing only where it took part."""
+    for i, term in enumerate(entry.objective):
+        if not isinstance(term, PolicyGradientTerm) or any(isinstance(gate, AuthorGate) and gate.wrote == "student" for gate in term.gates):
+            continue
+        stream = entry.rollouts[term.on]
+        given, absent = _holds_given_text(stream), not _student_takes_part(stream)
+        for ratio in term.ratio:
+            reads = ratio.reads
+            if "behaviour" in reads and given:
+                yield (
+                    f"objective[{i}]: ratio {ratio.kind} divides by the writer's probability, which is unknown for the given texts of rollouts.{term.on}; "  # type: ignore[attr-defined]
+                    "use ratio shaped (behaviour: one), or a gate author: student"
+                )
+            elif "student" in reads and absent:
+                yield (
+                    f"objective[{i}]: ratio {ratio.kind} reads the student's probability at writing, but it did not take part in all of rollouts.{term.on}; "  # type: ignore[attr-defined]
+                    "use ratio importance, or a gate author: student"
+                )
+        if given and "behaviour" in term.resolved_reward(entry.rewards).scorers():
+            yield f"objective[{i}]: the reward reads 'behaviour', unknown for the given texts of rollouts.{term.on}; use student, or another stream"
+
+
+def pairs_of_streams(entry: MethodEntry) -> Messages:
+    """A preference compares answers one to one."""
+    for i, term in enumerate(entry.objective):
+        if not isinstance(term, LogProbLossTerm):
+            continue
+        chosen, rejected = entry.rollouts[term.chosen], entry.rollouts[term.rejected]
+        if term.chosen == term.rejected:
+            yield f"objective[{i}]: chosen and rejected are both '{term.chosen}', so every preference is 0; name two streams"
+        elif (chosen.group, chosen.share) != (rejected.group, rejected.share):
+            yield f"objective[{i}]: '{term.chosen}' and '{term.rejected}' are compared one to one; give rollouts.{term.rejected} the same group and share"
+
+
+def _holds_given_text(stream: Stream) -> bool:
+    streams = [part for part in walk(stream) if isinstance(part, Stream)]
+    return any(isinstance(s, Dataset | Corpus) or (isinstance(s, Mixture) and {"dataset", "corpus"}.intersection(s.names)) for s in streams)
+
+
+def _student_takes_part(stream: Stream) -> bool:
+    if stream.context is not None or "student" not in stream.reads or _holds_given_text(stream):
+        return False
+    return len(stream.reads) == 1 or getattr(stream, "per", "token") == "token"
+
+
+RULES = (
+    ignored_shaping, ignored_gate, ignored_ratio, sequence_rewards, group_statistics, behaviour_distribution, unknown_probabilities, pairs_of_streams,
+)  # fmt: skip
