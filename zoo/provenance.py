@@ -34,9 +34,7 @@ PACKAGES = (
     "math-verify",
 )
 CODE = ("zoo", "registry", "suites")
-ABSOLUTE_PATH = re.compile(
-    r"""(?<![\w.~/:…])(?:file://)?(?:~?/|[A-Za-z]:[\\/])(?:[^\s'"=,:;()\[\]\\/]+[\\/])*(?P<name>[^\s'"=,:;()\[\]\\/]+)"""
-)
+ABSOLUTE_PATH = re.compile(r"""(?<![\w.~/:…])(?:file://)?(?:~?/|[A-Za-z]:[\\/])(?:[^\s'"=,:;()\[\]\\/]+[\\/])*(?P<name>[^\s'"=,:;()\[\]\\/]+)""")
 
 
 def provenance(arguments: Sequence[str] | None = None) -> dict[str, Any]:

@@ -79,8 +79,8 @@ def scores(root: Path, comparison: str) -> pd.DataFrame:
     """
     records = load_records(root, comparison)
     if not records:
-        hint = suggest(comparison, comparisons(root))
-        raise ZooError(f"{root}: no records of comparison '{comparison}'{hint}; `zoo run {comparison}` makes them")
+        hint = suggest(comparison, comparisons(root)) or f"; `zoo run {comparison}` makes them"
+        raise ZooError(f"{root}: no records of comparison '{comparison}'{hint}")
     return score_frame(records)
 
 

@@ -80,7 +80,7 @@ def to_markdown(table: Table, picture: str | None = None) -> str:
     body = [f"| {' | '.join(line)} |" for line in padded]
     parts = [f"# {table.title}", "\n".join(f"- {remark}" for remark in table.remarks), "\n".join(body)]
     parts += ["\n".join(f"[^{number}]: {note}" for number, note in enumerate(notes, 1))]
-    parts += [f"![{table.title}]({picture})"] if picture else []
+    parts += [f"![Scores by method and task]({picture})"] if picture else []
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
