@@ -105,7 +105,7 @@ class Sampled(Support):
 
 class TopK(Support):
     k: int = Field(ge=1)
-    mass: Annotated[Mass | None, Slot("mass")] = None
+    mass: Annotated[Mass, Slot("mass")] | None = None
     with_sampled: bool = False
 
     def ranked(self, student_logp_NV: Tensor, teacher_logp_NV: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,4 +180,9 @@ def restrict(support: Support, student_logp_NV: Tensor, teacher_logp_NV: Tensor,
     student_NK = student_logp_NV.gather(-1, index_NK).masked_fill(~valid_NK, ABSENT)
     teacher_NK = teacher_logp_NV.gather(-1, index_NK).masked_fill(~valid_NK, ABSENT)
     mass = getattr(support, "mass", None)
-    return (student_NK, teacher_NK) if mass is None else mass.apply(student_NK, teacher_NK)
+    if mass is None:
+        return student_NK, teacher_NK
+    student_NK, teacher_NK = mass.apply(student_NK, teacher_NK)
+    # Where nothing is on the support, renormalising makes absent entries of it.
+    present_NK = torch.nn.functional.pad(valid_NK, (0, student_NK.shape[-1] - valid_NK.shape[-1]), value=True)
+    return student_NK.masked_fill(~present_NK, ABSENT), teacher_NK.masked_fill(~present_NK, ABSENT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from zoo.components.base import Component, Context, Number, Slot, check_range, component
@@ -25,10 +25,14 @@ class Temperature(Target):
     """q^(1/tau), normalised."""
 
     kind: Literal["temperature"] = "temperature"
-    tau: Number = Field(1.0)
+    tau: Number
+
+    @model_validator(mode="after")
+    def _positive(self) -> Temperature:
+        check_range("tau", self.tau, 0.0, inclusive=False)
+        return self
 
     def transform(self, teacher_logp_NV: Tensor, student_logp_NV: Tensor) -> Tensor:
-        check_range("tau", self.tau, 0.0, inclusive=False)
         return (teacher_logp_NV / self.tau).log_softmax(-1)
 
 
@@ -76,7 +80,7 @@ class Teacher(Component):
 
     lineage: ClassVar[bool] = False
     context: Context | None = None
-    target: Annotated[Target | None, Slot("target")] = None
+    target: Annotated[Target, Slot("target")] | None = None
 
 
 @component("teacher")
