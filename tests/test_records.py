@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from zoo.errors import ZooError
 from zoo.provenance import checkout, provenance, without_paths
 from zoo.records import canonical_json, comparisons, digest_file, digest_json, load_records, run_key, unfinished, write_record
-from zoo.scores import scores
+from zoo.score_frame import scores
 from zoo.tables import build_tables
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ from golden_records.factory import eval_payload, event_payload, run_payload, wri
 
 from zoo.errors import ZooError
 from zoo.records import load_records, write_record
-from zoo.scores import scores, select
+from zoo.score_frame import scores, select
 
 STUDENT = [1.0] * 4 + [0.0] * 6
 TEACHER = [1.0] * 9 + [0.0]
@@ -163,3 +166,9 @@ def test_no_records_says_what_to_do(tmp_path: Path) -> None:
 def test_selection_ignores_the_order_of_records(tmp_path: Path) -> None:
     records = load_records(anchored(tmp_path, gkd=GKD), "toy")
     assert select(records) == select(records[::-1])
+
+
+def test_no_module_takes_the_place_of_the_public_function() -> None:
+    program = "import zoo, zoo.tables, zoo.figures, zoo.score_frame; assert callable(zoo.scores), zoo.scores"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    assert subprocess.run([sys.executable, "-c", program], env=environment, timeout=60).returncode == 0

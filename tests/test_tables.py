@@ -21,7 +21,7 @@ from rich.console import Console
 from zoo.errors import ZooError
 from zoo.figures import comparison_figure, figure_png, figure_svg
 from zoo.records import digest_file, write_record
-from zoo.scores import scores
+from zoo.score_frame import scores
 from zoo.table_forms import Column, Table, TableCell, to_csv, to_latex, to_markdown
 from zoo.table_layouts import main_table, pairwise_table
 from zoo.tables import build_tables, check_tables, terminal_table

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from zoo import stats
-from zoo.scores import ANCHORS
+from zoo.score_frame import ANCHORS
 from zoo.table_cells import MARKS, Row
 from zoo.table_layouts import Task, frame_rows, tasks_of
 

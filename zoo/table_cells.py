@@ -14,7 +14,7 @@ import numpy as np
 
 from zoo import stats
 from zoo.records import digest_bytes
-from zoo.scores import NOT_RUN, WITHDRAWN, anchor_row
+from zoo.score_frame import ANCHORS, NOT_RUN, WITHDRAWN, anchor_row
 from zoo.table_forms import TableCell
 
 Row = dict[str, Any]
@@ -48,7 +48,7 @@ EVIDENCE = {
 def name_cell(rows: Sequence[Row]) -> TableCell:
     """The method's name, with footnotes about its evidence and its records."""
     method = rows[0]["method"]
-    notes = [f"{method}: {EVIDENCE[row['evidence']]}" for row in rows if row["evidence"] in EVIDENCE]
+    notes = [f"{method}: {EVIDENCE[row['evidence']]}" for row in rows if row["evidence"] in EVIDENCE and method not in ANCHORS]
     notes += [note for row in rows for note in row["notes"]]
     return TableCell(method, notes=tuple(dict.fromkeys(notes)), records=records(rows))
 

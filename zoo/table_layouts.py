@@ -11,7 +11,7 @@ import pandas as pd
 
 from zoo import stats
 from zoo import table_cells as cells
-from zoo.scores import ANCHORS, COSTS, FAMILIES, anchor_row
+from zoo.score_frame import ANCHORS, COSTS, FAMILIES, anchor_row
 from zoo.table_cells import Row
 from zoo.table_forms import Column, Table, TableCell
 

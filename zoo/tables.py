@@ -14,7 +14,7 @@ from rich.table import Table as RichTable
 from zoo.errors import ZooError
 from zoo.figures import figure_svg
 from zoo.records import comparisons, digest_bytes, load_records
-from zoo.scores import score_frame
+from zoo.score_frame import score_frame
 from zoo.table_forms import Table, to_csv, to_latex, to_markdown, to_terminal
 from zoo.table_layouts import main_table, metrics_table, pairwise_table
 
