@@ -64,6 +64,7 @@ def run(
     device: str | None = None,
     quiet: bool = False,
     trust_remote_code: bool = False,
+    weights_note: str | None = None,
 ) -> list[Outcome]:
     """Train, evaluate and record every cell that is not done; a cell that was cut off goes on from its checkpoint."""
     from rich.console import Console
@@ -79,6 +80,7 @@ def run(
         device=device,
         console=None if quiet else Console(),
         trust_remote_code=trust_remote_code,
+        weights_note=weights_note,
     )
 
 

@@ -75,11 +75,13 @@ def run_comparison(
     device: str | None = None,
     console: Console | None = None,
     trust_remote_code: bool = False,
+    weights_note: str | None = None,
     arguments: list[str] | None = None,
 ) -> list[Outcome]:
     """Run every cell that is not done, in one process with the models loaded once (or in several under `accelerate launch`).
 
-    A cell that fails is recorded with its status and the others go on.
+    A cell that fails is recorded with its status and the others go on. `weights_note` says in records and tables what is
+    special about local weights (de-quantised ones, say).
 
     Raises:
         ZooError: bad input, a cell locked by another process, a full disk.
@@ -90,7 +92,9 @@ def run_comparison(
     processes = start_processes(chosen)
     if not todo:
         return []
-    pair = load_pair(load_pair_spec(comparison.pair), paths=place.pair_paths, data=place.data, device=processes.device, trust_remote_code=trust_remote_code)
+    spec = load_pair_spec(comparison.pair)
+    spec = spec.model_copy(update={"weights_note": weights_note}) if weights_note else spec
+    pair = load_pair(spec, paths=place.pair_paths, data=place.data, device=processes.device, trust_remote_code=trust_remote_code)
     session = Session(comparison, registry, place, pair, processes, console, arguments)
     _refuse_misfits(session, {cell.method for cell in todo})
     return [_run_cell(session, cell) for cell in todo]
