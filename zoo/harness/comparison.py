@@ -87,7 +87,7 @@ class Comparison(Strict):
 
 
 def load_comparison(name: str | Path) -> Comparison:
-    """A comparison by id, or by the path of a YAML file.
+    """A comparison by id, or by the path of a YAML file; a pair file that it names may lie beside it.
 
     Raises:
         ZooError: no such comparison, or mistakes in its file.
@@ -96,7 +96,11 @@ def load_comparison(name: str | Path) -> Comparison:
     file = Path(name) if str(name).endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not file.exists():
         raise ZooError(f"no comparison '{name}'{suggest(str(name), [f.stem for f in folder.glob('*.yaml')])}")
-    return load_model(Comparison, file)
+    comparison = load_model(Comparison, file)
+    beside = file.parent / comparison.pair
+    if comparison.pair.endswith((".yaml", ".yml")) and beside.is_file():
+        return comparison.model_copy(update={"pair": str(beside)})
+    return comparison
 
 
 def settings_that_matter(comparison: Comparison, method: str) -> dict[str, Any]:

@@ -135,7 +135,8 @@ def cell_base(comparison: Comparison, spec: PairSpec, place: Place) -> dict[str,
     """What all cells' keys share: pair, weights, suites."""
     return {
         "comparison": comparison.id,
-        "pair": spec.model_dump(mode="json", exclude={"title", "weights_note"}),
+        "pair": spec.model_dump(mode="json", exclude={"title", "weights_note", "student", "teachers", "task"}),
+        "task": spec.task.kind,
         "weights": {name: weights_digest(spec, name, place) for name in ("student", *spec.teachers)},
         "suites": {name: suite_digest(load_suite(name)) for name in comparison.suites},
         "evaluation": {"limit": comparison.evaluation.limit},

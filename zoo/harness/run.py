@@ -28,7 +28,7 @@ from zoo.harness.decode import Decoder
 from zoo.harness.engine import decoding_copy
 from zoo.harness.evaluate import evaluate, lm_eval_version
 from zoo.harness.learners import extra_state, load_extra_state, load_optimizer_tensors, optimizer_tensors
-from zoo.harness.models import LoadedPair, load_pair, load_pair_spec
+from zoo.harness.models import LoadedPair, PairSpec, load_pair, load_pair_spec
 from zoo.harness.parallel import Processes, start_processes
 from zoo.harness.plan import Cell, Place, make_plan, trains
 from zoo.harness.report import progress_of
@@ -260,7 +260,7 @@ def _evaluate(session: Session, cell: Cell, entry: MethodEntry, uuid: str, folde
         if not (folder / f"eval-{name}.json").exists():
             write_record(folder, f"eval-{name}.json", {
                 "schema": 1, "kind": "eval", "uuid": uuid, "run_key": cell.run_key, "comparison": comparison.id, "method": cell.method,
-                "pair": comparison.pair, "seed": cell.seed, "suite": name, "suite_digest": suite_digest(suite),
+                "pair": pair.spec.id, "seed": cell.seed, "suite": name, "suite_digest": suite_digest(suite),
                 "model": entry.anchor or "trained", "batch_size": comparison.evaluation.batch, "lm_eval_version": lm_eval_version(), "tasks": tasks,
             })  # fmt: skip
     decoder.stepper.release()
@@ -275,9 +275,9 @@ def _run_payload(
     error = None if failure is None else {"type": type(failure).__name__, "message": str(failure).splitlines()[0] if str(failure) else ""}
     return {
         "schema": 1, "kind": "run", "uuid": uuid, "run_key": cell.run_key, "created": datetime.now(UTC).isoformat(), "status": status,
-        "comparison": comparison.id, "method": cell.method, "pair": comparison.pair, "seed": cell.seed,
-        "asked": comparison.model_dump(mode="json"),
-        "resolved": {"body": body(entry), "learning_rate": comparison.learning_rate(entry.id), "pair": session.pair.spec.model_dump(mode="json")},
+        "comparison": comparison.id, "method": cell.method, "pair": session.pair.spec.id, "seed": cell.seed,
+        "asked": {**comparison.model_dump(mode="json"), "pair": session.pair.spec.id},
+        "resolved": {"body": body(entry), "learning_rate": comparison.learning_rate(entry.id), "pair": _without_folders(session.pair.spec)},
         "entry_digest": digest_json(body(entry)),
         "budget": {"unit": comparison.budget.unit, "asked": comparison.budget.amount if trains(entry) else 0,
                    "spent": {**spent, "peak_memory_bytes": peak_memory(session.pair.student.device)}},
@@ -286,6 +286,14 @@ def _run_payload(
         "error": error, "weights_note": session.pair.spec.weights_note, "evidence": entry.evidence.model_dump(mode="json"),
         "provenance": {**provenance(session.arguments), "processes": session.processes.count},
     }  # fmt: skip
+
+
+def _without_folders(spec: PairSpec) -> dict[str, Any]:
+    """A pair's declaration with local folders reduced to their names: a record says nothing about somebody's machine."""
+    dump = spec.model_dump(mode="json")
+    for source in (dump["student"], dump["task"], *dump["teachers"].values()):
+        source["path"] = source["path"] and Path(source["path"]).name
+    return dump
 
 
 def peak_memory(device: torch.device) -> int:
