@@ -86,6 +86,6 @@ def run(
 
 def scores(comparison: str, *, results: str | Path = "results") -> pd.DataFrame:
     """One row for each method, seed, task and metric, from the records alone."""
-    from zoo.scores import scores as read
+    from zoo.score_frame import scores as read
 
     return read(Path(results) / "records", comparison)

@@ -34,7 +34,7 @@ from zoo.harness.plan import Cell, Place, make_plan, trains
 from zoo.harness.report import progress_of
 from zoo.harness.suites import load_suite, suite_digest
 from zoo.harness.train import Diverged, Phases, Spent, Trainer, make_trainer
-from zoo.provenance import provenance
+from zoo.provenance import provenance, without_paths
 from zoo.records import digest_json, write_record
 
 
@@ -147,7 +147,8 @@ def _attempt(session: Session, cell: Cell, work: Path) -> Outcome:
     failure: BaseException | None = None
     try:
         if trains(entry):
-            trainer = _train(session, cell, entry, work)
+            trainer = make_trainer(entry, session.comparison, cell.seed, session.pair, session.processes)
+            _train(session, cell, trainer, work)
     except Diverged as error:
         status, failure = "diverged", error
     except torch.OutOfMemoryError as error:
@@ -175,7 +176,7 @@ def _finish(session: Session, cell: Cell, entry: MethodEntry, uuid: str, trainer
         trainer.engine.release()
     del trainer
     gc.collect()
-    message = "" if failure is None else str(failure).splitlines()[0] if str(failure) else type(failure).__name__
+    message = "" if failure is None else _first_line(failure)
     if status != "success":
         session.say(f"  {status}: {message}")
     return Outcome(cell, status, folder, message)
@@ -189,8 +190,7 @@ def _attempt_uuid(work: Path, cell: Cell) -> str:
     return file.read_text(encoding="utf-8").strip()
 
 
-def _train(session: Session, cell: Cell, entry: MethodEntry, work: Path) -> Trainer:
-    trainer = make_trainer(entry, session.comparison, cell.seed, session.pair, session.processes)
+def _train(session: Session, cell: Cell, trainer: Trainer, work: Path) -> None:
     restore(trainer, work / "checkpoint")
     every = session.comparison.settings.checkpoint_every
     saved = trainer.iteration
@@ -204,7 +204,6 @@ def _train(session: Session, cell: Cell, entry: MethodEntry, work: Path) -> Trai
     console = session.console if session.processes.main else None
     with progress_of(console, f"  {cell.method}", trainer.progress) as say:
         trainer.train(say, after_iteration)
-    return trainer
 
 
 def save(trainer: Trainer, folder: Path) -> None:
@@ -272,7 +271,7 @@ def _run_payload(
 ) -> dict[str, Any]:
     comparison, spent = session.comparison, asdict(trainer.spent) if trainer else asdict(Spent())
     phases = trainer.phases if trainer else Phases()
-    error = None if failure is None else {"type": type(failure).__name__, "message": str(failure).splitlines()[0] if str(failure) else ""}
+    error = None if failure is None else {"type": type(failure).__name__, "message": without_paths(_first_line(failure))}
     return {
         "schema": 1, "kind": "run", "uuid": uuid, "run_key": cell.run_key, "created": datetime.now(UTC).isoformat(), "status": status,
         "comparison": comparison.id, "method": cell.method, "pair": session.pair.spec.id, "seed": cell.seed,
@@ -286,6 +285,10 @@ def _run_payload(
         "error": error, "weights_note": session.pair.spec.weights_note, "evidence": entry.evidence.model_dump(mode="json"),
         "provenance": {**provenance(session.arguments), "processes": session.processes.count},
     }  # fmt: skip
+
+
+def _first_line(failure: BaseException) -> str:
+    return next(iter(str(failure).splitlines()), type(failure).__name__)
 
 
 def _without_folders(spec: PairSpec) -> dict[str, Any]:
