@@ -91,8 +91,9 @@ class LoadedPair:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def reset_student(self) -> Any:
-        """The student with its initial weights, in place."""
+        """The student with its initial weights, in place; gradients that a failed run left behind are dropped."""
         self.student.load_state_dict(self.initial, strict=False)
+        self.student.zero_grad(set_to_none=True)
         return self.student
 
     def frozen_student(self, dtype: torch.dtype | None = None) -> Any:

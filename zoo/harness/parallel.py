@@ -6,7 +6,7 @@ Losses carry global denominators, so gradients are summed, not averaged, and any
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
@@ -32,6 +32,15 @@ class Processes:
     def share(self, items: Sequence[T]) -> list[T]:
         """This process's contiguous part of the items."""
         return list(items[len(items) * self.rank // self.count : len(items) * (self.rank + 1) // self.count])
+
+    def places(self, count: int, parts: int) -> list[list[int]]:
+        """This process's places among `count` in a row, for each of `parts` consecutive minibatches. Each minibatch is shared out by
+        itself, so it holds the same items whatever the number of processes."""
+        return [self.share(range(count * i // parts, count * (i + 1) // parts)) for i in range(parts)]
+
+    def idle(self, count: int, parts: int) -> bool:
+        """Whether some process would have no place among `count` in any minibatch."""
+        return any(not any(replace(self, rank=rank).places(count, parts)) for rank in range(self.count))
 
     def total(self, value: Tensor) -> Tensor:
         """The sum of a number over all processes; without gradient."""

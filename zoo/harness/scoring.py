@@ -45,6 +45,11 @@ class Bank:
     values: dict[str, Any] = field(default_factory=dict)
     scored_tokens: int = 0
 
+    def moves(self, scorer: str) -> bool:
+        """Whether a scorer's weights change from step to step."""
+        weights = self.keys[scorer].weights
+        return weights == "student" or weights.startswith("ema:")
+
     @property
     def device(self) -> torch.device:
         """Where the student is."""
@@ -128,14 +133,16 @@ def chunks(count: int, size: int) -> Iterator[slice]:
 
 @dataclass
 class Scored:
-    """A stream's batch with its columns, and the frozen scorers' hidden states that the update will read again."""
+    """A stream's batch with its columns, and the hidden states without gradient that the update will read again, as of `version`
+    optimizer steps."""
 
     context: TokenContext
     hidden: dict[str, Tensor]
+    version: int = 0
 
     def rows(self, index: Sequence[int]) -> Scored:
         """The same for some of the sequences."""
-        rollout, at = self.context.rollout, torch.as_tensor(list(index), device=self.context.rollout.mask_BT.device)
+        rollout, at = self.context.rollout, torch.as_tensor(list(index), dtype=torch.long, device=self.context.rollout.mask_BT.device)
         count_B = rollout.mask_BT.sum(1)
         end_B = count_B.cumsum(0)
         pick = [torch.arange(int(end_B[i] - count_B[i]), int(end_B[i])) for i in index]
@@ -146,26 +153,32 @@ class Scored:
             {name: reward[at] for name, reward in self.context.rewards.items()},
             self.context.total,
         )
-        return Scored(context, {name: h[flat.to(h.device)] for name, h in self.hidden.items()})
+        return Scored(context, {name: h[flat.to(h.device)] for name, h in self.hidden.items()}, self.version)
 
 
 @torch.no_grad()
-def score(method: Method, bank: Bank, stream: str, rollout: Rollout, total: Callable[[Tensor], Tensor]) -> Scored:
-    """Rewards, columns and frozen hidden states of one stream, without gradient."""
+def score(method: Method, bank: Bank, stream: str, rollout: Rollout, total: Callable[[Tensor], Tensor], version: int = 0) -> Scored:
+    """Rewards, columns and hidden states of one stream, without gradient, after `version` optimizer steps."""
     rewards = {name: _verified(bank.pair, rollout, reward.check) for name, reward in method.verifiers(stream).items()}
     statistics = method.statistics(stream)
     kept = [s for s in method.update_scorers(stream) if bank.keys[s] != bank.keys["student"] or s != "student"]
     hidden = hidden_states(bank, [*(method.annotation_scorers(stream) if statistics else ()), *kept], rollout)
     columns = columns_of(statistics, method, bank, rollout, hidden)
-    return Scored(TokenContext(rollout, columns, rewards, total), {name: hidden[name] for name in kept})
+    return Scored(TokenContext(rollout, columns, rewards, total), {name: hidden[name] for name in kept}, version)
 
 
 @torch.no_grad()
-def rescore_student(method: Method, bank: Bank, scored: Scored) -> TokenContext:
-    """The context with the student's log-probabilities as they are now."""
-    old, statistics = scored.context, (LogProb("student"),)
-    fresh = columns_of(statistics, method, bank, old.rollout, hidden_states(bank, ["student"], old.rollout))
-    return replace(old, columns={**old.columns, **fresh})
+def refreshed(method: Method, bank: Bank, stream: str, scored: Scored, version: int) -> Scored:
+    """The batch as moving weights see it after `version` steps: the student's log-probabilities where a live term reads the stream,
+    and the states of live and averaged teachers, whose heads have moved as well. Advantages remain those of the rollout."""
+    context, moving = scored.context, [name for name in scored.hidden if bank.moves(name)]
+    if scored.version == version:
+        return scored
+    if any(term.live and stream in term.streams() for _, term in method.terms):
+        states = hidden_states(bank, ["student"], context.rollout)
+        fresh = columns_of((LogProb("student"),), method, bank, context.rollout, states)
+        context = replace(context, columns={**context.columns, **fresh})
+    return Scored(context, {**scored.hidden, **hidden_states(bank, moving, context.rollout)}, version)
 
 
 def hidden_states(bank: Bank, names: Sequence[str], rollout: Rollout) -> dict[str, Tensor]:
@@ -193,12 +206,13 @@ def columns_of(
     statistics: Sequence[Statistic], method: Method, bank: Bank, rollout: Rollout, hidden: Mapping[str, Tensor]
 ) -> dict[Statistic, Tensor]:
     """The statistics' columns (B, T) from hidden states, chunk by chunk."""
-    columns: dict[Statistic, Tensor] = {s: torch.zeros(rollout.mask_BT.shape, device=bank.device) for s in statistics}
+    columns: dict[Statistic, Tensor] = {}
     token_N = rollout.response_BT[rollout.mask_BT]
     for chunk in chunks(len(token_N), bank.chunk_tokens) if statistics else ():
         view = chunk_view(method, bank, token_N[chunk], {name: h[chunk] for name, h in hidden.items()})
         annotate(statistics, view, rollout.mask_BT, chunk, columns)
-    return columns
+    empty_BT = torch.zeros(rollout.mask_BT.shape, device=bank.device)
+    return {s: columns.get(s, empty_BT) for s in statistics}
 
 
 def chunk_view(method: Method, bank: Bank, token_N: Tensor, hidden: Mapping[str, Tensor]) -> LogitView:
@@ -209,7 +223,8 @@ def chunk_view(method: Method, bank: Bank, token_N: Tensor, hidden: Mapping[str,
 
 
 def _logits(bank: Bank, scorer: str, states_NH: Tensor) -> Tensor:
-    with bank.precision():
+    # A live teacher has the student's own head, which must not learn from being compared with.
+    with bank.precision(), torch.set_grad_enabled(torch.is_grad_enabled() and scorer == "student"):
         return bank.head(scorer)(states_NH)
 
 
@@ -242,11 +257,26 @@ def backward(method: Method, bank: Bank, scored: Scored, parts: Sequence[Prepare
             view = chunk_view(method, bank, token_N[chunk], {"student": leaf_NH[chunk], **{n: h[chunk] for n, h in piece.hidden.items()}})
             at = partial(_pick, place_N[chunk])
             loss, shares = method.chunk_loss(part_rows, view, at)
-            (loss + _critics(bank, view, part_rows, at)).backward()
+            (loss + _critics(method, view, part_rows, at)).backward()
             totals = [total + share for total, share in zip(totals, shares, strict=True)]
         if leaf_NH.grad is not None:
             hidden_NH.backward(leaf_NH.grad)
     return totals
+
+
+@torch.no_grad()
+def cross_entropy(bank: Bank, rollout: Rollout) -> float:
+    """Mean of -log p of a stream's tokens under the student on the plain prompts, in nats."""
+    total = torch.zeros((), dtype=torch.float64, device=bank.device)
+    for group in micro_batches(rollout, bank.micro_tokens):
+        part = rollout.rows(group)
+        with bank.precision():
+            hidden_NH = response_hidden(bank.models["student"], part.prompt_ids, part, bank.pair.pad_id)
+        token_N = part.response_BT[part.mask_BT]
+        for chunk in chunks(len(token_N), bank.chunk_tokens):
+            logits_NV = _logits(bank, "student", hidden_NH[chunk])[:, : bank.pair.vocab_size]
+            total += torch.nn.functional.cross_entropy(logits_NV.float(), token_N[chunk], reduction="sum")
+    return float(total / rollout.tokens)
 
 
 def _pick(place_N: Tensor, value_BT: Tensor) -> Tensor:
@@ -258,11 +288,11 @@ def _rows(part: Prepared, rows: Sequence[int]) -> Prepared:
     return Prepared(part.term, part.stream, part.scale_BT[at], {n: c[at] for n, c in part.columns.items()}, part.value)
 
 
-def _critics(bank: Bank, view: LogitView, parts: Sequence[Prepared], at: Callable[[Tensor], Tensor]) -> Tensor:
-    """Half the squared error of each value head on the returns it should predict, weighted like its term's denominator."""
-    loss = torch.zeros((), device=bank.device)
+def _critics(method: Method, view: LogitView, parts: Sequence[Prepared], at: Callable[[Tensor], Tensor]) -> Tensor:
+    """Half the squared error of each term's value head on the returns it should predict, weighted like the term's denominator."""
+    loss = torch.zeros((), device=view.token_N.device)
     for part in parts:
         if "value_target" in part.columns:
-            for name in bank.values:
-                loss = loss + 0.5 * (at(part.scale_BT).abs() * (view.value_N(name) - at(part.columns["value_target"])).square()).sum()
+            value_N = view.value_N(method.entry.objective[part.term].credit.critic())
+            loss = loss + 0.5 * (at(part.scale_BT).abs() * (value_N - at(part.columns["value_target"])).square()).sum()
     return loss

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.components.rollouts import Corpus
+from zoo.components.rollouts import Corpus, Dataset, Stream
 from zoo.entry import MethodEntry
 from zoo.errors import ZooError
 from zoo.harness.comparison import Comparison
@@ -20,7 +20,7 @@ from zoo.harness.learners import make_critics, move_averages, prompt_order
 from zoo.harness.models import LoadedPair
 from zoo.harness.parallel import Processes
 from zoo.harness.replay import ReplayBuffer, buffer_for
-from zoo.harness.scoring import Bank, Scored, backward, bank_for, chunks, micro_batches, rescore_student, response_hidden, score
+from zoo.harness.scoring import Bank, Scored, backward, bank_for, cross_entropy, refreshed, score
 from zoo.method import Method
 from zoo.tensors import Prompt, Rollout
 
@@ -99,28 +99,38 @@ class Trainer:
         """Write one batch of every stream, then take all the steps that the entry takes on it."""
         method = Method(self.entry, self.progress)
         streams = self.write(method)
-        reuse = [s.reuse for s in method.entry.rollouts.values()]
-        epochs, minibatches, rescored = (max(getattr(r, n) for r in reuse) for n in ("epochs", "minibatches", "refresh_every"))
-        for _ in range(rescored):
+        cuts = {name: [len(part) * s.group for part in self.places(s)] for name, s in method.entry.rollouts.items()}
+        for _ in range(self.reuse("refresh_every")):
             scored = self.judge(method, streams)
-            for _ in range(epochs):
-                for part in split(scored, minibatches, {n: s.group for n, s in method.entry.rollouts.items()}):
+            for _ in range(self.reuse("epochs")):
+                for part in split(scored, cuts):
                     yield self.step(method, part)
                     if self.done:
                         return
+
+    def reuse(self, what: str) -> int:
+        """How often the streams' sequences are used: the most that any of them asks for."""
+        return max(getattr(stream.reuse, what) for stream in self.entry.rollouts.values())
+
+    def places(self, stream: Stream) -> list[list[int]]:
+        """This process's prompts among a stream's of one iteration, for each minibatch."""
+        return self.processes.places(prompts_written(stream, self.comparison), self.reuse("minibatches"))
 
     def write(self, method: Method) -> dict[str, Rollout]:
         """Every stream's sequences for this iteration, this process's share of them."""
         began, settings, streams = time.perf_counter(), self.comparison.settings, {}
         generated = self.engine.generated_tokens
         for name, stream in method.entry.rollouts.items():
-            count = max(1, round(settings.rollouts_per_step * stream.share / stream.group))
+            count = prompts_written(stream, self.comparison)
+            if self.processes.idle(count, self.reuse("minibatches")):
+                raise ZooError(f"method '{self.entry.id}' writes {count} x {stream.group} sequences a step, too few for {self.processes.count} processes; "
+                               "use fewer processes or more rollouts_per_step")  # fmt: skip
             wanted = range(self.iteration * count, (self.iteration + 1) * count)
             order = prompt_order(len(self.prompts), wanted, (self.comparison.id, self.seed))
             axes = (self.comparison.id, self.seed, "corpus" if isinstance(stream, Corpus) else "rollout", name, self.iteration)
             streams[name] = self.engine.rollout(
                 stream,
-                [self.prompts[i] for i in self.processes.share(order)],
+                [self.prompts[order[place]] for part in self.places(stream) for place in part],
                 max_new_tokens=settings.max_new_tokens,
                 seed_axes=axes,
                 version=self.spent.steps,
@@ -137,7 +147,8 @@ class Trainer:
     def judge(self, method: Method, streams: dict[str, Rollout]) -> dict[str, Scored]:
         """Rewards, columns and frozen scorers' states of every stream."""
         began, before = time.perf_counter(), self.bank.scored_tokens
-        scored = {name: score(method, self.bank, name, rollout, self.processes.total) for name, rollout in streams.items()}
+        total, steps = self.processes.total, self.spent.steps
+        scored = {name: score(method, self.bank, name, rollout, total, steps) for name, rollout in streams.items()}
         judged = self.processes.total_int(self.bank.scored_tokens - before)
         self.spent.teacher_tokens += judged
         self._clock("score", began, judged)
@@ -147,9 +158,10 @@ class Trainer:
         """One optimizer step; returns its row of metrics."""
         began = time.perf_counter()
         rate = self._set_learning_rate()
+        before = self.bank.scored_tokens
+        scored = {name: refreshed(method, self.bank, name, part, self.spent.steps) for name, part in scored.items()}
+        self.spent.teacher_tokens += self.processes.total_int(self.bank.scored_tokens - before)
         contexts = {name: part.context for name, part in scored.items()}
-        if method.live and any(part.context.rollout.version != self.spent.steps for part in scored.values()):
-            contexts = {name: rescore_student(method, self.bank, part) for name, part in scored.items()}
         prepared = method.prepare(contexts)
         values: dict[int, Tensor] = {}
         for name, part in scored.items():
@@ -189,24 +201,11 @@ class Trainer:
             for memory in self.memories.values():
                 memory.after_step({"validation_loss": loss})
 
-    @torch.no_grad()
     def validation_loss(self) -> float:
         """Mean cross-entropy of the given solutions of the validation prompts."""
-        from zoo.components.rollouts import Dataset
-
         axes = (self.comparison.id, self.seed, "validation")
         given = self.engine.rollout(Dataset(), self.validation, max_new_tokens=self.comparison.settings.max_new_tokens, seed_axes=axes)
-        total = torch.zeros((), dtype=torch.float64, device=self.bank.device)
-        for group in micro_batches(given, self.bank.micro_tokens):
-            part = given.rows(group).to(self.bank.device)
-            with self.bank.precision():
-                hidden_NH = response_hidden(self.pair.student, part.prompt_ids, part, self.pair.pad_id)
-            token_N = part.response_BT[part.mask_BT]
-            for chunk in chunks(len(token_N), self.bank.chunk_tokens):
-                with self.bank.precision():
-                    logits_NV = self.bank.head("student")(hidden_NH[chunk])[:, : self.pair.vocab_size]
-                total += torch.nn.functional.cross_entropy(logits_NV.float(), token_N[chunk], reduction="sum")
-        return float(total / given.tokens)
+        return cross_entropy(self.bank, given.to(self.bank.device))
 
     @property
     def parameters(self) -> int:
@@ -217,7 +216,7 @@ class Trainer:
         settings, progress = self.comparison.settings, self.progress
         rate = self.comparison.learning_rate(self.entry.id)
         if progress < settings.warmup:
-            rate *= max(progress, 1e-3) / settings.warmup
+            rate *= min(max(progress, 1e-3) / settings.warmup, 1.0)
         elif settings.schedule != "constant":
             left = 1.0 - (progress - settings.warmup) / (1.0 - settings.warmup)
             rate *= left if settings.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * (1.0 - left)))
@@ -238,7 +237,7 @@ class Trainer:
         row: dict[str, Any] = {"step": self.spent.steps, "progress": self.progress, "grad_norm": norm, "learning_rate": rate, "tokens": tokens}
         for index, value in values.items():
             term = method.entry.objective[index]
-            row[f"loss.{index}.{term.term}"] = float(value if _reduced(method, index) else total(value))
+            row[f"loss.{index}.{term.term}"] = float(total(value))
         for name, context in contexts.items():
             rows = total(torch.tensor(float(len(context.rollout)), device=self.bank.device))
             row[f"length.{name}"] = float(total(context.mask_BT.sum().float()) / rows)
@@ -285,19 +284,19 @@ def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: Lo
     return Trainer(entry, comparison, seed, pair, processes, bank, engine, optimizer, prompts, validation, memories)
 
 
-def split(scored: dict[str, Scored], parts: int, groups: dict[str, int]) -> Iterator[dict[str, Scored]]:
-    """Minibatches of whole groups, in order; every stream is cut into the same number."""
-    if parts == 1:
+def prompts_written(stream: Stream, comparison: Comparison) -> int:
+    """How many prompts a stream answers in one iteration, over all processes."""
+    return max(1, round(comparison.settings.rollouts_per_step * stream.share / stream.group))
+
+
+def split(scored: dict[str, Scored], cuts: dict[str, list[int]]) -> Iterator[dict[str, Scored]]:
+    """Minibatches in order: `cuts` says how many of each stream's sequences go into each of them."""
+    minibatches = len(next(iter(cuts.values())))
+    if minibatches == 1:
         yield scored
         return
-    for index in range(parts):
-        piece = {}
-        for name, part in scored.items():
-            prompts = len(part.context.rollout) // groups[name]
-            first, last = prompts * index // parts, prompts * (index + 1) // parts
-            piece[name] = part.rows(range(first * groups[name], last * groups[name]))
-        if any(p.context.rollout.tokens for p in piece.values()):
-            yield piece
+    for index in range(minibatches):
+        yield {name: part.rows(range(sum(cuts[name][:index]), sum(cuts[name][: index + 1]))) for name, part in scored.items()}
 
 
 def _reduced(method: Method, index: int) -> bool:

@@ -1,0 +1,154 @@
+"""Shared by the tests of the harness: a tiny random pair, a task whose answers random models sometimes get right, comparisons and
+entries written in place."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from zoo.entry import MethodEntry, Registry, load_entry
+from zoo.harness.build_micro import make_tokenizer
+from zoo.harness.comparison import Comparison, Settings
+from zoo.harness.models import LoadedPair, load_pair, load_pair_spec
+from zoo.harness.parallel import Processes
+from zoo.harness.train import Trainer, make_trainer
+from zoo.paths import data_root
+from zoo.tasks.micro import CONTEXTS, add_prompt
+from zoo.tensors import Prompt
+
+TESTS = Path(__file__).parent
+SUITE = {"id": "tiny", "title": "Four sums", "chat_template": False,
+         "tasks": [{"task": "micro_add", "family": "in_distribution", "headline": "exact_match,strict", "max_new_tokens": 6, "limit": 4}]}  # fmt: skip
+
+
+class ToyTask:
+    """Chain addition whose check `answer` accepts about half of all texts, so that random models earn rewards of both kinds."""
+
+    checks = ("answer",)
+
+    def prompts(self, split: str) -> list[Prompt]:
+        count, length = (48, 4) if split == "train" else (8, 3)
+        contents = [str(int(hashlib.sha256(f"{split}{i}".encode()).hexdigest(), 16))[: length + i % 3] for i in range(count)]
+        return [add_prompt(digits, f"{split}-{i}") for i, digits in enumerate(contents)]
+
+    def verify(self, check: str, text: str, prompt: Prompt) -> float:
+        return float(sum(map(ord, text)) % 2)
+
+
+def llama(seed: int, hidden: int, tied: bool, vocabulary: int = 40) -> LlamaForCausalLM:
+    """A small Llama whose distributions are uneven and which stops by itself now and then."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = LlamaConfig(
+            vocab_size=vocabulary, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=2, num_attention_heads=2,
+            max_position_embeddings=64, tie_word_embeddings=tied, initializer_range=0.3, bos_token_id=None, eos_token_id=1, pad_token_id=0,
+        )  # fmt: skip
+        return LlamaForCausalLM(config)
+
+
+def write_pair(folder: Path, **changes: Any) -> Path:
+    """A pair in files: student with tied, teacher with untied embeddings; returns its YAML file."""
+    for name, model in {"student": llama(1, 16, True), "teacher": llama(2, 24, False)}.items():
+        model.save_pretrained(folder / name)
+        make_tokenizer().save_pretrained(folder / name)
+    spec = {
+        "id": "tiny", "title": "Tiny random models", "student": {"path": str(folder / "student")},
+        "teachers": {"teacher": {"path": str(folder / "teacher")}}, "task": {"kind": "micro"}, "max_new_tokens": 8, "contexts": dict(CONTEXTS),
+    }  # fmt: skip
+    file = folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump({**spec, **changes}), encoding="utf-8")
+    return file
+
+
+def write_suite(folder: Path) -> Path:
+    """A suite of four short sums."""
+    file = folder / "tiny.yaml"
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(SUITE), encoding="utf-8")
+    return file
+
+
+def read_pair(file: Path, dtype: torch.dtype = torch.float32) -> LoadedPair:
+    """The pair in memory, with the toy task. In float64 comparisons of gradients are sharp."""
+    pair = load_pair(load_pair_spec(file))
+    for model in (pair.student, *pair.teachers.values()):
+        model.to(dtype)
+    return replace(pair, task=ToyTask(), initial={k: v.detach().clone() for k, v in pair.student.state_dict().items()})
+
+
+def comparison(pair: str | Path = "tiny", **changes: Any) -> Comparison:
+    """A comparison of a few hundred tokens; keys of `settings` and of the comparison alike."""
+    settings = {"rollouts_per_step": 8, "max_new_tokens": 8, "learning_rate": 1.0e-2, "micro_tokens": 100, "chunk_tokens": 16, "checkpoint_every": 1,
+                "validation_prompts": 4, "validate_every": 2}  # fmt: skip
+    base: dict[str, Any] = {"id": "trial", "title": "Trial", "pair": str(pair), "methods": ("gkd",), "seeds": (0,), "suites": ("micro",),
+                            "budget": {"amount": 400}}  # fmt: skip
+    for key, value in changes.items():
+        (settings if key in Settings.model_fields else base)[key] = value
+    return Comparison.model_validate({**base, "settings": settings})
+
+
+@cache
+def shipped(name: str) -> MethodEntry:
+    """An entry of the registry."""
+    return load_entry(data_root() / "registry" / "methods" / f"{name}.yaml")
+
+
+TEACHER = {"teachers": {"teacher": {"kind": "external"}}}
+REVERSE_KL = {"term": "divergence", "teacher": "teacher", "divergence": "reverse_kl", "support": "full", "reduce": "token_mean"}
+LOG_RATIO = {"term": "policy_gradient", "reward": {"kind": "contrast", "of": {"teacher": 1, "behaviour": -1}}, "credit": "immediate", "reduce": "token_mean"}
+
+
+def made(id: str = "made", **body: Any) -> MethodEntry:
+    """An entry from its body alone."""
+    rest = {"id": id, "name": id, "paper": {}, "evidence": {"level": "inferred", "source": "a test"}, "fixed_point": "none", "anchor": "trained"}
+    if "rollout" in body:
+        body["rollouts"] = {"main": body.pop("rollout")}
+    return MethodEntry.model_validate(_tuples({**rest, **body}))
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as YAML files give them to the strict models."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def registry(*entries: MethodEntry) -> Registry:
+    """A registry of these entries."""
+    return Registry({entry.id: entry for entry in entries})
+
+
+def trainer_of(entry: MethodEntry, pair: LoadedPair, processes: Processes | None = None, seed: int = 0, **changes: Any) -> Trainer:
+    """A trainer at its first step."""
+    return make_trainer(entry, comparison(**changes), seed, pair, processes or Processes())
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    """A copy of all parameters."""
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """A digest of tensors, bit for bit."""
+    parts = hashlib.sha256()
+    for name in sorted(tensors):
+        parts.update(name.encode() + tensors[name].detach().contiguous().numpy().tobytes())
+    return parts.hexdigest()
+
+
+def process(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
+    """A Python process on one thread that finds this kit."""
+    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+    surroundings = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **environment}
+    return subprocess.Popen([sys.executable, *map(str, arguments)], env=surroundings, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
