@@ -21,9 +21,9 @@ from rich.console import Console
 from zoo.errors import ZooError
 from zoo.figures import comparison_figure, figure_png, figure_svg
 from zoo.records import digest_file, write_record
-from zoo.score_frame import scores
+from zoo.score_frame import device, scores
 from zoo.table_forms import Column, Table, TableCell, to_csv, to_latex, to_markdown
-from zoo.table_layouts import main_table, pairwise_table
+from zoo.table_layouts import cost_table, main_table, pairwise_table
 from zoo.tables import build_tables, check_tables, terminal_table
 
 GOLDEN = Path(__file__).parent / "golden_records"
@@ -43,8 +43,9 @@ def files_in(root: Path) -> dict[str, bytes]:
 # --- the golden comparison: 20 items of `sums`, 10 of `copy`; one gkd attempt superseded, minillm diverged, tml_opd out of memory
 
 
-def test_golden_text(built: Path) -> None:
-    assert (built / "golden" / "main.md").read_text() == (GOLDEN / "expected_main.md").read_text()
+@pytest.mark.parametrize("table", ["main", "costs"])
+def test_golden_text(built: Path, table: str) -> None:
+    assert (built / "golden" / f"{table}.md").read_text() == (GOLDEN / f"expected_{table}.md").read_text()
 
 
 def test_golden_numbers_by_hand(built: Path) -> None:
@@ -80,6 +81,33 @@ def test_golden_numbers_by_hand(built: Path) -> None:
     assert marks == {"minillm": {"div"}, "tml_opd": {"oom"}, "sft": {"–"}}
 
 
+def test_golden_costs_by_hand(built: Path) -> None:
+    with (built / "golden" / "costs.csv").open() as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["student", "teacher", "no_op", "gkd", "minillm", "sft", "tml_opd"]
+    expected = {
+        ("student", "evaluate_tokens_per_second"): 670 / 4,
+        ("teacher", "evaluate_tokens_per_second"): 670 / 8,
+        ("gkd", "rollouts"): 2560,
+        ("gkd", "rollout_tokens_per_second"): 70000 / 10,
+        ("gkd", "score_tokens_per_second"): 64010 / 5,
+        ("gkd", "update_seconds"): 16.5,
+        ("gkd", "update_tokens_per_second"): 64010 / 16.5,
+        ("gkd", "peak_memory_gib"): 1.5,
+        ("gkd", "flops_estimate"): 1.5e12,
+        ("gkd", "sums.truncated_share"): 0.1,
+        ("gkd", "sums.mean_length"): 30.5,
+        ("gkd", "processes"): 1,
+        ("minillm", "update_tokens_per_second"): 38406 / 9,
+        ("tml_opd", "rollout_tokens_per_second"): 3500 / 2.4,
+    }
+    for (method, column), value in expected.items():
+        assert float(rows[method][column]) == pytest.approx(value, rel=1e-9), (method, column)
+    assert [rows["student"][f"{phase}_tokens_per_second"] for phase in ("rollout", "score", "update")] == ["n/a"] * 3
+    assert (rows["minillm"]["sums.mean_length"], rows["tml_opd"]["sums.mean_length"]) == ("div", "oom")
+    assert set(rows["sft"].values()) == {"sft", "–", ""}
+
+
 def test_golden_detectable_difference_by_hand(built: Path) -> None:
     """gkd - student has 6 items of +1 and one of -1: variance (7 - 20 * 0.0625) / 19, over 20; times 1.959964 + 0.841621."""
     assert f"below {2.801585 * (5.75 / 19 / 20) ** 0.5:.3f} " in (built / "golden" / "main.md").read_text()
@@ -113,8 +141,8 @@ def test_each_cell_traces_to_the_bytes_of_its_records(built: Path) -> None:
     for file, digest in section["files"].items():
         assert digest_file(built / "golden" / file) == digest
 
-    def behind(row: str, column: str) -> set[str]:
-        return {section["records"][short]["path"].removeprefix("golden/") for short in section["tables"]["main"][row][column].split()}
+    def behind(row: str, column: str, table: str = "main") -> set[str]:
+        return {section["records"][short]["path"].removeprefix("golden/") for short in section["tables"][table][row][column].split()}
 
     gkd = {"gkd/gkd-2/run.json", "gkd/gkd-2/eval-toy.json", "gkd/gkd-1/event-wrong-model.json"}
     student = {"student/student-1/run.json", "student/student-1/eval-toy.json"}
@@ -123,11 +151,13 @@ def test_each_cell_traces_to_the_bytes_of_its_records(built: Path) -> None:
     assert behind("gkd", "copy.difference") == gkd | student
     assert behind("gkd", "sums.gap_closed") == gkd | student | teacher
     assert behind("minillm", "sums.score") == {"minillm/minillm-1/run.json"} and behind("sft", "sums.score") == set()
+    for column in ("steps", "update_seconds", "score_tokens_per_second", "peak_memory_gib", "sums.mean_length", "processes"):
+        assert behind("gkd", column, "costs") == gkd and behind("sft", column, "costs") == set(), column
 
 
 def test_manifest_covers_every_cell(built: Path) -> None:
     tables = json.loads((built / "MANIFEST.json").read_text())["comparisons"]["golden"]["tables"]
-    for name, labels in (("main", 1), ("all_metrics", 7)):
+    for name, labels in (("main", 1), ("costs", 1), ("all_metrics", 7)):
         with (built / "golden" / f"{name}.csv").open() as file:
             rows = list(csv.reader(file))
         columns = [column for column in rows[0][labels:-1] if not column.endswith("_stderr")]
@@ -175,7 +205,8 @@ def test_check_notices_a_changed_record(tmp_path: Path) -> None:
     event = event_payload("annotate", "minillm-1")
     write_record(folder, "event-event-1.json", event)
     assert check_tables(tmp_path / "records", tmp_path / "out") == [
-        *("changed: MANIFEST.json", "changed: golden/main.csv", "changed: golden/main.md", "changed: golden/main.tex")
+        *("changed: MANIFEST.json", "changed: golden/costs.csv", "changed: golden/costs.md"),
+        *("changed: golden/main.csv", "changed: golden/main.md", "changed: golden/main.tex"),
     ]
 
 
@@ -247,6 +278,44 @@ def test_a_failed_seed_is_not_filled_in(tmp_path: Path) -> None:
     assert cell(table, "gkd", "sums.gap_closed").text.endswith(" †") and cell(table, "gkd", "iqm_gap_closed").text == "n/a"
     pairwise = pairwise_table(frame)
     assert pairwise is not None and "gkd" not in {row[1].text for row in pairwise.rows} | {row[2].text for row in pairwise.rows}
+
+
+# --- costs
+
+
+def test_costs_are_means_over_seeds_and_rates_are_of_the_totals(tmp_path: Path) -> None:
+    for seed, (seconds, tokens, gpu) in enumerate([(10.0, 1000, "A100"), (30.0, 7000, "H100")]):
+        phases = {phase: {"seconds": seconds, "tokens": tokens} for phase in ("rollout", "score", "update", "evaluate")}
+        stamp = {"hardware": {"cpu": "x", "torch_threads": 4, "gpus": [{"name": gpu}]}, "arguments": [], "processes": seed + 1}
+        write_run(tmp_path, run_payload("gkd", seed, asked={"methods": ["gkd"], "seeds": [0, 1]}, phases=phases, provenance=stamp), {"sums": STUDENT})
+    table = cost_table(scores(tmp_path, "toy"))
+    assert cell(table, "gkd", "update_seconds").value == 20 and cell(table, "gkd", "update_tokens_per_second").value == 8000 / 40
+    processes = cell(table, "gkd", "processes")
+    assert (processes.text, processes.value, processes.notes) == ("1 / 2", None, ("on A100", "on H100"))
+
+
+def test_costs_that_were_not_recorded_are_said_and_not_filled_in(tmp_path: Path) -> None:
+    write_run(tmp_path, run_payload("gkd"), {"sums": STUDENT})  # its record has the phase rollout alone, and no hardware
+    table = cost_table(scores(tmp_path, "toy"))
+    assert cell(table, "gkd", "rollout_tokens_per_second").value == 7000
+    assert cell(table, "gkd", "update_seconds") == TableCell("n/a", notes=("gkd: update seconds were not recorded",), records=table.rows[-1][0].records)
+    assert cell(table, "gkd", "update_tokens_per_second").notes == ("gkd: tokens per second of update were not recorded",)
+    assert cell(table, "gkd", "processes").notes == ("processes and device were not recorded",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "gpus", "expected"),
+    [
+        ([], ["H100", "H100"], "H100"),
+        (["zoo", "run", "x", "--device", "cuda"], ["H100"], "H100"),
+        (["zoo", "run", "x", "--device", "cpu"], ["H100"], "Xeon, 1 thread"),
+        (["--device=cpu"], ["H100"], "Xeon, 1 thread"),
+        ([], [], "Xeon, 1 thread"),
+    ],
+)
+def test_device_is_the_one_that_ran(arguments: list[str], gpus: list[str], expected: str) -> None:
+    hardware = {"cpu": "Xeon", "torch_threads": 1, "gpus": [{"name": name, "memory_bytes": 1} for name in gpus]}
+    assert device({"arguments": arguments, "hardware": hardware}) == expected
 
 
 # --- what makes rows less comparable is said

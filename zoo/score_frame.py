@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +20,24 @@ from zoo.stats import binomial_stderr, crossed_mean, mean_stderr, paired_differe
 ANCHORS = ("student", "teacher", "no_op")
 FAMILIES = ("in_distribution", "out_of_distribution", "retention")
 COSTS = ("supervised_tokens", "steps", "generated_tokens", "teacher_tokens", "seconds", "rollouts", "peak_memory_bytes", "flops_estimate")
+PHASES = ("rollout", "score", "update", "evaluate")
+PHASE_COSTS = tuple(f"{phase}_{amount}" for phase in PHASES for amount in ("seconds", "tokens"))
 NOT_RUN = "not_run"
 WITHDRAWN = "withdrawn"
 COLUMNS = (
     *("comparison", "title", "pair", "method", "seed", "suite", "task", "family", "metric", "headline", "status", "reason"),
     *("score", "stderr", "n", "truncated_share", "mean_length", "items"),
     *("difference", "difference_stderr", "gap_closed", "gap_closed_stderr", "gap_reason"),
-    *COSTS,
+    *(*COSTS, *PHASE_COSTS, "processes", "device"),
     *("budget_unit", "budget_asked", "evidence", "weights_note", "notes", "suite_digest", "lm_eval_version", "uuid", "run_key", "records"),
 )
-NUMBERS = ("score", "stderr", "n", "truncated_share", "mean_length", "difference", "difference_stderr", "gap_closed", "gap_closed_stderr", *COSTS)
+NUMBERS = (
+    *("score", "stderr", "n", "truncated_share", "mean_length", "difference", "difference_stderr", "gap_closed", "gap_closed_stderr"),
+    *(*COSTS, *PHASE_COSTS, "processes"),
+)
 TEXTS = (
-    "pair",
-    "suite",
-    "task",
-    "family",
-    "metric",
-    "gap_reason",
-    "budget_unit",
-    "evidence",
-    "weights_note",
-    "suite_digest",
-    "lm_eval_version",
-    "uuid",
-    "run_key",
+    *("pair", "suite", "task", "family", "metric", "gap_reason", "device", "budget_unit", "evidence", "weights_note"),
+    *("suite_digest", "lm_eval_version", "uuid", "run_key"),
 )
 
 
@@ -74,7 +69,7 @@ def scores(root: Path, comparison: str) -> pd.DataFrame:
 
     `score` with `stderr` (over items; NaN where there is no score), `n`, `truncated_share`; `status` with `reason`;
     `difference` to the untrained student over the same items (retention is this); `gap_closed`, the share of the way from
-    student to teacher, or NaN with `gap_reason`; what the run spent; `items` (headline only); `records`, the digests of
+    student to teacher, or NaN with `gap_reason`; what the run spent, also by phase; `items` (headline only); `records`, the digests of
     the files the row was read from. Raises ZooError where the comparison has no records or mixes pairs.
     """
     records = load_records(root, comparison)
@@ -186,6 +181,9 @@ def _of_run(record: Record) -> dict[str, Any]:
     return {
         "pair": run.pair,
         **{name: _or_nan(run.budget.spent.get(name)) for name in COSTS},
+        **{f"{phase}_{amount}": _or_nan(run.phases.get(phase, {}).get(amount)) for phase in PHASES for amount in ("seconds", "tokens")},
+        "processes": _or_nan(run.provenance.get("processes")),
+        "device": device(run.provenance),
         "budget_unit": run.budget.unit,
         "budget_asked": run.budget.asked,
         "evidence": run.evidence.level if run.evidence else "",
@@ -225,6 +223,17 @@ def _of_result(record: Record, evaluation: Eval, result: TaskResult, metric: str
         "lm_eval_version": evaluation.lm_eval_version,
         "records": (*files, record.eval_digest(evaluation)),
     }
+
+
+def device(provenance: Mapping[str, Any]) -> str:
+    """The accelerator a run was recorded on, or its processor and threads; empty where the record does not say."""
+    hardware, arguments = provenance.get("hardware") or {}, list(provenance.get("arguments") or ())
+    asked = "cpu" in (b for a, b in pairwise(arguments) if a == "--device") or "--device=cpu" in arguments
+    gpus = [] if asked else hardware.get("gpus") or []
+    if gpus:
+        return ", ".join(sorted({str(gpu["name"]) for gpu in gpus}))
+    threads = hardware.get("torch_threads")
+    return f"{hardware['cpu']}, {threads} thread{'' if threads == 1 else 's'}" if "cpu" in hardware else ""
 
 
 def _or_nan(value: float | None) -> float:

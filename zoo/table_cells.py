@@ -7,7 +7,7 @@ A row is one row of the frame of `zoo.scores` as a mapping; `rows` are those of 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,12 +88,21 @@ def score_cell(rows: Sequence[Row]) -> TableCell:
 
 def share_cell(rows: Sequence[Row]) -> TableCell:
     """Mean share of answers that were cut off at the length limit."""
-    found = [row for row in scored(rows) if not math.isnan(row["truncated_share"])]
+    return _of_answers(rows, "truncated_share", lambda value: f"{100 * value:.1f} %")
+
+
+def length_cell(rows: Sequence[Row]) -> TableCell:
+    """Mean length of the answers in tokens."""
+    return _of_answers(rows, "mean_length", lambda value: f"{value:.1f}")
+
+
+def _of_answers(rows: Sequence[Row], name: str, form: Callable[[float], str]) -> TableCell:
+    found = [row for row in scored(rows) if not math.isnan(row[name])]
     if not found:
         failed = not scored(rows)
         return missing(rows, explain=False) if failed else TableCell("n/a", notes=("nothing is generated",), records=records(rows))
-    value = float(np.mean([row["truncated_share"] for row in found]))
-    return TableCell(f"{100 * value:.1f} %", value, None, (), records(rows))
+    value = float(np.mean([row[name] for row in found]))
+    return TableCell(form(value), value, None, (), records(rows))
 
 
 def _gained(found: Sequence[Row], rows: Sequence[Row]) -> tuple[stats.Array, stats.Array]:
@@ -153,15 +162,43 @@ def difference_cell(rows: Sequence[Row], everything: Sequence[Row]) -> TableCell
     return TableCell(f"{'+' if value > 0 else ''}{signed(value, 3)} ± {error:.3f}", value, error, (), behind)
 
 
-def cost_cell(rows: Sequence[Row], name: str, title: str) -> TableCell:
-    """What a run spent, the mean over seeds; a failed run spent something too."""
-    runs = {row["uuid"]: row[name] for row in rows if row["uuid"]}
-    if not runs:
-        return TableCell("–")
-    if any(math.isnan(value) for value in runs.values()):
-        return TableCell("n/a", notes=(f"{rows[0]['method']}: {title} were not recorded",), records=records(rows))
-    value = float(np.mean(list(runs.values())))
-    return TableCell(_seconds(value) if name == "seconds" else _amount(value), value, None, (), records(rows))
+def cost_cell(rows: Sequence[Row], name: str, title: str, unit: float = 1.0) -> TableCell:
+    """What a run spent, the mean over seeds; a failed run spent something too. `unit` is the size of what the column counts."""
+    spent = _spent(rows, name)
+    if not spent or any(math.isnan(value) for value in spent):
+        return _unrecorded(rows, spent, f"{title} were")
+    value = float(np.mean(spent)) / unit
+    form = _seconds if name.endswith("seconds") else _amount if unit == 1.0 else _digits
+    return TableCell(form(value), value, None, (), records(rows))
+
+
+def rate_cell(rows: Sequence[Row], phase: str) -> TableCell:
+    """Tokens per second of a phase: all seeds' tokens over all seeds' seconds."""
+    seconds, tokens = _spent(rows, f"{phase}_seconds"), _spent(rows, f"{phase}_tokens")
+    if not seconds or any(math.isnan(value) for value in (*seconds, *tokens)):
+        return _unrecorded(rows, seconds, f"tokens per second of {phase} were")
+    if sum(seconds) == 0:
+        return TableCell("n/a", notes=("this phase took no time",), records=records(rows))
+    value = sum(tokens) / sum(seconds)
+    return TableCell(_amount(value), value, None, (), records(rows))
+
+
+def processes_cell(rows: Sequence[Row]) -> TableCell:
+    """How many processes a run had, with a footnote on the device; several numbers where seeds differ."""
+    runs = {row["uuid"]: row for row in rows if row["uuid"]}.values()
+    counts = sorted({row["processes"] for row in runs if not math.isnan(row["processes"])})
+    devices = tuple(dict.fromkeys(f"on {row['device']}" for row in runs if row["device"]))
+    if not counts:
+        return TableCell("n/a" if runs else "–", notes=devices or (("processes and device were not recorded",) if runs else ()), records=records(rows))
+    return TableCell(" / ".join(f"{count:.0f}" for count in counts), counts[0] if len(counts) == 1 else None, None, devices, records(rows))
+
+
+def _spent(rows: Sequence[Row], name: str) -> list[float]:
+    return list({row["uuid"]: row[name] for row in rows if row["uuid"]}.values())
+
+
+def _unrecorded(rows: Sequence[Row], spent: Sequence[float], what: str) -> TableCell:
+    return TableCell("n/a", notes=(f"{rows[0]['method']}: {what} not recorded",), records=records(rows)) if spent else TableCell("–")
 
 
 def raw_cells(row: Row) -> list[TableCell]:
@@ -207,7 +244,7 @@ def _pairwise_line(task: str, left: list[Row], right: list[Row], found: stats.Es
 
 
 def _amount(value: float) -> str:
-    for unit, size in (("G", 1e9), ("M", 1e6)):
+    for unit, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
         if value >= size:
             return f"{value / size:.2f} {unit}"
     return f"{value / 1e3:.1f} k" if value >= 1e4 else f"{value:,.0f}"
@@ -215,6 +252,10 @@ def _amount(value: float) -> str:
 
 def _seconds(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 or value == 0 else f"{value:.1f}"
+
+
+def _digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:#.3g}".rstrip(".")
 
 
 def signed(value: float, digits: int = 2) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,8 +67,8 @@ class Table:
         return tuple(dict.fromkeys(note for row in self.rows for cell in row for note in cell.notes))
 
 
-def to_markdown(table: Table, picture: str | None = None) -> str:
-    """A heading, the remarks, the table with aligned columns, GitHub footnotes and a picture."""
+def to_markdown(table: Table, picture: str | None = None, links: Mapping[str, str] | None = None) -> str:
+    """A heading, the remarks, the table with aligned columns, links (target by text), GitHub footnotes and a picture."""
     notes = table.footnotes
     lines = [[column.title for column in table.columns]]
     lines += [[_pipe(cell.text) + "".join(f"[^{notes.index(n) + 1}]" for n in cell.notes) for cell in row] for row in table.rows]
@@ -79,6 +80,7 @@ def to_markdown(table: Table, picture: str | None = None) -> str:
     ]
     body = [f"| {' | '.join(line)} |" for line in padded]
     parts = [f"# {table.title}", "\n".join(f"- {remark}" for remark in table.remarks), "\n".join(body)]
+    parts += ["Beside it: " + ", ".join(f"[{text}]({target})" for text, target in links.items()) + "."] if links else []
     parts += ["\n".join(f"[^{number}]: {note}" for number, note in enumerate(notes, 1))]
     parts += [f"![Scores by method and task]({picture})"] if picture else []
     return "\n\n".join(part for part in parts if part) + "\n"

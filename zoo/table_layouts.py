@@ -11,13 +11,21 @@ import pandas as pd
 
 from zoo import stats
 from zoo import table_cells as cells
-from zoo.score_frame import ANCHORS, COSTS, FAMILIES, anchor_row
+from zoo.score_frame import ANCHORS, COSTS, FAMILIES, PHASES, anchor_row
 from zoo.table_cells import Row
 from zoo.table_forms import Column, Table, TableCell
 
 BRIEF = ("method", "status", "score", "gap_closed", "seconds")
 ACROSS_SEEDS = "± is one standard error: over test items for scores, over seeds and items for gap closed and differences."
 COST_TITLES = {name: name.replace("_", " ") for name in COSTS[:5]}
+SPENT = ("steps", "rollouts", "supervised_tokens", "generated_tokens", "teacher_tokens")
+GIB = 2.0**30
+COST_READING = (
+    "Means over seeds; what failed runs spent counts too.",
+    "Phases: rollout writes generated tokens, score reads teacher tokens, update trains on supervised ones, evaluate writes the suites' answers.",
+    "Peak memory: of the first process; on a GPU what torch allocated for the run, on a CPU the whole process's highest so far.",
+    "FLOP: estimated from numbers of tokens, not measured. Truncated, mean length (tokens): the answers in evaluation.",
+)
 
 
 @dataclass(frozen=True)
@@ -75,13 +83,17 @@ def main_table(scores: pd.DataFrame, *, brief: bool = False) -> Table:
     rows = frame_rows(scores, headline=True)
     shown = [Shown(Column("method", "method", number=False), cells.name_cell), *_score_columns(rows), *_cost_columns()]
     shown = [show for show in shown if show.column.key.rpartition(".")[2] in BRIEF or not brief]
-    methods = dict.fromkeys(row["method"] for row in rows)
-    body = tuple(tuple(show.cell([row for row in rows if row["method"] == method]) for show in shown) for method in methods)
+    body = _body(rows, shown)
     reading = _reading(rows)
     remarks = [*reading[:2], *_warnings(rows)] if brief else [*_setting(rows), *reading, *_warnings(rows)]
     remarks += _legend(cell.text for line in body for cell in line)
     columns = (replace(show.column, title=show.column.title.replace("distribution", "dist.")) if brief else show.column for show in shown)
     return Table(_heading(rows), tuple(columns), body, tuple(remarks))
+
+
+def _body(rows: Sequence[Row], shown: Sequence[Shown]) -> tuple[tuple[TableCell, ...], ...]:
+    methods = dict.fromkeys(row["method"] for row in rows)
+    return tuple(tuple(show.cell([row for row in rows if row["method"] == method]) for show in shown) for method in methods)
 
 
 def _score_columns(rows: Sequence[Row]) -> list[Shown]:
@@ -111,10 +123,11 @@ def _titled(title: str, task: Task, tasks: Sequence[Task]) -> str:
 
 
 def _cost_columns() -> list[Shown]:
-    def of(name: str) -> Callable[[Sequence[Row]], TableCell]:
-        return lambda mine: cells.cost_cell(mine, name, COST_TITLES[name])
+    return [_cost_column(name, title) for name, title in COST_TITLES.items()]
 
-    return [Shown(Column(name, title), of(name)) for name, title in COST_TITLES.items()]
+
+def _cost_column(name: str, title: str, key: str | None = None, unit: float = 1.0) -> Shown:
+    return Shown(Column(key or name, title), lambda mine: cells.cost_cell(mine, name, title, unit))
 
 
 # --- remarks
@@ -180,6 +193,32 @@ def _legend(texts: Iterable[str]) -> list[str]:
 
 
 # --- the other tables
+
+
+def cost_table(scores: pd.DataFrame) -> Table:
+    """What each method used up, one row per method: tokens, seconds and tokens per second by phase, memory, FLOP, length of answers."""
+    rows = frame_rows(scores, headline=True)
+    shown = [Shown(Column("method", "method", number=False), cells.name_cell)]
+    shown += [_cost_column(name, name.replace("_", " ")) for name in SPENT]
+    shown += [column for phase in PHASES for column in _phase_columns(phase)]
+    shown += [_cost_column("peak_memory_bytes", "peak memory (GiB)", "peak_memory_gib", GIB), _cost_column("flops_estimate", "FLOP")]
+    inside = [task for task in tasks_of(rows) if task.family == "in_distribution"]
+    shown += [column for task in inside for column in _answer_columns(task, inside)]
+    shown.append(Shown(Column("processes", "processes"), cells.processes_cell))
+    body = _body(rows, shown)
+    remarks = (*_setting(rows)[:1], *COST_READING, *_legend(cell.text for line in body for cell in line))
+    return Table(f"{_heading(rows)} – costs", tuple(show.column for show in shown), body, remarks)
+
+
+def _phase_columns(phase: str) -> list[Shown]:
+    rate = Shown(Column(f"{phase}_tokens_per_second", f"{phase} tokens/s"), lambda mine: cells.rate_cell(mine, phase))
+    return [_cost_column(f"{phase}_seconds", f"{phase} seconds"), rate]
+
+
+def _answer_columns(task: Task, tasks: Sequence[Task]) -> list[Shown]:
+    share = Column(f"{task.name}.truncated_share", _titled("truncated", task, tasks))
+    length = Column(f"{task.name}.mean_length", _titled("mean length", task, tasks))
+    return [Shown(share, lambda mine: cells.share_cell(task.of(mine))), Shown(length, lambda mine: cells.length_cell(task.of(mine)))]
 
 
 def metrics_table(scores: pd.DataFrame) -> Table:

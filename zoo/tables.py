@@ -16,14 +16,15 @@ from zoo.figures import figure_svg
 from zoo.records import comparisons, digest_bytes, load_records
 from zoo.score_frame import score_frame
 from zoo.table_forms import Table, to_csv, to_latex, to_markdown, to_terminal
-from zoo.table_layouts import main_table, metrics_table, pairwise_table
+from zoo.table_layouts import cost_table, main_table, metrics_table, pairwise_table
 
 __all__ = ["build_tables", "check_tables", "terminal_table"]
 
 GENERATOR = {"tables": 1, "statistics": 1}
 MANIFEST = "MANIFEST.json"
 SHORT = 16
-FILES = ("main.md", "main.tex", "main.csv", "main.svg", "all_metrics.md", "all_metrics.csv", "pairwise.md", "pairwise.csv")
+BESIDE = ("costs", "all_metrics", "pairwise")
+FILES = ("main.md", "main.tex", "main.csv", "main.svg", *(f"{table}.{form}" for table in BESIDE for form in ("md", "csv")))
 
 
 def build_tables(records_root: Path, out_root: Path, comparison: str | None = None) -> list[Path]:
@@ -78,17 +79,18 @@ def _comparison(records_root: Path, name: str) -> tuple[dict[str, bytes], dict[s
     """The files of one comparison and its section of the manifest."""
     records = load_records(records_root, name)
     scores = score_frame(records)
-    main, metrics, pairwise = main_table(scores), metrics_table(scores), pairwise_table(scores)
-    texts = {"main.md": to_markdown(main, picture="main.svg"), "main.tex": to_latex(main), "main.csv": to_csv(main)}
-    texts |= {"all_metrics.md": to_markdown(metrics), "all_metrics.csv": to_csv(metrics)}
-    texts |= {"pairwise.md": to_markdown(pairwise), "pairwise.csv": to_csv(pairwise)} if pairwise else {}
+    made = zip(BESIDE, (cost_table(scores), metrics_table(scores), pairwise_table(scores)), strict=True)
+    main, beside = main_table(scores), {table: content for table, content in made if content is not None}
+    links = {table.replace("_", " "): f"{table}.md" for table in beside}
+    texts = {"main.md": to_markdown(main, "main.svg", links), "main.tex": to_latex(main), "main.csv": to_csv(main)}
+    texts |= {f"{table}.md": to_markdown(content) for table, content in beside.items()}
+    texts |= {f"{table}.csv": to_csv(content) for table, content in beside.items()}
     files = {file: text.encode() for file, text in texts.items()}
     files["main.svg"] = figure_svg(scores)
-    tables = {"main": main, "all_metrics": metrics} | ({"pairwise": pairwise} if pairwise else {})
     section = {
         "files": {file: digest_bytes(data) for file, data in sorted(files.items())},
         "records": {digest[:SHORT]: {"path": path, "sha256": digest} for record in records for path, digest in sorted(record.digests.items())},
-        "tables": {table: _trace(content) for table, content in tables.items()},
+        "tables": {table: _trace(content) for table, content in {"main": main, **beside}.items()},
     }
     return files, section
 
