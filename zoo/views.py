@@ -10,12 +10,15 @@ from torch import Tensor
 from zoo.components.teachers import Target
 from zoo.errors import ZooError
 
+FLOOR = -1e4  # a scorer's zero: far below any log-probability that fp32 can weigh, near enough to keep losses and gradients finite
+
 
 class LogitView:
     """N tokens seen through functions that give each scorer's logits (N, V); implements `zoo.statistics.View`.
 
     Logits become fp32 (float64 stays) before the temperature and the softmax. A scorer's target transform follows; the
-    student reaches it without gradient. Logits that are wider than the narrowest scorer's are cut, never padded.
+    student reaches it without gradient. Logits that are wider than the narrowest scorer's are cut, never padded. Tokens that
+    a scorer rules out (-inf) get the log-probability `FLOOR`.
     """
 
     def __init__(
@@ -36,10 +39,10 @@ class LogitView:
         key = (scorer, temperature)
         if key not in self._logp:
             raw_NV = self._raw_logits(scorer)
-            logp_NV = (raw_NV if temperature == 1.0 else raw_NV / temperature).log_softmax(-1)
+            logp_NV = (raw_NV if temperature == 1.0 else raw_NV / temperature).log_softmax(-1).clamp(min=FLOOR)
             target = self._targets.get(scorer)
             if target is not None:
-                logp_NV = target.transform(logp_NV, self.logp_NV("student", temperature).detach())
+                logp_NV = target.transform(logp_NV, self.logp_NV("student", temperature).detach()).clamp(min=FLOOR)
             self._logp[key] = logp_NV
         return self._logp[key]
 

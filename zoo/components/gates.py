@@ -103,7 +103,8 @@ class TopEntropyShare(Gate):
         mask_BT = context.mask_BT
         entropy_BT = context.column(Entropy("student")).masked_fill(~mask_BT, -torch.inf)
         rank_BT = torch.sort(entropy_BT, dim=1, descending=True, stable=True).indices.argsort(1)
-        kept_B1 = (mask_BT.sum(1, keepdim=True) * self.share).ceil().clamp(min=1)
+        # Rounding must not turn 0.6 * 25 into 16 tokens.
+        kept_B1 = (mask_BT.sum(1, keepdim=True).double() * self.share - 1e-6).ceil().clamp(min=1)
         return (rank_BT < kept_B1) & mask_BT
 
 

@@ -49,7 +49,8 @@ class SoftLog(Shaping):
     kind: Literal["soft_log"] = "soft_log"
 
     def apply(self, value: Tensor, context: TokenContext | None) -> Tensor:
-        return value.sign() * value.abs().log1p()
+        # Not through sign(a), whose slope at 0 is 0 where the function's is 1.
+        return torch.where(value < 0, -(-value).clamp(min=0).log1p(), value.clamp(min=0).log1p())
 
 
 @component("shaping")
@@ -60,7 +61,10 @@ class Power(Shaping):
     exponent: float = Field(gt=0)
 
     def apply(self, value: Tensor, context: TokenContext | None) -> Tensor:
-        return value.sign() * value.abs().pow(self.exponent)
+        # At 0 the slope of a root is infinite, and an absent entry's must be 0.
+        zero = value == 0
+        size = torch.where(zero, torch.ones_like(value), value.abs()).pow(self.exponent)
+        return torch.where(zero, torch.zeros_like(value), value.sign() * size)
 
 
 @component("shaping")
@@ -68,7 +72,7 @@ class Whiten(Shaping):
     """(a - mean) / sqrt(var + epsilon) over the supervised tokens of the global batch; population variance, padding excluded."""
 
     kind: Literal["whiten"] = "whiten"
-    epsilon: float = 1e-8
+    epsilon: float = Field(1e-8, gt=0)
     centre: bool = True
     batchwide = True
 

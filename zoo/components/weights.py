@@ -64,8 +64,10 @@ class Perplexity(Weight):
     def weight(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
         mask_BT = context.mask_BT
         length_B = mask_BT.sum(1).clamp(min=1)
-        perplexity_B = (-(context.logp_BT(self.of) * mask_BT).sum(1) / length_B).exp()
+        # A token that the scorer rules out must not make the weight infinite.
+        perplexity_B = (-(context.logp_BT(self.of) * mask_BT).sum(1) / length_B).clamp(max=80.0).exp()
         if self.normalise == "batch":
             rows_B = mask_BT.any(1)
-            perplexity_B = perplexity_B / (context.total((perplexity_B * rows_B).sum()) / context.total(rows_B.sum()).clamp(min=1))
+            mean = context.total((perplexity_B * rows_B).sum()) / context.total(rows_B.sum()).clamp(min=1)
+            perplexity_B = perplexity_B / mean.clamp(min=1.0)  # a perplexity is at least 1, so only an empty batch is clamped
         return perplexity_B[:, None].expand_as(mask_BT)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+from pydantic import model_validator
 from torch import Tensor
 
-from zoo.components.base import Number, Slot, component
+from zoo.components.base import Number, Slot, check_range, component
 from zoo.components.divergences import Divergence, ReverseKL
 from zoo.components.shapings import shape_values
 from zoo.components.supports import Detach, Full, Support, restrict
@@ -28,6 +29,11 @@ class DivergenceTerm(TokenTerm):
     support: Annotated[Support, Slot("support")] = Full()
     temperature: Number = 1.0
     rescale: bool = False
+
+    @model_validator(mode="after")
+    def _warm(self) -> DivergenceTerm:
+        check_range("temperature", self.temperature, 0.0, inclusive=False, why="it divides the logits")
+        return self
 
     def update_scorers(self) -> tuple[str, ...]:
         return (self.teacher,)

@@ -1,0 +1,181 @@
+"""Credits against sums written out, their limits, and the groups that have nothing to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from zoo.statistics import Value
+
+from .six import MASK, Array, build, context, per_group, tensor
+
+REWARD = np.array([[0.7, -1.2, 0.4, 2.0], [-0.3, 1.1, 0.0, 0.0]])
+VALUE = np.array([[0.2, 0.5, -0.4, 0.9], [1.3, -0.7, 8.0, 9.0]])
+LENGTHS = MASK.sum(1)
+GROUP = np.array([0, 1, 0, 0, 1, 2])
+OUTCOME = np.array([1.0, 0.0, 0.0, 0.5, 1.0, 1.0])
+
+
+def each(function: Callable[[Array, Array, int], float]) -> Array:
+    """A table of a function of (the sequence's rewards, its values, t)."""
+    found = np.zeros(MASK.shape)
+    for b, length in enumerate(LENGTHS):
+        for t in range(length):
+            found[b, t] = function(REWARD[b, :length], VALUE[b, :length], t)
+    return found
+
+
+def returned(gamma: float, start: str = "this", per_length: bool = False) -> Callable[[Array, Array, int], float]:
+    def total(reward: Array, value: Array, t: int) -> float:
+        first = t if start == "this" else t + 1
+        ahead = [gamma ** (k - first) * reward[k] for k in range(first, len(reward))]
+        return sum(ahead) / max(len(ahead), 1) if per_length else sum(ahead)
+
+    return total
+
+
+def gae(gamma: float, lam: float) -> Callable[[Array, Array, int], float]:
+    def total(reward: Array, value: Array, t: int) -> float:
+        after = np.append(value[1:], 0.0)
+        return sum((gamma * lam) ** (k - t) * (reward[k] + gamma * after[k] - value[k]) for k in range(t, len(reward)))
+
+    return total
+
+
+def grpo(divide: str, epsilon: float = 1e-4) -> Array:
+    found = np.zeros(len(OUTCOME))
+    for i, group in enumerate(GROUP):
+        others = OUTCOME[group == GROUP]
+        spread = others.std(ddof=1) if len(others) > 1 else 0.0
+        found[i] = (OUTCOME[i] - others.mean()) / (spread + epsilon if divide == "std" else 1.0)
+    return found
+
+
+def leave_one_out() -> Array:
+    found = np.zeros(len(OUTCOME))
+    for i, group in enumerate(GROUP):
+        others = [OUTCOME[j] for j in range(len(OUTCOME)) if GROUP[j] == group and j != i]
+        found[i] = OUTCOME[i] - (np.mean(others) if others else 0.0)
+    return found
+
+
+REFERENCES: dict[str, list[tuple[dict[str, Any], Any]]] = {
+    "immediate": [({}, lambda: each(lambda reward, value, t: reward[t]))],
+    "return_to_go": [
+        ({"from": start, "per_length": mean}, lambda start=start, mean=mean: each(returned(1.0, start, mean)))
+        for start in ("this", "next")
+        for mean in (False, True)
+    ],
+    "discounted": [
+        ({"gamma": gamma, "from": start, "per_length": mean}, lambda gamma=gamma, start=start, mean=mean: each(returned(gamma, start, mean)))
+        for gamma in (0.0, 0.5, 0.95, 1.0)
+        for start in ("this", "next")
+        for mean in (False, True)
+    ],
+    "k_step": [({"k": k}, lambda k=k: each(lambda reward, value, t: reward[t : t + k].sum())) for k in (1, 2, 3, 9)],
+    "gae": [({"gamma": g, "lambda": lam}, lambda g=g, lam=lam: each(gae(g, lam))) for g in (0.0, 0.9, 1.0) for lam in (0.0, 0.95, 1.0)],
+    "group": [({"divide": divide}, lambda divide=divide: grpo(divide)) for divide in ("std", "none")],
+    "leave_one_out": [({}, leave_one_out)],
+}
+COMPARING = ("group", "leave_one_out")
+PER_TOKEN = [(kind, fields, expected) for kind, cases in REFERENCES.items() for fields, expected in cases if kind not in COMPARING]
+PER_GROUP = [(kind, fields, expected) for kind, cases in REFERENCES.items() for fields, expected in cases if kind in COMPARING]
+
+
+def advantage(kind: str, **fields: Any) -> Array:
+    found = build("credit", kind, **fields).advantage(tensor(REWARD), context({Value("value"): VALUE}))
+    return np.asarray(found.numpy())
+
+
+@pytest.mark.parametrize(("kind", "fields", "expected"), PER_TOKEN)
+def test_advantage(kind: str, fields: dict[str, Any], expected: Callable[[], Array]) -> None:
+    np.testing.assert_allclose(advantage(kind, **fields), expected(), atol=1e-12)
+
+
+@pytest.mark.parametrize(("kind", "fields", "expected"), PER_GROUP)
+def test_comparison_of_answers(kind: str, fields: dict[str, Any], expected: Callable[[], Array]) -> None:
+    """Rewards are summed over an answer's tokens; every token of an answer has its advantage; padding has none."""
+    sizes = [3, 1, 2, 4, 2, 1]
+    answers = per_group(len(OUTCOME), sizes, GROUP.tolist())
+    last = torch.arange(4) == torch.tensor(sizes)[:, None] - 1
+    found = build("credit", kind, **fields).advantage(last * tensor(OUTCOME)[:, None], answers).numpy()
+    np.testing.assert_allclose(found, expected()[:, None] * answers.mask_BT.numpy(), atol=1e-12)
+
+
+def test_limits() -> None:
+    now, all_ahead = advantage("immediate"), advantage("return_to_go")
+    np.testing.assert_allclose(advantage("discounted", gamma=0.0), now, atol=1e-15)
+    np.testing.assert_allclose(advantage("discounted", gamma=1.0), all_ahead, atol=1e-15)
+    np.testing.assert_allclose(advantage("k_step", k=1), now, atol=1e-15)
+    np.testing.assert_allclose(advantage("k_step", k=4), all_ahead, atol=1e-15)
+    np.testing.assert_allclose(advantage("gae", gamma=0.0), now - VALUE * MASK, atol=1e-15)
+    np.testing.assert_allclose(advantage("gae", gamma=1.0, **{"lambda": 1.0}), all_ahead - VALUE * MASK, atol=1e-12)
+    np.testing.assert_allclose(advantage("return_to_go", **{"from": "next"}), all_ahead - now, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", COMPARING)
+def test_equal_rewards_and_single_answers_give_0(kind: str) -> None:
+    answers = per_group(4, [2, 2, 2, 2], [0, 0, 0, 7])
+    reward = torch.tensor([[0.0, 1.0]] * 3 + [[0.0, 0.0]], dtype=torch.float64)
+    found = build("credit", kind).advantage(reward, answers)
+    assert torch.equal(found, torch.zeros(4, 2, dtype=torch.float64))
+
+
+def test_groups_need_not_be_neighbours_or_numbered_from_0() -> None:
+    sizes, reward = [1, 1, 1, 1], torch.tensor([[1.0], [0.0], [0.0], [1.0]], dtype=torch.float64)
+    apart = build("credit", "leave_one_out").advantage(reward, per_group(4, sizes, [900, 17, 900, 17]))
+    together = build("credit", "leave_one_out").advantage(reward[[0, 2, 1, 3]], per_group(4, sizes, [0, 0, 1, 1]))
+    assert torch.equal(apart[[0, 2, 1, 3]], together)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "local", "estimator"),
+    [
+        ("immediate", {}, True, "pg_immediate"),
+        ("discounted", {"gamma": 0}, True, "pg_immediate"),
+        ("discounted", {"gamma": 0, "from": "next"}, False, "pg_discounted"),
+        ("discounted", {"gamma": 0.9}, False, "pg_discounted"),
+        ("discounted", {"gamma": 1}, False, "pg_return_to_go"),
+        ("discounted", {"gamma": {"schedule": "linear", "start": 0, "end": 1}}, False, "pg_discounted"),
+        ("return_to_go", {}, False, "pg_return_to_go"),
+        ("k_step", {"k": 1}, True, "pg_immediate"),
+        ("k_step", {"k": 2}, False, "pg_kstep"),
+        ("gae", {}, False, "pg_gae"),
+        ("group", {}, False, "pg_group"),
+        ("leave_one_out", {}, False, "pg_group"),
+    ],
+)
+def test_what_the_coordinates_read(kind: str, fields: dict[str, Any], local: bool, estimator: str) -> None:
+    credit = build("credit", kind, **fields)
+    assert (credit.local, credit.estimator()) == (local, estimator)
+
+
+def test_local_credits_see_nothing_later() -> None:
+    """`local` is what it says: changing a later reward changes no earlier advantage."""
+    later = REWARD.copy()
+    later[0, 3] += 5.0
+    known = context({Value("value"): VALUE})
+    for kind, fields, _ in PER_TOKEN:
+        credit = build("credit", kind, **fields)
+        before, after = credit.advantage(tensor(REWARD), known), credit.advantage(tensor(later), known)
+        moved = not torch.equal(before[0, :3], after[0, :3])
+        assert not (credit.local and moved), (kind, fields)
+
+
+def test_only_gae_has_a_critic() -> None:
+    gae_credit = build("credit", "gae", value="critic")
+    assert gae_credit.critic() == "critic"
+    assert gae_credit.statistics() == (Value("critic"),)
+    assert build("credit", "group").critic() is None
+
+
+@pytest.mark.parametrize(
+    "bad", [{"kind": "discounted", "gamma": 1.5}, {"kind": "gae", "lambda": -0.1}, {"kind": "k_step", "k": 0}, {"kind": "group", "epsilon": 0}]
+)
+def test_refused_parameters(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"must lie in|greater than"):
+        build("credit", **bad)

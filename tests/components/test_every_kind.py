@@ -1,0 +1,45 @@
+"""No kind of the grammar is without a reference test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from zoo.components.base import kinds, slots
+
+from . import test_credits, test_divergences, test_losses, test_plain, test_signals, test_supports, test_terms
+
+TESTED: dict[str, Mapping[str, Any]] = {
+    "baseline": test_signals.BASELINES,
+    "credit": test_credits.REFERENCES,
+    "divergence": test_divergences.REFERENCES,
+    "gate": test_signals.GATES,
+    "learner": test_plain.REFERENCES["learner"],
+    "mass": test_supports.MASSES,
+    "preference": test_losses.PREFERENCES,
+    "ratio": test_losses.RATIOS,
+    "reduce": test_losses.REDUCES,
+    "reward": test_signals.REWARDS,
+    "routing": test_losses.ROUTINGS,
+    "schedule": test_losses.SCHEDULES,
+    "shaping": test_signals.SHAPINGS,
+    "support": test_supports.REFERENCES,
+    "target": test_losses.TARGETS,
+    "teacher": test_plain.REFERENCES["teacher"],
+    "term": test_terms.REFERENCES,
+    "update": test_plain.REFERENCES["update"],
+    "weight": test_signals.WEIGHTS,
+    "weights_of": test_plain.REFERENCES["weights_of"],
+}
+DECODED = ("handover", "rollout", "verify")  # streams: tested with the engine that writes them
+
+
+def test_every_slot_is_tested() -> None:
+    assert {*TESTED, *DECODED} == set(slots())
+
+
+@pytest.mark.parametrize("slot", TESTED)
+def test_every_kind_has_a_reference(slot: str) -> None:
+    assert set(TESTED[slot]) == set(kinds(slot)), f"add a reference for each kind of {slot} to tests/components"

@@ -1,0 +1,262 @@
+"""Ratios, routings, reductions, preferences, targets and schedules against plain formulas."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from zoo.components.preferences import Sums
+
+from .six import MASK, TOKENS, Array, V, build, gradient, log_softmax, rows, sampled, slope, tensor
+
+P, Q, Y = rows("student"), rows("teacher"), TOKENS[MASK]
+NOW, OLD, WRITER = sampled("student")[MASK], sampled("reference")[MASK], sampled("old")[MASK]
+Table = dict[str, list[tuple[dict[str, Any], Any]]]
+
+
+def cases(table: Table) -> list[tuple[str, dict[str, Any], Any]]:
+    return [(kind, fields, expected) for kind, several in table.items() for fields, expected in several]
+
+
+def shaped(gamma: float, rho: Array) -> Array:
+    return np.asarray(rho / (rho + gamma))
+
+
+# Factor as a function of the present log-probabilities, and the clipped product (None: not clipped).
+RATIOS: Table = {
+    "importance": [({}, (lambda now: np.exp(now - WRITER), None))],
+    "mixture_importance": [({}, (lambda now: np.exp(OLD - WRITER) + 0 * now, None))],
+    "ppo_clip": [
+        ({"at": 0.2}, (lambda now: np.exp(now - OLD), lambda rho: np.clip(rho, 0.8, 1.2))),
+        ({"at": 0.2, "upper": 0.3}, (lambda now: np.exp(now - OLD), lambda rho: np.clip(rho, 0.8, 1.3))),
+    ],
+    "shaped": [
+        ({"gamma": 0.1}, (lambda now: shaped(0.1, np.exp(now)), None)),
+        ({"gamma": 0.3, "behaviour": "known"}, (lambda now: shaped(0.3, np.exp(now - WRITER)), None)),
+    ],
+}
+
+
+@pytest.mark.parametrize(("kind", "fields", "expected"), cases(RATIOS))
+def test_ratio(kind: str, fields: dict[str, Any], expected: Any) -> None:
+    ratio, (factor, clip) = build("ratio", kind, **fields), expected
+    old = {"student": tensor(OLD), "behaviour": tensor(WRITER)}
+    rho = ratio.factor(tensor(NOW), old)
+    np.testing.assert_allclose(rho.numpy(), factor(NOW), atol=1e-12)
+    clipped = ratio.clip(rho)
+    assert (clipped is None) == (clip is None)
+    if clip is not None:
+        np.testing.assert_allclose(clipped.numpy(), clip(factor(NOW)), atol=1e-12)
+    if ratio.frozen:
+        assert not ratio.factor(tensor(NOW).requires_grad_(), old).requires_grad
+    else:
+        found = gradient(lambda now: ratio.factor(now, old).sum(), NOW)
+        np.testing.assert_allclose(found, slope(lambda now: float(factor(now).sum()), NOW), atol=1e-7)
+
+
+@pytest.mark.parametrize(("kind", "fields", "expected"), cases(RATIOS))
+def test_a_ratio_reads_what_it_says(kind: str, fields: dict[str, Any], expected: Any) -> None:
+    ratio = build("ratio", kind, **fields)
+    known = {"student": tensor(OLD), "behaviour": tensor(WRITER)}
+    ratio.factor(tensor(NOW), {name: known[name] for name in ratio.reads})
+
+
+def routed(kind: str, **fields: Any) -> tuple[Array, Array]:
+    """The distribution that receives the mass and where it applies, written out."""
+    rho, applies = np.zeros_like(P), np.ones(len(P), dtype=bool)
+    for n, y in enumerate(Y):
+        p, q = np.exp(P[n]), np.exp(Q[n])
+        if kind == "teacher":
+            rho[n] = q
+        elif kind == "teacher_topk":
+            ids = np.argsort(-q)[: fields["k"]]
+            rho[n, ids] = q[ids] / q[ids].sum()
+        else:
+            centred = Q[n] - P[n] + (p * (P[n] - Q[n])).sum()
+            ok = [j for j in range(V) if j != y and q[j] >= fields["tau_teacher"] and p[j] >= fields["tau_student"] and centred[j] > 0]
+            weight = np.array([q[j] ** fields["teacher_power"] * p[j] ** fields["student_power"] for j in ok])
+            applies[n] = bool(ok) and centred[y] < 0
+            if ok:
+                rho[n, ok] = weight / weight.sum()
+    return rho, applies
+
+
+COUNTERFACTUAL = {"teacher_power": 0.7, "student_power": 0.4, "tau_teacher": 0.1, "tau_student": 0.05}
+ROUTINGS: Table = {
+    "sampled": [({}, None)],
+    "teacher": [({}, routed("teacher"))],
+    "teacher_topk": [({"k": k}, routed("teacher_topk", k=k)) for k in (1, 3, V)],
+    "counterfactual": [(COUNTERFACTUAL, routed("counterfactual", **COUNTERFACTUAL))],
+}
+
+
+@pytest.mark.parametrize(("kind", "fields", "expected"), cases(ROUTINGS))
+def test_routing(kind: str, fields: dict[str, Any], expected: Any) -> None:
+    found = build("routing", kind, **fields).redirect(tensor(P), tensor(Q), tensor(Y))
+    if expected is None:
+        assert found is None
+        return
+    rho, applies = found
+    np.testing.assert_array_equal(applies.numpy(), expected[1])
+    np.testing.assert_allclose(rho.numpy(), expected[0], atol=1e-12)
+    np.testing.assert_allclose(rho[applies].sum(-1).numpy(), 1.0, atol=1e-12)
+
+
+def test_counterfactual_acts_on_some_tokens_and_not_on_others() -> None:
+    assert set(routed("counterfactual", **COUNTERFACTUAL)[1]) == {True, False}
+
+
+def test_counterfactual_without_alternatives_is_the_sampled_rule() -> None:
+    """Thresholds that nothing passes leave no token to route to, so the rule applies nowhere."""
+    rho, applies = build("routing", "counterfactual", tau_teacher=0.99, tau_student=0.99).redirect(tensor(P), tensor(Q), tensor(Y))
+    assert not applies.any()
+    assert torch.isfinite(rho).all()
+
+
+def test_teacher_topk_of_one_and_of_all() -> None:
+    one, _ = build("routing", "teacher_topk", k=1).redirect(tensor(P), tensor(Q), tensor(Y))
+    assert (one.argmax(-1) == tensor(Q).argmax(-1)).all()
+    every, _ = build("routing", "teacher_topk", k=V + 5).redirect(tensor(P), tensor(Q), tensor(Y))
+    np.testing.assert_allclose(every.numpy(), np.exp(Q), atol=1e-12)
+
+
+KEPT = np.array([[True, False, True, True], [False, False, False, False]])
+SHARES = {"valid": (6, MASK.sum(1), 2), "kept": (3, KEPT.sum(1), 1)}
+
+
+def divided(kind: str, over: str) -> Array:
+    tokens, lengths, sequences = SHARES[over]
+    per_row = {"token_mean": [1 / tokens] * 2, "sequence_mean": [1 / (sequences * max(n, 1)) for n in lengths], "sum": [1 / sequences] * 2,
+               "fixed": [1 / (sequences * 128.0)] * 2}[kind]  # fmt: skip
+    return np.array(per_row)[:, None] * MASK
+
+
+REDUCES: Table = {
+    kind: [({"over": over, **({"divisor": 128} if kind == "fixed" else {})}, divided(kind, over)) for over in ("valid", "kept")]
+    for kind in ("token_mean", "sequence_mean", "sum", "fixed")
+}
+
+
+@pytest.mark.parametrize(("kind", "fields", "expected"), cases(REDUCES))
+def test_reduce(kind: str, fields: dict[str, Any], expected: Array) -> None:
+    found = build("reduce", kind, **fields).scale(tensor(MASK), tensor(KEPT), lambda value: value)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "fields", "expected"), cases(REDUCES))
+def test_reduce_counts_over_all_processes_and_survives_nothing(kind: str, fields: dict[str, Any], expected: Array) -> None:
+    """Twice the tokens elsewhere: each factor is a third, but for lengths, which are a sequence's own."""
+    reduce = build("reduce", kind, **fields)
+    thrice = reduce.scale(tensor(MASK), tensor(KEPT), lambda value: 3 * value)
+    np.testing.assert_allclose(thrice.numpy(), expected / 3, rtol=1e-6)
+    nothing = torch.zeros(2, 4, dtype=torch.bool)
+    assert torch.equal(reduce.scale(nothing, nothing, lambda value: value), torch.zeros(2, 4))
+
+
+TOTAL = {"chosen": np.array([-3.1, -8.0]), "rejected": np.array([-4.0, -2.2])}
+INITIAL = {"chosen": np.array([-3.6, -7.0]), "rejected": np.array([-3.5, -2.9])}
+LENGTH = {"chosen": np.array([4, 3]), "rejected": np.array([2, 5])}
+
+
+def sigmoid(x: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-x)))
+
+
+def orpo(chosen: Array, beta: float) -> Array:
+    mean = [chosen / LENGTH["chosen"], TOTAL["rejected"] / LENGTH["rejected"]]
+    odds = [np.exp(m) / (1 - np.exp(m)) for m in mean]
+    return np.asarray(-mean[0] - beta * np.log(sigmoid(np.log(odds[0] / odds[1]))))
+
+
+def dpo(chosen: Array, beta: float) -> Array:
+    return np.asarray(-np.log(sigmoid(beta * (chosen - INITIAL["chosen"] - TOTAL["rejected"] + INITIAL["rejected"]))))
+
+
+def ipo(chosen: Array, beta: float) -> Array:
+    gap = (chosen - INITIAL["chosen"]) / LENGTH["chosen"] - (TOTAL["rejected"] - INITIAL["rejected"]) / LENGTH["rejected"]
+    return np.asarray((gap - 1 / (2 * beta)) ** 2)
+
+
+FORMULAS = {"orpo": orpo, "dpo": dpo, "ipo": ipo}
+PREFERENCES: Table = {kind: [({"beta": b}, lambda chosen, f=f, b=b: f(chosen, b)) for b in (0.1, 1.5)] for kind, f in FORMULAS.items()}
+
+
+def sides(chosen: torch.Tensor) -> tuple[Sums, Sums]:
+    rejected = Sums(tensor(TOTAL["rejected"]), tensor(LENGTH["rejected"]), tensor(INITIAL["rejected"]))
+    return Sums(chosen, tensor(LENGTH["chosen"]), tensor(INITIAL["chosen"])), rejected
+
+
+@pytest.mark.parametrize(("kind", "fields", "expected"), cases(PREFERENCES))
+def test_preference(kind: str, fields: dict[str, Any], expected: Callable[[Array], Array]) -> None:
+    loss = build("preference", kind, **fields).loss
+    np.testing.assert_allclose(loss(*sides(tensor(TOTAL["chosen"]))).numpy(), expected(TOTAL["chosen"]), atol=1e-9)
+    found = gradient(lambda chosen: loss(*sides(chosen)).sum(), TOTAL["chosen"])
+    np.testing.assert_allclose(found, slope(lambda chosen: float(expected(chosen).sum()), TOTAL["chosen"]), atol=1e-6)
+    assert (found < 0).all() or kind == "ipo"
+
+
+@pytest.mark.parametrize("kind", PREFERENCES)
+def test_preference_of_certain_and_of_empty_answers(kind: str) -> None:
+    certain = Sums(torch.zeros(2, requires_grad=True), torch.tensor([3, 0]), torch.zeros(2))
+    loss = build("preference", kind).loss(certain, Sums(torch.full((2,), -40.0), torch.tensor([2, 2]), torch.zeros(2)))
+    [slopes] = torch.autograd.grad(loss.sum(), certain.total_B)
+    assert torch.isfinite(loss).all()
+    assert torch.isfinite(slopes).all()
+
+
+TARGETS: Table = {
+    "temperature": [({"tau": tau}, log_softmax(Q / tau)) for tau in (0.5, 1.0, 3.0)],
+    "interpolate": [({"t": t}, log_softmax((1 - t) * P + t * Q)) for t in (0.0, 0.3, 1.0)],
+}
+
+
+@pytest.mark.parametrize(("kind", "fields", "expected"), cases(TARGETS))
+def test_target(kind: str, fields: dict[str, Any], expected: Array) -> None:
+    found = build("target", kind, **fields).transform(tensor(Q), tensor(P)).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_interpolation_ends_at_the_student_and_at_the_teacher() -> None:
+    np.testing.assert_allclose(build("target", "interpolate", t=0).transform(tensor(Q), tensor(P)).numpy(), P, atol=1e-12)
+    np.testing.assert_allclose(build("target", "interpolate", t=1).transform(tensor(Q), tensor(P)).numpy(), Q, atol=1e-12)
+
+
+SCHEDULES: Table = {
+    "linear": [
+        ({"start": 2, "end": 4}, {0: 2.0, 0.25: 2.5, 1: 4.0}),
+        ({"start": 1, "end": 0, "over": (0.2, 0.6)}, {0: 1.0, 0.2: 1.0, 0.4: 0.5, 0.6: 0.0, 1: 0.0}),
+    ],
+    "cosine": [({"start": 1, "end": 0}, {0: 1.0, 0.5: 0.5, 0.25: 0.5 * (1 + math.cos(math.pi / 4)), 1: 0.0})],
+    "stepwise": [({"at": (0, 0.5, 0.75), "values": (1, 0.1, 7)}, {0: 1.0, 0.49: 1.0, 0.5: 0.1, 0.74: 0.1, 0.75: 7.0, 1: 7.0})],
+}
+
+
+@pytest.mark.parametrize(("kind", "fields", "expected"), cases(SCHEDULES))
+def test_schedule(kind: str, fields: dict[str, Any], expected: dict[float, float]) -> None:
+    schedule = build("schedule", kind, **fields)
+    for progress, value in expected.items():
+        assert schedule.value(progress) == pytest.approx(value, abs=1e-12)
+    low, high = schedule.extremes()
+    passed = [schedule.value(i / 200) for i in range(201)]
+    assert (low, high) == (pytest.approx(min(passed)), pytest.approx(max(passed)))
+
+
+@pytest.mark.parametrize(
+    ("slot", "bad", "message"),
+    [
+        ("schedule", {"kind": "linear", "start": 0, "end": 1, "over": (0.5, 0.5)}, "two increasing shares"),
+        ("schedule", {"kind": "stepwise", "at": (0.1,), "values": (1,)}, "rise from 0"),
+        ("schedule", {"kind": "stepwise", "at": (0, 0.5), "values": (1,)}, "of one length"),
+        ("ratio", {"kind": "ppo_clip", "at": 0}, "at must lie in"),
+        ("target", {"kind": "temperature", "tau": 0}, "tau must lie in"),
+        ("target", {"kind": "temperature", "tau": {"schedule": "linear", "start": 1, "end": 0}}, "tau must lie in"),
+    ],
+)
+def test_refused_parameters(slot: str, bad: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(slot, **bad)

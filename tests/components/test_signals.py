@@ -1,0 +1,233 @@
+"""Rewards, baselines, shapings, gates and weights against plain formulas on the six tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from zoo.components.shapings import shape_values
+from zoo.statistics import Entropy, Kl, TokenContext
+
+from .six import AUTHORS, MASK, Array, build, context, gradient, logp, per_group, sampled, slope, tensor
+
+S, T = sampled("student"), sampled("teacher")
+
+
+def kl(a: str, b: str) -> Array:
+    return np.asarray((np.exp(logp(a)) * (logp(a) - logp(b))).sum(-1))
+
+
+def top_kl(k: int) -> Array:
+    """KL(p || q) of both sides renormalised on the student's k best."""
+    found = np.zeros(MASK.shape)
+    for at in np.ndindex(*MASK.shape):
+        ids = np.argsort(-logp("student")[at])[:k]
+        p, q = np.exp(logp("student")[at][ids]), np.exp(logp("teacher")[at][ids])
+        p, q = p / p.sum(), q / q.sum()
+        found[at] = (p * np.log(p / q)).sum()
+    return found
+
+
+def entropy(name: str) -> Array:
+    return np.asarray(-(np.exp(logp(name)) * logp(name)).sum(-1))
+
+
+ADVANTAGE = np.array([[0.5, -2.0, 0.0, 3.0], [-0.7, 1.2, 50.0, -60.0]])
+OUTCOME = [1.0, 0.0]
+KNOWN = context(
+    {
+        Kl("student", "teacher"): kl("student", "teacher"),
+        Kl("student", "teacher", 3): top_kl(3),
+        Entropy("student"): entropy("student"),
+        Entropy("teacher"): entropy("teacher"),
+    },
+    {"correct": OUTCOME},
+)
+LAST = np.array([[False, False, False, True], [False, True, False, False]])
+
+
+def inside(values: Array) -> Array:
+    return np.where(MASK, values, 0.0)
+
+
+Table = dict[str, list[tuple[dict[str, Any], Any]]]
+REWARDS: Table = {
+    "contrast": [
+        ({"of": {"teacher": 1, "student": -1}}, inside(T - S)),
+        ({"of": {"teacher": 2, "reference": -1, "behaviour": -1}, "scale": 0.5}, inside((2 * T - sampled("reference") - sampled("old")) / 0.5)),
+        ({"of": {"teacher": 1, "student": -1}, "clip": 0.4}, inside(np.clip(T - S, -0.4, 0.4))),
+        ({"of": {"teacher": 1, "student": -1}, "map": "probability"}, inside(np.exp(T) - np.exp(S))),
+        ({"of": {"teacher": 1, "student": -1}, "map": "power", "alpha": 0.3}, inside((np.exp(T) ** 0.3 - np.exp(S) ** 0.3) / 0.3)),
+    ],
+    "verifier": [({}, LAST * np.array(OUTCOME)[:, None])],
+    "state_divergence": [({}, inside(-kl("student", "teacher")))],
+}
+BASELINES: Table = {
+    "none": [({}, ADVANTAGE)],
+    "kl": [({}, ADVANTAGE + kl("student", "teacher")), ({"top_k": 3}, ADVANTAGE + top_kl(3))],
+    "batch_mean": [({}, ADVANTAGE - ADVANTAGE[MASK].mean())],
+}
+WHITE = (ADVANTAGE - ADVANTAGE[MASK].mean()) / np.sqrt(ADVANTAGE[MASK].var() + 1e-8)
+SHAPINGS: Table = {
+    "clip": [({"at": 1.0}, np.clip(ADVANTAGE, -1, 1)), ({"at": 1.0, "side": "upper"}, np.minimum(ADVANTAGE, 1))],
+    "soft_log": [({}, np.sign(ADVANTAGE) * np.log(1 + np.abs(ADVANTAGE)))],
+    "power": [({"exponent": e}, np.sign(ADVANTAGE) * np.abs(ADVANTAGE) ** e) for e in (0.5, 1.0, 2.0)],
+    "whiten": [({}, inside(WHITE)), ({"centre": False}, inside(ADVANTAGE / np.sqrt(ADVANTAGE[MASK].var() + 1e-8)))],
+}
+GAP = np.exp(T) - np.exp(S)
+BEST = np.array([entropy("student")[0] >= np.sort(entropy("student")[0])[-2], [entropy("student")[1, i] == entropy("student")[1, :2].max() for i in range(4)]])
+GATES: Table = {
+    "teacher_entropy": [({"above": 1.2}, entropy("teacher") > 1.2), ({"below": 1.2}, entropy("teacher") < 1.2)],
+    "student_entropy": [({"at_least": 1.3}, entropy("student") >= 1.3)],
+    "top_entropy_share": [({"share": 0.5}, BEST & MASK), ({"share": 1.0}, MASK)],
+    "probability_gap": [({"above": 0}, GAP > 0), ({"at_most": 0}, GAP <= 0)],
+    "reward": [({"name": "correct", "above": 0.5}, MASK & np.array([[True], [False]])), ({"name": "correct", "at_most": 0}, MASK & np.array([[False], [True]])),
+               ({"name": "correct", "above": 0.4, "scope": "group"}, MASK), ({"name": "correct", "above": 0.6, "scope": "group"}, MASK & False)],
+    "author": [({"is": name}, code == AUTHORS) for code, name in enumerate(("student", "teacher", "dataset", "corpus"))],
+    "position": [({"below": 2}, np.array([[True, True, False, False]] * 2)), ({"at_least": 1}, np.array([[False, True, True, True]] * 2))],
+    "advantage": [({"above": 0}, ADVANTAGE > 0), ({"at_most": 0}, ADVANTAGE <= 0), ({"below": -1}, ADVANTAGE < -1)],
+}  # fmt: skip
+PERPLEXITY = np.exp(-inside(T).sum(1) / MASK.sum(1))
+WEIGHTS: Table = {
+    "pass_rate": [({"name": "correct"}, np.full(MASK.shape, 0.25)), ({"name": "correct", "alpha": 2, "beta": 0.5}, np.full(MASK.shape, 0.5**2.5))],
+    "perplexity": [
+        ({"of": "teacher", "normalise": "none"}, np.broadcast_to(PERPLEXITY[:, None], MASK.shape)),
+        ({"of": "teacher"}, np.broadcast_to((PERPLEXITY / PERPLEXITY.mean())[:, None], MASK.shape)),
+    ],
+}
+
+
+def cases(table: Table) -> list[tuple[str, dict[str, Any], Array]]:
+    return [(kind, fields, expected) for kind, several in table.items() for fields, expected in several]
+
+
+@pytest.mark.parametrize(("kind", "fields", "expected"), cases(REWARDS))
+def test_reward(kind: str, fields: dict[str, Any], expected: Array) -> None:
+    found = build("reward", kind, **fields).tokens(KNOWN, "correct")
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("kind", "fields", "expected"), cases(BASELINES))
+def test_baseline(kind: str, fields: dict[str, Any], expected: Array) -> None:
+    found = build("baseline", kind, **fields).subtract(tensor(ADVANTAGE), KNOWN)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("kind", "fields", "expected"), cases(SHAPINGS))
+def test_shaping(kind: str, fields: dict[str, Any], expected: Array) -> None:
+    found = build("shaping", kind, **fields).apply(tensor(ADVANTAGE), KNOWN)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("kind", "fields", "expected"), cases(GATES))
+def test_gate(kind: str, fields: dict[str, Any], expected: Array) -> None:
+    found = build("gate", kind, **fields).keep(KNOWN, tensor(ADVANTAGE))
+    assert found.dtype == torch.bool
+    np.testing.assert_array_equal((found & KNOWN.mask_BT).numpy(), expected & MASK)
+
+
+@pytest.mark.parametrize(("kind", "fields", "expected"), cases(WEIGHTS))
+def test_weight(kind: str, fields: dict[str, Any], expected: Array) -> None:
+    found = build("weight", kind, **fields).weight(KNOWN, None)
+    np.testing.assert_allclose(found.numpy() * MASK, expected * MASK, atol=1e-7)
+
+
+def apply(slot: str, part: Any, known: TokenContext) -> torch.Tensor:
+    """What a part makes of a context."""
+    calls: dict[str, Callable[[], torch.Tensor]] = {
+        "gate": lambda: part.keep(known, tensor(ADVANTAGE)),
+        "weight": lambda: part.weight(known, None),
+        "baseline": lambda: part.subtract(tensor(ADVANTAGE), known),
+        "reward": lambda: part.tokens(known, "correct"),
+        "shaping": lambda: part.apply(tensor(ADVANTAGE), known),
+    }
+    return calls[slot]()
+
+
+TABLES = {"gate": GATES, "weight": WEIGHTS, "baseline": BASELINES, "reward": REWARDS}
+
+
+@pytest.mark.parametrize("slot", TABLES)
+def test_every_column_that_is_read_is_declared(slot: str) -> None:
+    """With the declared columns and no others, nothing is missing."""
+    for kind, fields, _ in cases(TABLES[slot]):
+        part = build(slot, kind, **fields)
+        declared = {statistic: KNOWN.columns[statistic] for statistic in part.statistics()}
+        apply(slot, part, TokenContext(KNOWN.rollout, declared, KNOWN.rewards))
+
+
+@pytest.mark.parametrize("slot", [*TABLES, "shaping"])
+def test_an_empty_mask_gives_numbers(slot: str) -> None:
+    nothing = replace(KNOWN, rollout=replace(KNOWN.rollout, mask_BT=torch.zeros(2, 4, dtype=torch.bool)))
+    for kind, fields, _ in cases({**TABLES, "shaping": SHAPINGS}[slot]):
+        assert torch.isfinite(apply(slot, build(slot, kind, **fields), nothing)).all(), kind
+
+
+def test_power_map_tends_to_the_log() -> None:
+    near = build("reward", "contrast", of={"teacher": 1, "student": -1}, map="power", alpha=1e-7).tokens(KNOWN, None)
+    np.testing.assert_allclose(near.numpy(), inside(T - S), atol=1e-5)
+
+
+def test_the_kl_baseline_centres_the_log_ratio() -> None:
+    """E_{y ~ p}[log q - log p + KL(p || q)] = 0 in every state."""
+    mean = (np.exp(logp("student")) * (logp("teacher") - logp("student"))).sum(-1) + kl("student", "teacher")
+    np.testing.assert_allclose(mean, 0.0, atol=1e-12)
+
+
+def test_whitening_of_equal_advantages_and_of_one_token_is_0() -> None:
+    whiten = build("shaping", "whiten")
+    assert torch.equal(whiten.apply(torch.full((2, 4), 3.0, dtype=torch.float64), KNOWN), torch.zeros(2, 4, dtype=torch.float64))
+    assert float(whiten.apply(torch.ones(1, 1), per_group(1, [1], [0])).abs().max()) == 0.0
+
+
+@pytest.mark.parametrize("kind", ["clip", "soft_log", "power"])
+def test_gradient_of_shapings_that_act_on_entries(kind: str) -> None:
+    fields = {"clip": {"at": 0.9}, "soft_log": {}, "power": {"exponent": 0.5}}[kind]
+    shaping, at = build("shaping", kind, **fields, where="entry"), np.array([[-2.0, -0.3, 0.2, 5.0]])
+    found = gradient(lambda x: shaping.apply(x, None).sum(), at)
+    np.testing.assert_allclose(found, slope(lambda x: float(shaping.apply(tensor(x), None).sum()), at), atol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "fields", "expected"), [("soft_log", {}, 1.0), ("power", {"exponent": 0.5}, 0.0), ("clip", {"at": 1}, 1.0)])
+def test_slope_at_an_entry_that_is_exactly_0(kind: str, fields: dict[str, Any], expected: float) -> None:
+    shaping = build("shaping", kind, **fields, where="entry")
+    assert gradient(lambda x: shaping.apply(x, None).sum(), np.zeros((1, 1))) == expected
+
+
+def test_shapings_act_in_order_and_only_where_they_stand() -> None:
+    several = (build("shaping", "power", exponent=2, where="entry"), build("shaping", "clip", at=1, where="entry"), build("shaping", "soft_log"))
+    assert torch.equal(shape_values(several, "entry", torch.tensor([3.0, -0.5])), torch.tensor([1.0, -0.25]))
+    assert torch.equal(shape_values(several, "token", torch.tensor([3.0])), torch.tensor([3.0]))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.36, 0.54, 0.6, 0.72])
+def test_top_entropy_share_counts_exactly(share: float) -> None:
+    """25 * 0.6 is 15 tokens, whatever the rounding of the product; the count is rounded up otherwise."""
+    for length in (1, 7, 25, 50, 75, 85):
+        answers = per_group(1, [length], [0])
+        values = torch.arange(length, dtype=torch.float64)[None]
+        kept = build("gate", "top_entropy_share", share=share).keep(TokenContext(answers.rollout, {Entropy("student"): values}), None)
+        assert int(kept.sum()) == -(-length * round(share * 100) // 100)
+        assert kept[0, -1]
+
+
+def test_pass_rate_and_group_gate_keep_groups_apart() -> None:
+    answers = per_group(5, [1] * 5, [3, 3, 9, 9, 9])
+    known = TokenContext(answers.rollout, {}, {"correct": torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0])})
+    rate = np.array([0.5, 0.5, 2 / 3, 2 / 3, 2 / 3])
+    found = build("weight", "pass_rate", name="correct", alpha=1, beta=2).weight(known, None)[:, 0].numpy()
+    np.testing.assert_allclose(found, rate * (1 - rate) ** 2, atol=1e-6)
+    kept = build("gate", "reward", name="correct", above=0.6, scope="group").keep(known, None)[:, 0]
+    assert kept.tolist() == [False, False, True, True, True]
+
+
+def test_pass_rate_of_all_right_or_all_wrong_is_0_unless_the_power_is_0() -> None:
+    answers = per_group(2, [1, 1], [0, 1])
+    known = TokenContext(answers.rollout, {}, {"correct": torch.tensor([1.0, 0.0])})
+    assert build("weight", "pass_rate", name="correct").weight(known, None)[:, 0].tolist() == [0.0, 0.0]
+    assert build("weight", "pass_rate", name="correct", beta=0).weight(known, None)[:, 0].tolist() == [1.0, 0.0]

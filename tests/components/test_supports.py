@@ -1,0 +1,176 @@
+"""Supports and their mass handling against sets and sums in plain numpy, and where each variant's minimum lies (D.11)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from zoo.components.divergences import Divergence
+from zoo.components.supports import ABSENT, Support, restrict
+
+from .six import MASK, TOKENS, Array, V, build, gradient, rows, slope, tensor
+
+P, Q, Y = rows("student"), rows("teacher"), TOKENS[MASK]
+
+
+def best(logp: Array, k: int) -> set[int]:
+    return {int(i) for i in np.argsort(-logp)[:k]}
+
+
+Choice = Callable[[Array, Array, int], set[int]]
+REFERENCES: dict[str, tuple[dict[str, Any], Choice]] = {
+    "full": ({}, lambda p, q, y: set(range(V))),
+    "sampled": ({}, lambda p, q, y: {y}),
+    "teacher_topk": ({"k": 3}, lambda p, q, y: best(q, 3)),
+    "student_topk": ({"k": 3}, lambda p, q, y: best(p, 3)),
+    "union_topk": ({"k": 3}, lambda p, q, y: best(p, 3) | best(q, 3)),
+    "overlap_topk": ({"k": 3}, lambda p, q, y: best(p, 3) & best(q, 3)),
+}
+TRUNCATED = ["teacher_topk", "student_topk", "union_topk", "overlap_topk"]
+
+
+def tail(logp: Array) -> Array:
+    return np.append(logp, np.log(1 - np.exp(logp).sum()))
+
+
+def over(logp: Array) -> Array:
+    return logp - np.log(np.exp(logp).sum())
+
+
+MASSES: dict[str, tuple[list[dict[str, Any]], Callable[..., tuple[Array, Array]]]] = {
+    "raw": ([{}], lambda p, q: (p, q)),
+    "detach": ([{}], lambda p, q: (p, q)),
+    "renormalise": ([{"side": "teacher"}, {"side": "both"}], lambda p, q, side: (p if side == "teacher" else over(p), over(q))),
+    "tail_bucket": ([{}], lambda p, q: (tail(p), tail(q))),
+}
+
+
+def chosen(support: Support, n: int) -> set[int]:
+    """The vocabulary entries that count for one token, each at most once."""
+    picked = support.select(tensor(P), tensor(Q), tensor(Y))
+    if picked is None:
+        return set(range(V))
+    index, valid = picked
+    ids = index[n][valid[n]].tolist()
+    assert len(ids) == len(set(ids)), "an entry counted twice"
+    return set(ids)
+
+
+@pytest.mark.parametrize("kind", REFERENCES)
+@pytest.mark.parametrize("with_sampled", [False, True])
+def test_set(kind: str, with_sampled: bool) -> None:
+    fields, expected = REFERENCES[kind]
+    if with_sampled and kind in TRUNCATED:
+        support = build("support", kind, **fields, with_sampled=True)
+    else:
+        support = build("support", kind, **fields)
+    for n, y in enumerate(Y):
+        own = {int(y)} if with_sampled and kind in TRUNCATED else set()
+        assert chosen(support, n) == expected(P[n], Q[n], int(y)) | own
+
+
+@pytest.mark.parametrize("kind", TRUNCATED)
+@pytest.mark.parametrize(("mass", "options"), [(mass, options) for mass, (all_options, _) in MASSES.items() for options in all_options])
+def test_mass(kind: str, mass: str, options: dict[str, Any]) -> None:
+    fields, entries = REFERENCES[kind]
+    support = build("support", kind, **fields, mass={"kind": mass, **options})
+    student, teacher = restrict(support, tensor(P), tensor(Q), tensor(Y))
+    for n, y in enumerate(Y):
+        ids = sorted(entries(P[n], Q[n], int(y)))
+        if not ids:
+            assert kind == "overlap_topk"
+            continue
+        expected = MASSES[mass][1](P[n, ids], Q[n, ids], **options)
+        for found, reference in zip((student[n], teacher[n]), expected, strict=True):
+            np.testing.assert_allclose(np.sort(found[found > ABSENT / 2].numpy()), np.sort(reference), atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", TRUNCATED)
+@pytest.mark.parametrize("k", [V, V + 3])
+@pytest.mark.parametrize("mass", ["raw", {"renormalise": "both"}, "tail_bucket"])
+def test_k_of_the_vocabulary_or_more_is_full(kind: str, k: int, mass: Any) -> None:
+    divergence = build("divergence", "reverse_kl")
+    student, teacher = restrict(build("support", kind, k=k, mass=mass), tensor(P), tensor(Q), tensor(Y))
+    np.testing.assert_allclose(divergence.entries(student, teacher).sum(-1).numpy(), (np.exp(P) * (P - Q)).sum(-1), atol=1e-9)
+
+
+def test_tail_bucket_is_a_lower_bound_of_the_full_divergence() -> None:
+    for name in ("forward_kl", "reverse_kl", "generalized_jsd"):
+        divergence = build("divergence", name)
+        full = divergence.entries(tensor(P), tensor(Q)).sum(-1)
+        for k in range(1, V):
+            bucket = divergence.entries(*restrict(build("support", "teacher_topk", k=k, mass="tail_bucket"), tensor(P), tensor(Q), tensor(Y))).sum(-1)
+            assert (bucket <= full + 1e-12).all()
+
+
+@pytest.mark.parametrize("side", ["teacher", "both"])
+@pytest.mark.parametrize("name", ["forward_kl", "reverse_kl", "generalized_jsd", "skew_forward_kl", "skew_reverse_kl"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_empty_overlap_weighs_nothing(side: str, name: str, dtype: torch.dtype) -> None:
+    """Student and teacher prefer different tokens: no entry is on the support, whatever is renormalised."""
+    student = torch.tensor([[4.0, 3.0, 0.0, 0.0]], dtype=dtype, requires_grad=True)
+    teacher = torch.tensor([[0.0, 0.0, 4.0, 3.0]], dtype=dtype)
+    support = build("support", "overlap_topk", k=2, mass={"renormalise": side})
+    pair = restrict(support, student.log_softmax(-1), teacher.log_softmax(-1), torch.zeros(1, dtype=torch.long))
+    loss = build("divergence", name).entries(*pair).sum()
+    [slopes] = torch.autograd.grad(loss, student)
+    assert loss.item() == 0.0
+    assert torch.equal(slopes, torch.zeros_like(slopes))
+
+
+@pytest.mark.parametrize("mass", ["raw", {"renormalise": "teacher"}, {"renormalise": "both"}, "tail_bucket"])
+@pytest.mark.parametrize("name", ["forward_kl", "reverse_kl"])
+def test_gradient(mass: Any, name: str) -> None:
+    """By finite differences, the support itself staying as it is."""
+    divergence, support, (p, q, y) = build("divergence", name), build("support", "union_topk", k=2, mass=mass), (P[:2], tensor(Q[:2]), tensor(Y[:2]))
+
+    def loss(logits: torch.Tensor) -> torch.Tensor:
+        entries: torch.Tensor = divergence.entries(*restrict(support, logits.log_softmax(-1), q, y))
+        return entries.sum()
+
+    np.testing.assert_allclose(gradient(loss, p), slope(lambda z: float(loss(tensor(z))), p), atol=1e-7)
+
+
+def at_rest(divergence: Divergence, mass: Any) -> Array:
+    """Where following the field on the teacher's top 2 ends, from each start: the student's probabilities, the supported two first."""
+    support = build("support", "teacher_topk", k=2, mass=mass)
+    logits, target = tensor(STARTS).requires_grad_(), tensor(TEACHER).expand(len(STARTS), -1)
+    token_N = torch.zeros(len(STARTS), dtype=torch.long)
+    for _ in range(600):
+        pair = restrict(support, logits.log_softmax(-1), target, token_N)
+        entries = getattr(divergence, "detached_entries", divergence.entries)(*pair) if mass == "detach" else divergence.entries(*pair)
+        [slopes] = torch.autograd.grad(entries.sum(), logits)
+        logits = (logits - 3.0 * slopes).detach().requires_grad_()
+    return np.asarray(logits.detach().softmax(-1).numpy())
+
+
+TEACHER = np.log(np.array([0.5, 0.3, 0.1, 0.06, 0.04]))
+STARTS = np.array([[0.0, 0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 2.0, 0.0, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("name", "mass", "share"),
+    [
+        ("reverse_kl", "raw", 0.8 / np.e),
+        ("reverse_kl", "detach", 0.8),
+        ("reverse_kl", "tail_bucket", 0.8),
+        ("forward_kl", "tail_bucket", 0.8),
+        ("reverse_kl", {"renormalise": "teacher"}, 1 / np.e),
+        ("forward_kl", "raw", 1.0),
+        ("forward_kl", {"renormalise": "teacher"}, 1.0),
+        ("reverse_kl", {"renormalise": "both"}, None),
+    ],
+)
+def test_where_truncated_losses_come_to_rest(name: str, mass: Any, share: float | None) -> None:
+    """D.11: a raw reverse KL keeps only 1/e of the teacher's mass on the support; detach and the tail bucket all of it."""
+    found = at_rest(build("divergence", name), mass)
+    np.testing.assert_allclose(found[:, 0] / found[:, 1], 0.5 / 0.3, rtol=2e-2)
+    total = found[:, :2].sum(-1)
+    if share is not None:
+        np.testing.assert_allclose(total, share, atol=5e-3)
+    else:
+        assert abs(total[0] - total[1]) > 0.1, "the total is free: it stays where the start leaves it"
