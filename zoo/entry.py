@@ -180,7 +180,8 @@ def coordinate_problems(entry: MethodEntry) -> list[str]:
     derived, found = derive_coordinates(entry), []
     for name, (claimed, actual) in entry.coordinates.differences(derived).items():
         found.append(f"coordinates.{name}: claimed {_plain(claimed)}, but what runs is {_plain(actual)}; correct the claim or the objective")
-    for survey, printed in entry.survey_coordinates.items():
+    for survey in dict.fromkeys([*entry.survey_coordinates, *entry.survey_disagreement]):
+        printed = entry.survey_coordinates.get(survey, SurveyCoordinates())
         off = [name for name in SurveyCoordinates.model_fields if not _agrees(getattr(printed, name), getattr(derived, name))]
         if off and survey not in entry.survey_disagreement:
             detail = ", ".join(f"{name} {getattr(printed, name)} against {_plain(getattr(derived, name))}" for name in off)
