@@ -1,0 +1,35 @@
+"""The command line: parse, one call, print. Libraries are imported inside the commands, so that `zoo --help` is quick."""
+
+from __future__ import annotations
+
+import typer
+
+from zoo.cli import comparisons, entries, pairs, results
+from zoo.cli.common import Commands
+
+EPILOG = """Start here:
+
+zoo list  ·  zoo plan quickstart  ·  zoo run quickstart
+
+Add a method: write its YAML, then `zoo check FILE`. Every command shows examples with --help and takes --json."""
+
+app = typer.Typer(
+    name="zoo",
+    cls=Commands,
+    help="OPD Zoo: methods of on-policy distillation as data, run under equal budgets and compared in tables.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for group in (entries, comparisons, results, pairs):
+    group.register(app)
+
+
+def main() -> None:
+    """The console script."""
+    app(prog_name="zoo")
+
+
+__all__ = ["app", "main"]

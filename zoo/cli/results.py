@@ -1,0 +1,84 @@
+"""Commands about results: tables, scores."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zoo.cli.common import add_rows, comparison_id, console, examples, print_json, table
+from zoo.cli.options import AsJson, ComparisonName, Results
+from zoo.errors import ZooError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("tables", epilog=examples("zoo tables", "zoo tables quickstart --out my_tables", "zoo tables --check"))(tables)
+    app.command("scores", epilog=examples("zoo scores quickstart", "zoo scores quickstart --csv > scores.csv"))(scores)
+
+
+def tables(
+    comparison: Annotated[str | None, typer.Argument(metavar="[COMPARISON]", help="An id, or a YAML file; without it all that have records.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail where the files differ from what the records give.")] = False,
+    records: Annotated[Path, typer.Option(metavar="DIR", help="The records.")] = Path("results/records"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The generated files.")] = Path("paper_tables"),
+    as_json: AsJson = False,
+) -> None:
+    """Write tables, figure and manifest from the records, byte for byte the same each time; or check that they are current."""
+    from zoo.tables import build_tables, check_tables
+
+    if check and comparison is not None:
+        raise typer.BadParameter("looks at all comparisons; leave COMPARISON out", param_hint="--check")
+    if not check:
+        files = build_tables(records, out, None if comparison is None else comparison_id(comparison))
+        print_json({"files": [str(file) for file in files]}) if as_json else typer.echo("\n".join(map(str, files)))
+        return
+    problems = check_tables(records, out)
+    if as_json:
+        print_json({"problems": problems})
+        raise typer.Exit(1 if problems else 0)
+    if problems:
+        raise ZooError("\n".join([f"{out} differs from what {records} gives; run `zoo tables` and commit:", *problems]))
+    typer.echo(f"{out} is what {records} gives")
+
+
+def scores(
+    comparison: ComparisonName,
+    results: Results = Path("results"),
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print every metric as CSV.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """One row for each method, seed, task and metric, from the records alone; the table shows headline metrics only."""
+    import zoo
+
+    if as_csv and as_json:
+        raise typer.BadParameter("give one of --csv and --json", param_hint="--csv")
+    frame = zoo.scores(comparison_id(comparison), results=results).drop(columns="items")
+    if as_csv:
+        typer.echo(frame.to_csv(index=False), nl=False)
+    elif as_json:
+        print_json(json.loads(frame.to_json(orient="records", double_precision=15)))
+    else:
+        console().print(_headlines(frame))
+
+
+def _headlines(frame: pd.DataFrame) -> Any:
+    made = table("method", "seed", "task", "metric", "score", "± s.e.", "vs student", "gap closed", "status", right=("seed", "score", "± s.e.", "vs student",
+                 "gap closed"), keep=("method", "task"))  # fmt: skip
+    rows = [row for row in frame.to_dict("records") if row["headline"]]
+    numbers = ("score", "stderr", "difference", "gap_closed")
+    return add_rows(made, ((r["method"], r["seed"], r["task"], r["metric"], *(_number(r[name]) for name in numbers), _status(r)) for r in rows))
+
+
+def _number(value: float) -> str | None:
+    return None if math.isnan(value) else f"{value:.3f}"
+
+
+def _status(row: dict[Any, Any]) -> str:
+    return "not run" if row["status"] == "not_run" else row["status"] + (f" ({row['reason']})" if row["reason"] else "")

@@ -1,0 +1,244 @@
+"""What an entry does on the micro pair: two steps of the real loop on a CPU, and where its gradient goes.
+
+The gradient is the one that the loop hands to the optimizer, caught there, so that what is checked is what runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from zoo.compat import pair_problems
+from zoo.components.base import extremes
+from zoo.entry import MethodEntry
+from zoo.harness.comparison import Budget, Comparison, Settings
+from zoo.harness.models import LoadedPair, load_pair, load_pair_spec
+from zoo.harness.parallel import Processes
+from zoo.harness.train import Diverged, Trainer, make_trainer
+from zoo.method import Method
+from zoo.tensors import Rollout
+
+BUDGET = 1_000_000  # tokens, so that two steps leave the schedules where they began
+ROLLOUTS, NEW_TOKENS = 16, 40
+BATCHES = 6  # how many batches may pass before a signal is declared absent: rewards of one batch may all be equal
+PROGRESS = (0.0, 0.5, 0.95)
+RELATIVE = 1e-5
+WHOLE, SPLIT = (16384, 1024), (1, 7)  # micro_tokens and chunk_tokens: all at once; row by row and seven tokens at a time
+SCALE = 1e9  # a bound on the gradient norm that never clips
+
+Outcome = Literal["pass", "fail", "skip"]
+Gradient = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was checked, how it went, and why."""
+
+    check: str
+    outcome: Outcome
+    detail: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """A moment of a run: how much of the budget is spent, and which batch is written."""
+
+    progress: float = 0.0
+    iteration: int = 0
+
+
+START = Place()
+
+
+@dataclass
+class Bench:
+    """The micro pair, loaded when first needed and shared by all entries of one call."""
+
+    paths: Mapping[str, Path] = field(default_factory=dict)
+
+    @cached_property
+    def pair(self) -> LoadedPair:
+        """Student and teacher in memory."""
+        return load_pair(load_pair_spec("micro"), paths=self.paths)
+
+    def trainer(self, entry: MethodEntry, at: Place = START, split: tuple[int, int] = WHOLE) -> Trainer:
+        """A cell with the student at its initial weights, as if it had come to a place of its run."""
+        micro_tokens, chunk_tokens = split
+        group = math.lcm(*(stream.group for stream in entry.rollouts.values()))
+        settings = Settings(
+            rollouts_per_step=group * math.ceil(ROLLOUTS / group), max_new_tokens=NEW_TOKENS, learning_rate=1e-3, clip_norm=SCALE,
+            micro_tokens=micro_tokens, chunk_tokens=chunk_tokens,
+        )  # fmt: skip
+        comparison = Comparison(
+            id="check", title="Two steps", pair="micro", methods=(entry.id,), seeds=(0,), suites=("micro",), budget=Budget(amount=BUDGET), settings=settings
+        )
+        trainer = make_trainer(entry, comparison, 0, self.pair, Processes())
+        trainer.iteration, trainer.spent.supervised_tokens = at.iteration, int(at.progress * BUDGET)
+        return trainer
+
+
+@dataclass(frozen=True)
+class Caught:
+    """The gradient of one step by parameter, and the share of supervised tokens that each term acts on."""
+
+    gradient: Gradient
+    acts: dict[int, float]
+
+    @property
+    def norm(self) -> float:
+        """Its Euclidean length."""
+        return math.sqrt(sum(float(g.double().square().sum()) for g in self.gradient.values()))
+
+
+def catch(trainer: Trainer, change: Callable[[Rollout], Rollout] | None = None) -> Caught:
+    """The gradient of one whole batch at the trainer's place in the run; `change` may alter what was written."""
+    method = Method(trainer.entry, trainer.progress)
+    streams = trainer.write(method)
+    scored = trainer.judge(method, {name: change(rollout) if change else rollout for name, rollout in streams.items()})
+    gradient: Gradient = {}
+
+    def keep(*_: Any) -> None:
+        for name, parameter in trainer.pair.student.named_parameters():
+            gradient[name] = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
+
+    trainer.optimizer.register_step_pre_hook(keep)
+    acts: dict[int, float] = {}
+    for part in method.prepare({name: batch.context for name, batch in scored.items()}):
+        acts[part.term] = max(acts.get(part.term, 0.0), int((part.scale_BT != 0).sum()) / max(scored[part.stream].context.rollout.tokens, 1))
+    trainer.step(method, scored)
+    return Caught(gradient, acts)
+
+
+def idle(entry: MethodEntry) -> bool:
+    """Whether every term's coefficient is 0, as the anchor `no_op` has it."""
+    return all(extremes(term.coefficient) == (0.0, 0.0) for term in entry.objective)
+
+
+def misfits(entry: MethodEntry, pair: LoadedPair) -> list[str]:
+    """What the micro pair lacks for an entry."""
+    fields = pair.task.prompts("train")[0].fields
+    return pair_problems(
+        entry, templates=pair.spec.contexts, fields=fields, teachers=pair.spec.teachers, checks=pair.task.checks, same_vocabulary=pair.same_vocabulary
+    )
+
+
+def steps(entry: MethodEntry, bench: Bench) -> list[Finding]:
+    """Two iterations of the loop: finite, teachers untouched, and the student moves unless the loss is 0."""
+    trainer = bench.trainer(entry)
+    frozen = {**bench.pair.teachers, **{name: m for name, m in trainer.bank.models.items() if name == "initial"}}
+    before = {name: digest(model) for name, model in frozen.items()}
+    rows = []
+    try:
+        for _ in range(2):
+            rows += list(trainer.iterate())
+            trainer.iteration += 1
+    except Diverged as error:
+        return [Finding("two steps", "fail", str(error))]
+    tokens = sum(row["tokens"] for row in rows)
+    found = [Finding("two steps", "pass", f"{len(rows)} optimizer steps on {tokens} tokens; {_losses(rows[-1])}, gradient norm {rows[-1]['grad_norm']:.3g}")]
+    return [*found, _untouched(frozen, before), _moved(entry, bench.pair)]
+
+
+def _losses(row: Mapping[str, Any]) -> str:
+    found = [f"{key.split('.', 2)[2]} {value:.4g}" for key, value in row.items() if key.startswith("loss.")]
+    return "loss " + ", ".join(found) if found else "no term was active"
+
+
+def _untouched(frozen: Mapping[str, Any], before: Mapping[str, str]) -> Finding:
+    changed = [name for name, model in frozen.items() if digest(model) != before[name]]
+    reached = [name for name, model in frozen.items() if any(p.grad is not None for p in model.parameters())]
+    if changed or reached:
+        what = f"weights of {', '.join(changed)} changed" if changed else f"a gradient reached {', '.join(reached)}"
+        return Finding("teacher", "fail", f"{what}; scorers other than the student are frozen")
+    return Finding("teacher", "pass", f"weights of {', '.join(frozen)} unchanged, no gradient there")
+
+
+def _moved(entry: MethodEntry, pair: LoadedPair) -> Finding:
+    now = pair.student.state_dict()
+    changed = [name for name, start in pair.initial.items() if not torch.equal(now[name], start)]
+    if not all(bool(torch.isfinite(value).all()) for value in now.values()):
+        return Finding("student", "fail", "its weights are not finite after two steps; bound the signal (shaping: clip)")
+    if idle(entry) and entry.anchor:
+        detail = f"moved although every coefficient is 0: {', '.join(changed)}" if changed else "every coefficient is 0, and no bit of its weights changed"
+        return Finding("student", "fail" if changed else "pass", detail)
+    detail = f"{len(changed)} of {len(now)} weights moved" if changed else "no weight moved: the signal is 0; look at gates, rewards and coefficients"
+    return Finding("student", "pass" if changed else "fail", detail)
+
+
+def digest(model: Any) -> str:
+    """sha256 of a model's weights."""
+    found = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        found.update(name.encode() + value.detach().contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def gradients(entry: MethodEntry, bench: Bench) -> list[Finding]:
+    """Where the gradient goes: to every parameter, from supervised tokens only, and the same however the batch is split."""
+    caught, at = _first(entry, bench)
+    if idle(entry) and entry.anchor:
+        return [Finding("gradient", "fail" if caught.norm else "pass", f"norm {caught.norm:.3g}; every coefficient is 0")]
+    if not caught.norm:
+        return [Finding("gradient", "fail", f"0 on {BATCHES} batches at {len(PROGRESS)} places of the run: no signal; look at gates, rewards, coefficients")]
+    missing = [name for name, g in caught.gradient.items() if not g.any()]
+    acts = ", ".join(f"objective[{i}] {share:.0%}" for i, share in sorted(caught.acts.items()))
+    detail = f"none at {', '.join(missing)}" if missing else f"at all {len(caught.gradient)} parameters; tokens acted on: {acts}"
+    return [Finding("gradient", "fail" if missing else "pass", detail), _padding(entry, bench, caught, at), _splitting(entry, bench, caught, at)]
+
+
+def _first(entry: MethodEntry, bench: Bench) -> tuple[Caught, Place]:
+    """The first batch on which there is a gradient, and how to write it again. Terms may begin late, and rewards may all be equal."""
+    for progress in PROGRESS:
+        for iteration in range(BATCHES):
+            at = Place(progress, iteration)
+            caught = catch(bench.trainer(entry, at))
+            if caught.norm or idle(entry):
+                return caught, at
+    return caught, at
+
+
+def _padding(entry: MethodEntry, bench: Bench, caught: Caught, at: Place) -> Finding:
+    other = catch(bench.trainer(entry, at), scrambled)
+    same = all(torch.equal(g, other.gradient[name]) for name, g in caught.gradient.items())
+    wide = difference(caught.gradient, catch(bench.trainer(entry, at), widened).gradient)
+    if not same:
+        return Finding("padding", "fail", f"other tokens in the padding change the gradient by {difference(caught.gradient, other.gradient):.1e} relative")
+    outcome: Outcome = "pass" if wide <= RELATIVE else "fail"
+    return Finding("padding", outcome, f"other tokens there change no bit of the gradient; five more columns change it by {wide:.1e} relative")
+
+
+def _splitting(entry: MethodEntry, bench: Bench, caught: Caught, at: Place) -> Finding:
+    off = difference(caught.gradient, catch(bench.trainer(entry, at, SPLIT)).gradient)
+    outcome: Outcome = "pass" if off <= RELATIVE else "fail"
+    return Finding("micro-batches", outcome, f"row by row, {SPLIT[1]} tokens at a time: the gradient differs by {off:.1e} relative")
+
+
+def difference(one: Gradient, other: Gradient) -> float:
+    """Length of the difference over the length of the first."""
+    apart = sum(float((g - other[name]).double().square().sum()) for name, g in one.items())
+    return math.sqrt(apart / sum(float(g.double().square().sum()) for g in one.values()))
+
+
+def scrambled(rollout: Rollout) -> Rollout:
+    """Other tokens, authors and log-probabilities behind each response's last supervised token."""
+    behind_BT = ~rollout.mask_BT.flip(1).cummax(1).values.flip(1)
+    token_BT = torch.where(behind_BT, (rollout.response_BT + 7) % 40, rollout.response_BT)
+    author_BT = torch.where(behind_BT, 1 - rollout.author_BT.clamp(max=1), rollout.author_BT)
+    behaviour_BT = rollout.behaviour_logp_BT.masked_fill(behind_BT, -3.0)
+    student_BT = rollout.student_logp_BT.masked_fill(behind_BT, -3.0)
+    return replace(rollout, response_BT=token_BT, author_BT=author_BT, behaviour_logp_BT=behaviour_BT, student_logp_BT=student_BT)
+
+
+def widened(rollout: Rollout, columns: int = 5) -> Rollout:
+    """More padding on the right."""
+    names = ("response_BT", "mask_BT", "author_BT", "behaviour_logp_BT", "student_logp_BT")
+    wider: dict[str, Any] = {name: torch.nn.functional.pad(getattr(rollout, name), (0, columns)) for name in names}
+    return replace(rollout, **wider)
