@@ -6,8 +6,9 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,29 +16,68 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from zoo.errors import ZooError
+from zoo.harness.learners import extra_state, load_extra_state, load_optimizer_tensors, optimizer_tensors
+
+if TYPE_CHECKING:
+    from zoo.harness.train import Trainer
 
 VERSION = 1
+STATE = "state.json"
+
+
+def save(trainer: Trainer, folder: Path) -> None:
+    """Checkpoint everything that the next step depends on."""
+    tensors = {"student": dict(trainer.pair.student.state_dict()), "optimizer": optimizer_tensors(trainer.optimizer), **extra_state(trainer.bank)}
+    memories = {}
+    for name, memory in trainer.memories.items():
+        memories[name], tensors[f"memory:{name}"] = split_state(memory.state_dict())
+    tied = trainer.pair.student.config.tie_word_embeddings
+    tensors["student"] = {k: v for k, v in tensors["student"].items() if not (tied and k == "lm_head.weight")}
+    state = {"spent": asdict(trainer.spent), "phases": asdict(trainer.phases), "iteration": trainer.iteration, "rows": trainer.rows, "memories": memories}
+    save_checkpoint(folder, state, tensors)
+
+
+def restore(trainer: Trainer, folder: Path) -> None:
+    """Go on from a checkpoint, if there is one."""
+    found = load_checkpoint(folder)
+    if found is None:
+        return
+    state, tensors = found
+    trainer.pair.student.load_state_dict(tensors["student"], strict=False)
+    load_optimizer_tensors(trainer.optimizer, tensors["optimizer"])
+    load_extra_state(trainer.bank, {k: v for k, v in tensors.items() if k.startswith(("ema:", "critic:"))})
+    for name, memory in trainer.memories.items():
+        memory.load_state_dict({**state["memories"][name], **tensors[f"memory:{name}"]})
+    trainer.spent, trainer.phases = type(trainer.spent)(**state["spent"]), type(trainer.phases)(**state["phases"])
+    trainer.iteration, trainer.rows = state["iteration"], state["rows"]
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], tensors: dict[str, dict[str, Tensor]]) -> None:
     """Write `state` (JSON values) and named groups of tensors to `folder`, replacing an older checkpoint only when complete.
 
+    A folder with `state.json`, which is written last and removed first, is complete; so a process may be killed at any moment.
+
     Raises:
         ZooError: the disk is full; the older checkpoint is untouched.
     """
-    fresh = folder.with_name(f"{folder.name}.new")
+    fresh = _beside(folder, "new")
     try:
-        shutil.rmtree(fresh, ignore_errors=True)
+        if not folder.exists() and (fresh / STATE).is_file():
+            fresh.rename(folder)  # the last process was killed in the middle of `_swap`
+        _discard(fresh)
         fresh.mkdir(parents=True)
         for name, group in tensors.items():
             contiguous = {k: v.detach().to("cpu").contiguous().clone() for k, v in group.items()}
             save_file(contiguous, fresh / f"{name}.safetensors")
             _sync(fresh / f"{name}.safetensors")
-        (fresh / "state.json").write_text(json.dumps({"version": VERSION, "groups": sorted(tensors), **state}), encoding="utf-8")
-        _sync(fresh / "state.json")
+        (fresh / "partial").write_text(json.dumps({"version": VERSION, "groups": sorted(tensors), **state}), encoding="utf-8")
+        _sync(fresh / "partial")
+        (fresh / "partial").rename(fresh / STATE)
+        _sync(fresh)
         _swap(fresh, folder)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(fresh, ignore_errors=True)
+        if folder.exists() or not (fresh / STATE).is_file():
+            _discard(fresh)
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space" in str(error):
             raise ZooError(f"the disk is full: no checkpoint written to {folder}; the last one is intact, free space and run the same command again") from None
         raise
@@ -49,31 +89,71 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, T
     Raises:
         ZooError: the files are damaged or of another version.
     """
-    for candidate in (folder, folder.with_name(f"{folder.name}.new"), folder.with_name(f"{folder.name}.old")):
-        if (candidate / "state.json").is_file():
-            try:
-                state = json.loads((candidate / "state.json").read_text(encoding="utf-8"))
-                groups = {name: load_file(candidate / f"{name}.safetensors") for name in state["groups"]}
-            except (ValueError, KeyError, OSError, SafetensorError) as error:
-                raise ZooError(f"checkpoint {candidate} is damaged ({error}); delete that folder to start the cell again") from None
-            if state["version"] != VERSION:
-                raise ZooError(f"checkpoint {candidate} is of version {state['version']}, not {VERSION}; delete that folder to start the cell again")
-            return state, groups
-    return None
+    found = _last_complete(folder)
+    if found is None:
+        return None
+    state = load_state(folder)
+    assert state is not None
+    try:
+        return state, {name: load_file(found / f"{name}.safetensors") for name in state["groups"]}
+    except (OSError, SafetensorError) as error:
+        raise _damaged(found, error) from None
+
+
+def load_state(folder: Path) -> dict[str, Any] | None:
+    """The JSON values of the last complete checkpoint, or None.
+
+    Raises:
+        ZooError: they are damaged or of another version.
+    """
+    found = _last_complete(folder)
+    if found is None:
+        return None
+    try:
+        state = json.loads((found / STATE).read_text(encoding="utf-8"))
+        version, _ = state["version"], state["groups"]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise _damaged(found, error) from None
+    if version != VERSION:
+        raise ZooError(f"checkpoint {found} is of version {version}, not {VERSION}; delete that folder to start the cell again")
+    return dict(state)
+
+
+def _last_complete(folder: Path) -> Path | None:
+    candidates = (folder, _beside(folder, "new"), _beside(folder, "old"))
+    return next((candidate for candidate in candidates if (candidate / STATE).is_file()), None)
+
+
+def _damaged(folder: Path, error: Exception) -> ZooError:
+    return ZooError(f"checkpoint {folder} is damaged ({str(error).splitlines()[0]}); delete that folder to start the cell again")
 
 
 def _swap(fresh: Path, folder: Path) -> None:
-    old = folder.with_name(f"{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    old = _beside(folder, "old")
+    _discard(old)
     if folder.exists():
         folder.rename(old)
     fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    _sync(folder.parent)
+    _discard(old)
 
 
-def _sync(file: Path) -> None:
-    with file.open("rb+") as handle:
-        os.fsync(handle.fileno())
+def _beside(folder: Path, ending: str) -> Path:
+    return folder.with_name(f"{folder.name}.{ending}")
+
+
+def _discard(folder: Path) -> None:
+    """Remove a checkpoint; from the first moment on nobody takes it for complete."""
+    (folder / STATE).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def split_state(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:

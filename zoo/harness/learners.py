@@ -85,6 +85,11 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, 
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+def prompts_written(rollouts: int, share: float, group: int) -> int:
+    """How many prompts a stream answers in one iteration of `rollouts` sequences, over all processes."""
+    return max(1, round(rollouts * share / group))
+
+
 def prompt_order(count: int, wanted: range, axes: tuple[str | int, ...]) -> list[int]:
     """Indices of the prompts number `wanted` of an endless shuffled reading of `count` prompts, a fresh order each pass."""
     found: list[int] = []

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from zoo.compat import pair_problems
+from zoo.components.base import extremes
 from zoo.entry import MethodEntry, Registry, body
 from zoo.errors import ZooError, suggest
+from zoo.harness.checkpoint import load_state
 from zoo.harness.comparison import Comparison, settings_that_matter
+from zoo.harness.learners import prompts_written
 from zoo.harness.models import PairSpec, load_pair_spec
 from zoo.harness.suites import load_suite, suite_digest
 from zoo.paths import shipped_pair
 from zoo.records import Record, load_records, run_key
 
-DONE = ("success", "diverged")
+DONE: tuple[Literal["success"], Literal["diverged"]] = ("success", "diverged")
 State = Literal["done", "failed", "started", "left"]
 
 
@@ -104,10 +106,21 @@ def _chosen(comparison: Comparison, registry: Registry, methods: Iterable[str] |
     for entry in entries:
         if not entry.executable:
             raise ZooError(f"method '{entry.id}' cannot run: {entry.blocked_by}; take it out of comparison '{comparison.id}'")
-        sizes = {s.group * max(1, round(1 / s.share)) if s.share else 1 for s in entry.rollouts.values()}
-        if any(comparison.settings.rollouts_per_step % size for size in sizes):
-            raise ZooError(f"method '{entry.id}' writes groups of {max(sizes)}, which do not divide rollouts_per_step {comparison.settings.rollouts_per_step}")
+        _refuse_uneven_steps(entry, comparison.settings.rollouts_per_step)
     return entries
+
+
+def _refuse_uneven_steps(entry: MethodEntry, rollouts: int) -> None:
+    minibatches = max((stream.reuse.minibatches for stream in entry.rollouts.values()), default=1)
+    for name, stream in entry.rollouts.items():
+        smallest, largest = extremes(stream.share)
+        size = stream.group * max(1, round(1 / smallest)) if smallest == largest > 0 else stream.group
+        if rollouts % size:
+            raise ZooError(f"method '{entry.id}' writes groups of {size}, which do not divide rollouts_per_step {rollouts}")
+        prompts = prompts_written(rollouts, smallest, stream.group)
+        if prompts < minibatches:
+            raise ZooError(f"method '{entry.id}' takes {minibatches} minibatches from {prompts} x {stream.group} sequences of stream '{name}', and groups stay "
+                           f"together; set rollouts_per_step to {minibatches * size} or more")  # fmt: skip
 
 
 def _refuse_misfits(entries: list[MethodEntry], spec: PairSpec) -> None:
@@ -167,19 +180,25 @@ def weights_digest(spec: PairSpec, name: str, place: Place) -> str:
     return digest.hexdigest()
 
 
+def ended(records: Iterable[Record], key: str) -> Literal["success", "diverged"] | None:
+    """How a cell ended for good, if it did; a diverged run would diverge again."""
+    for record in records:
+        for status in DONE:
+            if record.run.run_key == key and record.withdrawn is None and record.run.status == status:
+                return status
+    return None
+
+
 def _state(records: list[Record], place: Place, comparison: str, method: str, seed: int, key: str) -> tuple[State, str]:
-    mine = [r for r in records if r.run.run_key == key and r.withdrawn is None]
-    if any(r.run.status in DONE for r in mine):
-        ended = next(r for r in mine if r.run.status in DONE)
-        return "done", "" if ended.run.status == "success" else "diverged"
-    work = place.work(comparison, method, seed, key)
-    if (work / "checkpoint" / "state.json").is_file():
-        state = json.loads((work / "checkpoint" / "state.json").read_text(encoding="utf-8"))
-        return "started", f"checkpoint at {state['spent']['supervised_tokens']:,} tokens"
-    if mine:
-        error = mine[-1].run.error
-        return "failed", f"{mine[-1].run.status}: {error.message if error else ''}"
-    return "left", ""
+    status = ended(records, key)
+    if status is not None:
+        return "done", "" if status == "success" else status
+    state = load_state(place.work(comparison, method, seed, key) / "checkpoint")
+    saved = "" if state is None else f"checkpoint at {state['spent']['supervised_tokens']:,} tokens"
+    failed = [r.run for r in records if r.run.run_key == key and r.withdrawn is None]
+    if failed:
+        return "failed", f"{failed[-1].status}: {failed[-1].error.message if failed[-1].error else ''}{saved and '; '}{saved}"
+    return ("started", saved) if saved else ("left", "")
 
 
 def _seconds_per_token(records: list[Record]) -> float | None:

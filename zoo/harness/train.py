@@ -16,7 +16,7 @@ from zoo.entry import MethodEntry
 from zoo.errors import ZooError
 from zoo.harness.comparison import Comparison
 from zoo.harness.engine import ReferenceEngine
-from zoo.harness.learners import make_critics, move_averages, prompt_order
+from zoo.harness.learners import make_critics, move_averages, prompt_order, prompts_written
 from zoo.harness.models import LoadedPair
 from zoo.harness.parallel import Processes
 from zoo.harness.replay import ReplayBuffer, buffer_for
@@ -114,14 +114,15 @@ class Trainer:
 
     def places(self, stream: Stream) -> list[list[int]]:
         """This process's prompts among a stream's of one iteration, for each minibatch."""
-        return self.processes.places(prompts_written(stream, self.comparison), self.reuse("minibatches"))
+        count = prompts_written(self.comparison.settings.rollouts_per_step, stream.share, stream.group)
+        return self.processes.places(count, self.reuse("minibatches"))
 
     def write(self, method: Method) -> dict[str, Rollout]:
         """Every stream's sequences for this iteration, this process's share of them."""
         began, settings, streams = time.perf_counter(), self.comparison.settings, {}
         generated = self.engine.generated_tokens
         for name, stream in method.entry.rollouts.items():
-            count = prompts_written(stream, self.comparison)
+            count = prompts_written(settings.rollouts_per_step, stream.share, stream.group)
             if self.processes.idle(count, self.reuse("minibatches")):
                 raise ZooError(f"method '{self.entry.id}' writes {count} x {stream.group} sequences a step, too few for {self.processes.count} processes; "
                                "use fewer processes or more rollouts_per_step")  # fmt: skip
@@ -282,11 +283,6 @@ def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: Lo
     prompts = [replace(prompt, id=f"{prompt.id}@{i}") for i, prompt in enumerate(pair.task.prompts("train"))]
     validation = pair.task.prompts("valid")[: settings.validation_prompts] if memories else []
     return Trainer(entry, comparison, seed, pair, processes, bank, engine, optimizer, prompts, validation, memories)
-
-
-def prompts_written(stream: Stream, comparison: Comparison) -> int:
-    """How many prompts a stream answers in one iteration, over all processes."""
-    return max(1, round(comparison.settings.rollouts_per_step * stream.share / stream.group))
 
 
 def split(scored: dict[str, Scored], cuts: dict[str, list[int]]) -> Iterator[dict[str, Scored]]:

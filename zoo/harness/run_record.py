@@ -1,0 +1,67 @@
+"""What `run.json` says about one attempt at one cell."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from zoo.entry import body
+from zoo.harness.models import PairSpec
+from zoo.harness.plan import Cell, trains
+from zoo.harness.train import Phases, Spent, Trainer
+from zoo.provenance import provenance, without_paths
+from zoo.record_types import Status
+from zoo.records import digest_json
+
+if TYPE_CHECKING:
+    from zoo.harness.run import Session
+
+
+def run_payload(
+    session: Session, cell: Cell, uuid: str, trainer: Trainer | None, status: Status, failure: BaseException | None, evaluation: dict[str, float]
+) -> dict[str, Any]:
+    """The record of an attempt, whatever its end."""
+    entry = session.registry[cell.method]
+    comparison, spent = session.comparison, asdict(trainer.spent) if trainer else asdict(Spent())
+    phases = trainer.phases if trainer else Phases()
+    error = None if failure is None else {"type": type(failure).__name__, "message": without_paths(first_line(failure))}
+    return {
+        "schema": 1, "kind": "run", "uuid": uuid, "run_key": cell.run_key, "created": datetime.now(UTC).isoformat(), "status": status,
+        "comparison": comparison.id, "method": cell.method, "pair": session.pair.spec.id, "seed": cell.seed,
+        "asked": {**comparison.model_dump(mode="json"), "pair": session.pair.spec.id},
+        "resolved": {"body": body(entry), "learning_rate": comparison.learning_rate(entry.id), "pair": _without_folders(session.pair.spec)},
+        "entry_digest": digest_json(body(entry)),
+        "budget": {"unit": comparison.budget.unit, "asked": comparison.budget.amount if trains(entry) else 0,
+                   "spent": {**spent, "peak_memory_bytes": peak_memory(session.pair.student.device)}},
+        "phases": {**{n: {"seconds": phases.seconds[n], "tokens": phases.tokens[n]} for n in phases.seconds}, "evaluate": evaluation},
+        "final": {k: v for k, v in (trainer.rows[-1] if trainer and trainer.rows else {}).items() if isinstance(v, int | float)},
+        "error": error, "weights_note": session.pair.spec.weights_note, "evidence": entry.evidence.model_dump(mode="json"),
+        "provenance": {**provenance(session.arguments), "processes": session.processes.count},
+    }  # fmt: skip
+
+
+def first_line(failure: BaseException | None) -> str:
+    """An error's first line, or its type where it says nothing; empty for no error."""
+    if failure is None:
+        return ""
+    return next(iter(str(failure).splitlines()), type(failure).__name__)
+
+
+def _without_folders(spec: PairSpec) -> dict[str, Any]:
+    """A pair's declaration with local folders reduced to their names: a record says nothing about somebody's machine."""
+    dump = spec.model_dump(mode="json")
+    for source in (dump["student"], dump["task"], *dump["teachers"].values()):
+        source["path"] = source["path"] and Path(source["path"]).name
+    return dump
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at the highest point: of the device on CUDA, of the process elsewhere."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
