@@ -34,6 +34,7 @@ PACKAGES = (
     "math-verify",
 )
 CODE = ("zoo", "registry", "suites")
+COMMIT_VARIABLE = "ZOO_COMMIT"
 ABSOLUTE_PATH = re.compile(r"""(?<![\w.~/:…])(?:file://)?(?:~?/|[A-Za-z]:[\\/])(?:[^\s'"=,:;()\[\]\\/]+[\\/])*(?P<name>[^\s'"=,:;()\[\]\\/]+)""")
 
 
@@ -54,11 +55,12 @@ def checkout(root: Path) -> tuple[str | None, bool | None]:
     """The commit of the checkout at `root` and whether its code differs from it; (None, None) where there is none.
 
     A repository that merely contains `root` (a virtual environment inside somebody's project) is not ours. Only code and
-    declarations count as dirty: a run adds records to the checkout itself.
+    declarations count as dirty: a run adds records to the checkout itself. Where the code was copied without its history, the
+    environment may name the commit.
     """
     top = _git(root, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != root.resolve():
-        return None, None
+        return os.environ.get(COMMIT_VARIABLE), None
     changes = _git(root, "status", "--porcelain", "--", *CODE)
     return _git(root, "rev-parse", "HEAD"), None if changes is None else bool(changes)
 
