@@ -28,7 +28,7 @@ from zoo.tensors import Rollout
 
 BUDGET = 1_000_000  # tokens, so that two steps leave the schedules where they began
 ROLLOUTS, NEW_TOKENS = 16, 40
-BATCHES = 6  # how many batches may pass before a signal is declared absent: rewards of one batch may all be equal
+BATCHES = 4  # how many batches may pass before a signal is declared absent: rewards of one batch may all be equal
 PROGRESS = (0.0, 0.5, 0.95)
 RELATIVE = 1e-5
 WHOLE, SPLIT = (16384, 1024), (1, 7)  # micro_tokens and chunk_tokens: all at once; row by row and seven tokens at a time

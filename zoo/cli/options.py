@@ -26,13 +26,18 @@ class Spread(TyperCommand):
     """A command whose `--pair-path` may be followed by several NAME=DIR."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Repeat the flag before each further NAME=DIR."""
-        found: list[str] = []
-        for argument in args:
-            if len(found) > 1 and found[-2] == "--pair-path" and re.fullmatch(r"[\w.-]+=.*", argument):
-                found.append("--pair-path")
-            found.append(argument)
-        return super().parse_args(ctx, found)
+        """Parse with the flag repeated."""
+        return super().parse_args(ctx, spread(args))
+
+
+def spread(args: Sequence[str]) -> list[str]:
+    """The arguments with `--pair-path` before each NAME=DIR that follows one."""
+    found: list[str] = []
+    for argument in args:
+        if len(found) > 1 and found[-2] == "--pair-path" and re.fullmatch(r"\w[\w.-]*=.*", argument):
+            found.append("--pair-path")
+        found.append(argument)
+    return found
 
 
 def pair_paths(given: Sequence[str] | None) -> dict[str, Path]:
