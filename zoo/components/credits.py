@@ -73,6 +73,8 @@ class Immediate(Credit):
 
 
 class Return(Credit):
+    """Credits that sum the rewards from t on, or from t + 1 on."""
+
     start: Literal["this", "next"] = Field("this", alias="from")
     per_length: bool = False
 

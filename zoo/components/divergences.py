@@ -83,6 +83,8 @@ class GeneralizedJSD(Divergence):
 
 
 class Skewed(Divergence):
+    """Divergences to a mixture of both; `skew` is the weight of the side that the divergence starts from."""
+
     skew: Number = 0.1
 
     @model_validator(mode="after")

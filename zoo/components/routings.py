@@ -33,6 +33,8 @@ class SampledRouting(Routing):
 
 
 class TeacherRouted(Routing):
+    """Routings that read a teacher's distribution."""
+
     teacher: str = "teacher"
 
 

@@ -25,6 +25,8 @@ class Schedule(Component):
 
 
 class Ramp(Schedule):
+    """Schedules that go from `start` to `end` while the run passes `over`, and stay there."""
+
     start: float
     end: float
     over: tuple[float, float] = (0.0, 1.0)

@@ -104,6 +104,8 @@ class Sampled(Support):
 
 
 class TopK(Support):
+    """Supports made of the k most probable tokens of one side or both; `with_sampled` adds the written token."""
+
     k: int = Field(ge=1)
     mass: Annotated[Mass, Slot("mass")] | None = None
     with_sampled: bool = False
