@@ -24,7 +24,8 @@ from zoo.harness.models import LoadedPair, load_pair, load_pair_spec
 from zoo.harness.parallel import Processes
 from zoo.harness.train import Diverged, Trainer, make_trainer
 from zoo.method import Method
-from zoo.tensors import Rollout
+from zoo.tasks import Task
+from zoo.tensors import Prompt, Rollout
 
 BUDGET = 1_000_000  # tokens, so that two steps leave the schedules where they began
 ROLLOUTS, NEW_TOKENS = 16, 40
@@ -58,6 +59,21 @@ class Place:
 START = Place()
 
 
+class FewPrompts:
+    """A task cut to what a few steps need; a trainer names each prompt of its task, 20,000 of them on the micro pair."""
+
+    def __init__(self, task: Task) -> None:
+        self.task, self.checks = task, task.checks
+
+    def prompts(self, split: str) -> list[Prompt]:
+        """The first ones."""
+        return self.task.prompts(split)[: BATCHES * ROLLOUTS * 4]
+
+    def verify(self, check: str, text: str, prompt: Prompt) -> float:
+        """As the task does."""
+        return self.task.verify(check, text, prompt)
+
+
 @dataclass
 class Bench:
     """The micro pair, loaded when first needed and shared by all entries of one call."""
@@ -66,8 +82,9 @@ class Bench:
 
     @cached_property
     def pair(self) -> LoadedPair:
-        """Student and teacher in memory."""
-        return load_pair(load_pair_spec("micro"), paths=self.paths)
+        """Student and teacher in memory, with a few prompts."""
+        pair = load_pair(load_pair_spec("micro"), paths=self.paths)
+        return replace(pair, task=FewPrompts(pair.task))
 
     def trainer(self, entry: MethodEntry, at: Place = START, split: tuple[int, int] = WHOLE) -> Trainer:
         """A cell with the student at its initial weights, as if it had come to a place of its run."""
