@@ -151,4 +151,23 @@ def process(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]
     """A Python process on one thread that finds this kit."""
     path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
     surroundings = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **environment}
-    return subprocess.Popen([sys.executable, *map(str, arguments)], env=surroundings, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen([sys.executable, *map(str, arguments)], env=surroundings, text=True, **pipes)
+
+
+def stateful_entries() -> list[MethodEntry]:
+    """Methods whose next step depends on more than the student's weights, and one plain method."""
+    gae = {"kind": "gae", "gamma": 0.9, "lambda": 0.8}
+    log_ratio = {"kind": "contrast", "of": {"teacher": 1, "student": -1}}
+    replay = {"author": "replay", "of": {"author": "student"}, "capacity": 10, "phi": {"start": 0.5, "step": 0.2, "eps": 0.0}}
+    average = {"kind": "student", "weights": {"ema": 0.7}, "context": {"fields": ["solution"], "template": "solution"}}
+    return [
+        shipped("gkd"),
+        shipped("minillm"),
+        made("replay", rollout=replay, **TEACHER, objective=[REVERSE_KL]),
+        made("average", rollout={"author": "student", "reuse": {"minibatches": 2}}, teachers={"self": average}, objective=[
+            {**REVERSE_KL, "teacher": "self"}, {"term": "likelihood", "reduce": "token_mean", "coefficient": 0.3}]),
+        made("critic", rollout={"author": "student", "reuse": {"epochs": 2, "minibatches": 2}}, **TEACHER, learners={
+            "value": {"kind": "value_head", "learning_rate": 0.05}}, objective=[
+            {"term": "policy_gradient", "reward": log_ratio, "credit": gae, "ratio": [{"ppo_clip": 0.2}], "reduce": "token_mean"}]),
+    ]  # fmt: skip

@@ -34,7 +34,7 @@ from zoo.harness.run_record import first_line, run_payload
 from zoo.harness.suites import load_suite, suite_digest
 from zoo.harness.train import Diverged, Trainer, make_trainer
 from zoo.record_types import Status
-from zoo.records import NO_SPACE, load_records, write_record
+from zoo.records import NO_SPACE, PARTIAL, load_records, write_record
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,8 @@ def run_comparison(
     plan = make_plan(comparison, registry, place, methods)
     todo = [cell for cell in plan.cells if cell.state != "done"]
     processes = start_processes(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    for cell in plan.cells:
-        if cell.state == "done" and processes.main:  # killed after its record, before its checkpoint was removed
-            shutil.rmtree(place.work(comparison.id, cell.method, cell.seed, cell.run_key), ignore_errors=True)
+    if processes.main:
+        _tidy(comparison, place, [cell for cell in plan.cells if cell.state == "done"])
     if not todo:
         return []
     spec = load_pair_spec(comparison.pair)
@@ -99,6 +98,20 @@ def run_comparison(
     session = Session(comparison, registry, place, pair, processes, console, arguments)
     _refuse_misfits(session, {cell.method for cell in todo})
     return [_run_cell(session, cell) for cell in todo]
+
+
+def _tidy(comparison: Comparison, place: Place, done: list[Cell]) -> None:
+    """Remove what a process left that was killed between its last record and its end."""
+    for cell in done:
+        shutil.rmtree(place.work(comparison.id, cell.method, cell.seed, cell.run_key), ignore_errors=True)
+        for record in (place.records / comparison.id / cell.method).glob("*/run.json"):
+            _remove_torn(record.parent)
+
+
+def _remove_torn(folder: Path) -> None:
+    """Remove half-written records of an attempt that nobody is writing any more."""
+    for torn in folder.glob(f".*{PARTIAL}"):
+        torn.unlink(missing_ok=True)
 
 
 def _refuse_misfits(session: Session, methods: set[str]) -> None:
@@ -187,6 +200,7 @@ def _finish(session: Session, cell: Cell, work: Path, trainer: Trainer | None, s
     """Evaluate and write the records; `run.json` comes last, so a cell without it is not done."""
     uuid = _attempt_uuid(session, cell, work)
     folder = session.place.records / session.comparison.id / cell.method / uuid
+    _remove_torn(folder)
     evaluation: dict[str, float] = {"seconds": 0.0, "tokens": 0}
     if status == "success":
         status, failure = _tried(partial(_evaluate, session, cell, uuid, folder, evaluation))
