@@ -125,6 +125,14 @@ def test_equal_rewards_and_single_answers_give_0(kind: str) -> None:
     assert torch.equal(found, torch.zeros(4, 2, dtype=torch.float64))
 
 
+@pytest.mark.parametrize(("kind", "fields"), [(kind, fields) for kind, fields, _ in PER_TOKEN if kind != "immediate"])
+def test_tokens_of_others_in_between_get_no_advantage(kind: str, fields: dict[str, Any]) -> None:
+    mask = torch.tensor([[True, False, True, True], [True, True, False, False]])
+    known = context({Value("value"): VALUE}, mask_BT=mask)
+    found = build("credit", kind, **fields).advantage(tensor(REWARD) * mask, known)
+    assert torch.equal(found[~mask], torch.zeros(3, dtype=torch.float64))
+
+
 def test_groups_need_not_be_neighbours_or_numbered_from_0() -> None:
     sizes, reward = [1, 1, 1, 1], torch.tensor([[1.0], [0.0], [0.0], [1.0]], dtype=torch.float64)
     apart = build("credit", "leave_one_out").advantage(reward, per_group(4, sizes, [900, 17, 900, 17]))

@@ -132,7 +132,19 @@ def test_entries_absent_on_both_sides_weigh_nothing(kind: str, fields: dict[str,
     assert torch.isfinite(slopes).all()
 
 
-@pytest.mark.parametrize("bad", [{"kind": "generalized_jsd", "beta": 0}, {"kind": "skew_forward_kl", "skew": 1}, {"kind": "skew_reverse_kl", "skew": -0.1}])
+RAMP = {"schedule": "linear", "start": 0.3, "end": 1}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"kind": "generalized_jsd", "beta": 0},
+        {"kind": "generalized_jsd", "beta": RAMP},
+        {"kind": "skew_forward_kl", "skew": 1},
+        {"kind": "skew_forward_kl", "skew": RAMP},
+        {"kind": "skew_reverse_kl", "skew": -0.1},
+    ],
+)
 def test_refused_parameters(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must lie in|skew 1 compares a model with itself"):
         build("divergence", **bad)

@@ -12,9 +12,12 @@ import torch
 
 from zoo.components.preferences import Sums
 
-from .six import MASK, TOKENS, Array, V, build, gradient, log_softmax, rows, sampled, slope, tensor
+from .six import MASK, Array, V, build, gradient, log_softmax, rows, sampled, slope, tensor
 
-P, Q, Y = rows("student"), rows("teacher"), TOKENS[MASK]
+# Every token of the vocabulary as the written one, in each of the six states and in one where the student overrates two tokens.
+STATES_P = np.append(rows("student"), np.log([[0.4, 0.3, 0.1, 0.1, 0.05, 0.05]]), 0)
+STATES_Q = np.append(rows("teacher"), np.log([[0.1, 0.1, 0.5, 0.2, 0.05, 0.05]]), 0)
+P, Q, Y = np.repeat(STATES_P, V, 0), np.repeat(STATES_Q, V, 0), np.tile(np.arange(V), len(STATES_P))
 NOW, OLD, WRITER = sampled("student")[MASK], sampled("reference")[MASK], sampled("old")[MASK]
 Table = dict[str, list[tuple[dict[str, Any], Any]]]
 
@@ -86,7 +89,7 @@ def routed(kind: str, **fields: Any) -> tuple[Array, Array]:
     return rho, applies
 
 
-COUNTERFACTUAL = {"teacher_power": 0.7, "student_power": 0.4, "tau_teacher": 0.1, "tau_student": 0.05}
+COUNTERFACTUAL = {"teacher_power": 0.7, "student_power": 0.4, "tau_teacher": 0.08, "tau_student": 0.05}
 ROUTINGS: Table = {
     "sampled": [({}, None)],
     "teacher": [({}, routed("teacher"))],
@@ -107,8 +110,13 @@ def test_routing(kind: str, fields: dict[str, Any], expected: Any) -> None:
     np.testing.assert_allclose(rho[applies].sum(-1).numpy(), 1.0, atol=1e-12)
 
 
-def test_counterfactual_acts_on_some_tokens_and_not_on_others() -> None:
-    assert set(routed("counterfactual", **COUNTERFACTUAL)[1]) == {True, False}
+def test_counterfactual_acts_on_some_tokens_and_each_condition_shuts_some_out() -> None:
+    _, applies = routed("counterfactual", **COUNTERFACTUAL)
+    assert set(applies) == {True, False}
+    centred = Q - P + (np.exp(P) * (P - Q)).sum(-1, keepdims=True)
+    likely = (np.exp(Q) >= 0.08) & (np.exp(P) >= 0.05)
+    assert (likely & (centred <= 0) & (np.arange(V) != Y[:, None]))[applies].any()
+    assert (~likely & (centred > 0))[applies].any()
 
 
 def test_counterfactual_without_alternatives_is_the_sampled_rule() -> None:

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from zoo.components.shapings import shape_values
-from zoo.statistics import Entropy, Kl, TokenContext
+from zoo.method import annotate
+from zoo.statistics import Entropy, Kl, LogProb, Statistic, TokenContext, Value
+from zoo.views import LogitView
 
-from .six import AUTHORS, MASK, Array, build, context, gradient, logp, per_group, sampled, slope, tensor
+from .six import AUTHORS, LOGITS, MASK, TOKENS, Array, build, context, gradient, logp, per_group, sampled, slope, tensor
 
 S, T = sampled("student"), sampled("teacher")
 
@@ -53,6 +55,26 @@ LAST = np.array([[False, False, False, True], [False, True, False, False]])
 
 def inside(values: Array) -> Array:
     return np.where(MASK, values, 0.0)
+
+
+def test_columns() -> None:
+    """What each statistic computes from the scorers' logits, a chunk of tokens at a time."""
+    expected: dict[Statistic, Array] = {
+        LogProb("teacher"): T,
+        Entropy("student"): entropy("student"),
+        Kl("student", "teacher"): kl("student", "teacher"),
+        Kl("teacher", "student"): kl("teacher", "student"),
+        Kl("student", "teacher", 3): top_kl(3),
+        Kl("student", "teacher", 9): kl("student", "teacher"),
+        Value("critic"): 2 * S,
+    }
+    found: dict[Statistic, torch.Tensor] = {}
+    for chunk in (slice(0, 4), slice(4, 6)):
+        logits = {name: (lambda name=name, chunk=chunk: tensor(LOGITS[name][MASK][chunk])) for name in LOGITS}
+        values = {"critic": lambda chunk=chunk: tensor(2 * S[MASK][chunk])}
+        annotate(tuple(expected), LogitView(tensor(TOKENS[MASK][chunk]), logits, {}, values), tensor(MASK), chunk, found)
+    for statistic, values_BT in expected.items():
+        np.testing.assert_allclose(found[statistic].numpy(), inside(values_BT), atol=1e-12, err_msg=str(statistic))
 
 
 Table = dict[str, list[tuple[dict[str, Any], Any]]]

@@ -158,11 +158,12 @@ def test_routed_updates_leave_other_logits_alone() -> None:
         np.testing.assert_allclose(slopes[MASK][n][untouched], 0.0, atol=1e-15)
 
 
-def test_log_prob_loss() -> None:
-    """The value over kept pairs, and the gradient of the whole preference through weighted log-probabilities."""
+@pytest.mark.parametrize("kept", [(1,), (0, 1)])
+def test_log_prob_loss(kept: tuple[int, ...]) -> None:
+    """The mean over kept pairs, and the gradient of the whole preference through weighted log-probabilities."""
     rollouts = {"good": {"author": "teacher"}, "bad": {"author": "student"}}
     term = {"term": "log_prob_loss", "loss": {"kind": "dpo", "beta": 0.7}, "chosen": "good", "rejected": "bad", "coefficient": 1.3,
-            "keep_rejected": ({"kind": "reward", "name": "correct", "below": 0.5},)}  # fmt: skip
+            "keep_rejected": ({"kind": "reward", "name": "correct", "below": 0.5 if kept == (1,) else 2.0},)}  # fmt: skip
     method = Method(legal(entry_of([term], rollouts=rollouts, rewards={"correct": "verifier"}, teachers={"teacher": "external"})))
     streams = {"good": rollout().rows([1, 0]), "bad": rollout()}
     streams["good"] = type(streams["bad"])(**{**vars(streams["good"]), "prompts": streams["bad"].prompts})
@@ -173,7 +174,9 @@ def test_log_prob_loss() -> None:
 
     def expected(z: Array) -> float:
         margin = np.where(MASK, written(z) - sampled("reference"), 0).sum(1)
-        return float(1.3 * np.log(1 + np.exp(-0.7 * (margin[0] - margin[1]))))  # only the second pair's rejected side is wrong
+        # Pair i compares the other row's text, which is the good stream's, with row i's; only the second row's is wrong.
+        losses = [np.log(1 + np.exp(-0.7 * (margin[1 - i] - margin[i]))) for i in kept]
+        return float(1.3 * np.mean(losses))
 
     def loss(student: torch.Tensor) -> torch.Tensor:
         bad = loss_of(method, [p for p in prepared if p.stream == "bad"], {"bad": streams["bad"]}, {**MODELS, "student": student})

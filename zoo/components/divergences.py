@@ -14,7 +14,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from zoo.components.base import Component, Number, check_range, component
+from zoo.components.base import Component, Number, check_range, component, extremes
 
 
 def weighted(weight: Tensor, log_ratio: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class Skewed(Divergence):
     @model_validator(mode="after")
     def _inside(self) -> Skewed:
         check_range("skew", self.skew, 0.0, 1.0, why="it is a mixture weight")
-        if self.skew == 1.0:
+        if extremes(self.skew)[1] == 1.0:
             raise ValueError("skew 1 compares a model with itself; use a value below 1")
         return self
 
