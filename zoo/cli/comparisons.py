@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("plan", cls=Spread, epilog=examples("zoo plan quickstart", "zoo plan mine.yaml --registry my_methods --json"))(plan)
     local = "zoo run gsm8k-first --device cuda --pair-path student=models/student teacher=models/teacher --data data/gsm8k"
-    several = "Several processes: accelerate launch --num_processes 2 -m zoo run quickstart"
+    several = "Several processes: accelerate launch --multi_gpu --num_processes 2 -m zoo run quickstart"
     app.command("run", cls=Spread, epilog=examples("zoo run quickstart", "zoo run quickstart --method gkd --method student", local, several))(run)
     app.command("status", cls=Spread, epilog=examples("zoo status quickstart", "zoo status quickstart --json"))(status)
 
