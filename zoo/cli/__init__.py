@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import typer
 
-from zoo.cli import comparisons, entries, pairs, results
 from zoo.cli.common import Commands
+from zoo.cli.comparisons import register as register_comparisons
+from zoo.cli.entries import register as register_entries
+from zoo.cli.pairs import register as register_pairs
+from zoo.cli.results import register as register_results
 
 EPILOG = """Start here:
 
@@ -23,8 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (entries, comparisons, results, pairs):
-    group.register(app)
+for register in (register_entries, register_comparisons, register_results, register_pairs):
+    register(app)
 
 
 def main() -> None:
