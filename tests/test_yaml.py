@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -272,3 +273,19 @@ def test_a_link_to_a_broken_entry_is_not_blamed(tmp_path: Path) -> None:
 def test_an_unknown_method_is_suggested() -> None:
     with pytest.raises(ZooError, match=r"no method 'gkdd' in the registry; did you mean 'gkd'\?"):
         load_registry()["gkdd"]
+
+
+def test_text_damaged_at_random_is_refused_or_loads(tmp_path: Path) -> None:
+    """Characters dropped, doubled or exchanged, lines moved: never another exception than the one that the command line prints."""
+    chance, refused = random.Random(0), 0
+    for _ in range(300):
+        text = list(GOOD)
+        for _ in range(chance.choice((1, 2, 5))):
+            at = chance.randrange(len(text) - 1)
+            text[at : at + 1] = chance.choice(([], [text[at], text[at]], [chance.choice("{}[]:,-#&*!|>'\"%@ \n\t0.eE~")], [text[at + 1], text[at]]))
+        try:
+            load_entry(entry_file(tmp_path, "".join(text)))
+        except ZooError as error:
+            refused += 1
+            assert str(error).startswith(str(tmp_path))
+    assert refused > 200
