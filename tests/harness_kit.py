@@ -8,15 +8,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from zoo.components.base import Context
 from zoo.entry import MethodEntry, Registry, load_entry
 from zoo.harness.build_micro import make_tokenizer
 from zoo.harness.comparison import Comparison, Settings
@@ -25,7 +27,7 @@ from zoo.harness.parallel import Processes
 from zoo.harness.train import Trainer, make_trainer
 from zoo.paths import data_root
 from zoo.tasks.micro import CONTEXTS, add_prompt
-from zoo.tensors import Prompt
+from zoo.tensors import Prompt, Rollout
 
 TESTS = Path(__file__).parent
 SUITE = {"id": "tiny", "title": "Four sums", "chat_template": False,
@@ -134,12 +136,12 @@ def trainer_of(entry: MethodEntry, pair: LoadedPair, processes: Processes | None
     return make_trainer(entry, comparison(**changes), seed, pair, processes or Processes())
 
 
-def weights(model: Any) -> dict[str, torch.Tensor]:
+def weights(model: Any) -> dict[str, Tensor]:
     """A copy of all parameters."""
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
-def digest(tensors: Mapping[str, torch.Tensor]) -> str:
+def digest(tensors: Mapping[str, Tensor]) -> str:
     """A digest of tensors, bit for bit."""
     parts = hashlib.sha256()
     for name in sorted(tensors):
@@ -153,6 +155,32 @@ def process(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]
     surroundings = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **environment}
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.Popen([sys.executable, *map(str, arguments)], env=surroundings, text=True, **pipes)
+
+
+@dataclass
+class Plain:
+    """What plain losses read: the models, one unpadded sequence at a time, with all logits; `old` is the student at rollout time."""
+
+    pair: LoadedPair
+    old: Any
+
+    def logp_TV(self, model: Any, rollout: Rollout, row: int, context: Context | None = None, temperature: float = 1.0) -> Tensor:
+        """Log-probabilities of one model before each supervised token of a sequence."""
+        prompt = self.pair.format_prompt(rollout.prompts[row], context) if context else list(rollout.prompt_ids[row])
+        response = rollout.response_BT[row][rollout.mask_BT[row]].tolist()
+        logits = model(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
+        return (logits / temperature).log_softmax(-1)
+
+    def three(self, rollout: Rollout, row: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Student now, student at rollout time, teacher."""
+        with torch.no_grad():
+            old, teacher = self.logp_TV(self.old, rollout, row), self.logp_TV(self.pair.teachers["teacher"], rollout, row)
+        return self.logp_TV(self.pair.student, rollout, row), old, teacher
+
+
+def chosen(logp_TV: Tensor, rollout: Rollout, row: int) -> Tensor:
+    """Log-probability of each supervised token of a sequence."""
+    return logp_TV.gather(-1, rollout.response_BT[row][rollout.mask_BT[row]][:, None])[:, 0]
 
 
 def stateful_entries() -> list[MethodEntry]:

@@ -4,13 +4,13 @@ over whole unpadded sequences; and nobody ever holds a tensor of all tokens by t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from harness_kit import TEACHER, made, read_pair, shipped, trainer_of
+from harness_kit import TEACHER, Plain, chosen, made, read_pair, shipped, trainer_of
 from torch import Tensor
 
 from zoo.components.base import Context
@@ -29,30 +29,6 @@ def pair(pair_file: Path) -> LoadedPair:
 
 
 # --- plain losses: one unpadded sequence at a time, all logits, formulas as printed on the cards ------------------------------
-
-
-@dataclass
-class Plain:
-    """Everything that the plain losses read: models, sequences, and the student at rollout time."""
-
-    pair: LoadedPair
-    old: Any
-
-    def logp_TV(self, model: Any, rollout: Rollout, row: int, context: Context | None = None, temperature: float = 1.0) -> Tensor:
-        prompt = self.pair.format_prompt(rollout.prompts[row], context) if context else list(rollout.prompt_ids[row])
-        response = rollout.response_BT[row][rollout.mask_BT[row]].tolist()
-        logits = model(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
-        return (logits / temperature).log_softmax(-1)
-
-    def three(self, rollout: Rollout, row: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Student now, student at rollout time, teacher."""
-        with torch.no_grad():
-            old, teacher = self.logp_TV(self.old, rollout, row), self.logp_TV(self.pair.teachers["teacher"], rollout, row)
-        return self.logp_TV(self.pair.student, rollout, row), old, teacher
-
-
-def chosen(logp_TV: Tensor, rollout: Rollout, row: int) -> Tensor:
-    return logp_TV.gather(-1, rollout.response_BT[row][rollout.mask_BT[row]][:, None])[:, 0]
 
 
 def clipped(advantage_T: Tensor, rho_T: Tensor) -> Tensor:

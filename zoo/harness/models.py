@@ -130,20 +130,16 @@ def load_pair(
     Raises:
         ZooError: missing or broken files, with the remedy; tokenizers of different vocabularies are reported, not refused.
     """
-    from transformers import AutoTokenizer
-
     paths = dict(paths or {})
-    unknown = [name for name in paths if name not in ("student", *spec.teachers)]
-    if unknown:
-        raise ZooError(f"--pair-path {unknown[0]}: pair '{spec.id}' has no such model{suggest(unknown[0], ['student', *spec.teachers])}")
+    refuse_stray_paths(spec, paths)
     device = torch.device(device)
     student = _load_model(spec, "student", spec.student, paths, torch.float32, device, trust_remote_code)
     teacher_dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     teachers = {name: _load_model(spec, name, source, paths, teacher_dtype, device, trust_remote_code) for name, source in spec.teachers.items()}
-    folder, kwargs = _location(spec, "student", spec.student, paths)
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=trust_remote_code, **kwargs)
+    rows = {name: model.get_output_embeddings().weight.shape[0] for name, model in (("student", student), *teachers.items())}
+    tokenizer = _load_tokenizer(spec, "student", spec.student, paths, rows["student"], trust_remote_code)
+    others = [_load_tokenizer(spec, name, source, paths, rows[name], trust_remote_code) for name, source in spec.teachers.items()]
     stops = _stop_ids(student, tokenizer)
-    vocabularies = [len(tokenizer), *(m.get_output_embeddings().weight.shape[0] for m in (student, *teachers.values()))]
     return LoadedPair(
         spec=spec,
         student=student,
@@ -152,10 +148,17 @@ def load_pair(
         task=make_task(spec.task.kind, data or (Path(spec.task.path) if spec.task.path else None), spec.task.hub),
         stop_ids=stops,
         pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0],
-        vocab_size=min(vocabularies),
-        same_vocabulary=all(_vocabulary(spec, name, source, paths) == tokenizer.get_vocab() for name, source in spec.teachers.items()),
+        vocab_size=min(len(tokenizer), *rows.values()),
+        same_vocabulary=all(other.get_vocab() == tokenizer.get_vocab() for other in others),
         initial={k: v.detach().clone() for k, v in student.state_dict().items()},
     )
+
+
+def refuse_stray_paths(spec: PairSpec, paths: Mapping[str, Path]) -> None:
+    """Raise ZooError for a local folder under a name that is no model of the pair."""
+    for name in paths:
+        if name not in ("student", *spec.teachers):
+            raise ZooError(f"--pair-path {name}: pair '{spec.id}' has no such model{suggest(name, ['student', *spec.teachers])}")
 
 
 def _location(spec: PairSpec, name: str, source: ModelSource, paths: Mapping[str, Path]) -> tuple[str, dict[str, Any]]:
@@ -175,23 +178,46 @@ def _load_model(
     from transformers import AutoModelForCausalLM
 
     where, kwargs = _location(spec, name, source, paths)
+    model: Any
+    report: Any
+    options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, "trust_remote_code": trust_remote_code, **kwargs}
     try:
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code, **kwargs)
+        model, report = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **options)
     except Exception as error:
-        remedy = "the file is damaged or incomplete: fetch or build it again" if "afetensor" in repr(error) or "header" in str(error).lower() else (
-            "give a local folder with --pair-path " + name + "=DIR, or make the hub reachable")  # fmt: skip
-        raise ZooError(f"pair '{spec.id}': cannot load {name} from {where} ({_first_line(error)}); {remedy}") from None
+        raise _unloadable(spec, name, source, paths, _first_line(error)) from None
+    if report["missing_keys"]:
+        raise _unloadable(spec, name, source, paths, f"its files lack {len(report['missing_keys'])} tensors, {min(report['missing_keys'])} among them")
     model.generation_config.do_sample = False
-    model = model.eval().to(device)  # type: ignore[arg-type]
+    model = model.eval().to(device)
     model.requires_grad_(name == "student")
     return model
 
 
-def _vocabulary(spec: PairSpec, name: str, source: ModelSource, paths: Mapping[str, Path]) -> dict[str, int]:
+def _load_tokenizer(spec: PairSpec, name: str, source: ModelSource, paths: Mapping[str, Path], rows: int, trust_remote_code: bool) -> Any:
+    """A model's tokenizer, which may have fewer tokens than the model has logits (`rows`), not more."""
     from transformers import AutoTokenizer
 
     where, kwargs = _location(spec, name, source, paths)
-    return dict(AutoTokenizer.from_pretrained(where, **kwargs).get_vocab())
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, padding_side="left", trust_remote_code=trust_remote_code, **kwargs)
+    except Exception as error:
+        raise _unloadable(spec, name, source, paths, f"its tokenizer: {_first_line(error)}") from None
+    if len(tokenizer) > rows:
+        raise ZooError(f"pair '{spec.id}': the tokenizer of {name} at {where} has {len(tokenizer)} tokens, but the model only {rows} logits; "
+                       "is the tokenizer another model's?")  # fmt: skip
+    return tokenizer
+
+
+def _unloadable(spec: PairSpec, name: str, source: ModelSource, paths: Mapping[str, Path], reason: str) -> ZooError:
+    where, hub = _location(spec, name, source, paths)
+    if hub:
+        remedy = f"give a local folder with --pair-path {name}=DIR, or make the hub reachable"
+    elif any(Path(where).glob("*.bin")) and not any(Path(where).glob("*.safetensors")):
+        remedy = "pickled weights (.bin) are never loaded: save the model again with save_pretrained, which writes safetensors"
+    else:
+        again = f"run `zoo pairs build {spec.id}`" if source.shipped and name not in paths else "fetch it again"
+        remedy = f"a file is missing, damaged or incomplete: {again}"
+    return ZooError(f"pair '{spec.id}': cannot load {name} from {where} ({reason.rstrip('.:')}); {remedy}")
 
 
 def _stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:

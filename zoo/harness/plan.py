@@ -15,7 +15,7 @@ from zoo.errors import ZooError, suggest
 from zoo.harness.checkpoint import load_state
 from zoo.harness.comparison import Comparison, settings_that_matter
 from zoo.harness.learners import prompts_written
-from zoo.harness.models import PairSpec, load_pair_spec
+from zoo.harness.models import PairSpec, load_pair_spec, refuse_stray_paths
 from zoo.harness.suites import load_suite, suite_digest
 from zoo.paths import shipped_pair
 from zoo.records import Record, load_records, run_key
@@ -77,6 +77,7 @@ def make_plan(comparison: Comparison, registry: Registry, place: Place, methods:
     """
     chosen = _chosen(comparison, registry, methods)
     spec = load_pair_spec(comparison.pair)
+    refuse_stray_paths(spec, place.pair_paths)
     _refuse_misfits(chosen, spec)
     records = load_records(place.records, comparison.id)
     _refuse_unequal_budgets(comparison, records)
@@ -164,7 +165,7 @@ def cell_key(base: Mapping[str, Any], comparison: Comparison, entry: MethodEntry
 
 
 def weights_digest(spec: PairSpec, name: str, place: Place) -> str:
-    """Hub id and revision, or the sha256 of the local weight files."""
+    """Hub id and revision, or the sha256 of the local weights with their configuration and tokenizer."""
     source = spec.student if name == "student" else spec.teachers[name]
     folder = place.pair_paths.get(name) or (Path(source.path) if source.path else shipped_pair(spec.id) / source.shipped if source.shipped else None)
     if folder is None:
@@ -173,7 +174,7 @@ def weights_digest(spec: PairSpec, name: str, place: Place) -> str:
     if not files:
         raise ZooError(f"pair '{spec.id}': no weights for {name} at {folder}; " + (f"run `zoo pairs build {spec.id}`" if source.shipped else "check the path"))
     digest = hashlib.sha256()
-    for file in files:
+    for file in [*files, *sorted(Path(folder).glob("*.json")), *sorted(Path(folder).glob("*.jinja"))]:
         with file.open("rb") as handle:
             while block := handle.read(1 << 22):
                 digest.update(block)
