@@ -178,13 +178,12 @@ def _load_model(
     from transformers import AutoModelForCausalLM
 
     where, kwargs = _location(spec, name, source, paths)
-    model: Any
-    report: Any
     options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, "trust_remote_code": trust_remote_code, **kwargs}
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **options)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **options)
     except Exception as error:
         raise _unloadable(spec, name, source, paths, _first_line(error)) from None
+    model, report = loaded
     if report["missing_keys"]:
         raise _unloadable(spec, name, source, paths, f"its files lack {len(report['missing_keys'])} tensors, {min(report['missing_keys'])} among them")
     model.generation_config.do_sample = False

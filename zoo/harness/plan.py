@@ -152,7 +152,7 @@ def cell_base(comparison: Comparison, spec: PairSpec, place: Place) -> dict[str,
         "pair": spec.model_dump(mode="json", exclude={"title", "weights_note", "student", "teachers", "task"}),
         "task": spec.task.kind,
         "weights": {name: weights_digest(spec, name, place) for name in ("student", *spec.teachers)},
-        "suites": {name: suite_digest(load_suite(name)) for name in comparison.suites},
+        "suites": {suite.id: suite_digest(suite) for suite in map(load_suite, comparison.suites)},
         "evaluation": {"limit": comparison.evaluation.limit},
     }
 

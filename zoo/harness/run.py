@@ -253,9 +253,9 @@ def _evaluate(session: Session, cell: Cell, uuid: str, folder: Path, spent: dict
         model = decoding_copy(model, torch.bfloat16)
     decoder = Decoder(model, pad_id=pair.pad_id, stop_ids=pair.stop_ids, max_batch=batch, vocab_size=pair.vocab_size)
     for name in session.comparison.suites:
-        if (folder / f"eval-{name}.json").exists():
-            continue  # this attempt was cut off after it
         suite = load_suite(name)
+        if (folder / f"eval-{suite.id}.json").exists():
+            continue  # this attempt was cut off after it
         tasks = evaluate(
             decoder,
             model,
@@ -265,12 +265,12 @@ def _evaluate(session: Session, cell: Cell, uuid: str, folder: Path, spent: dict
             limit=session.comparison.evaluation.limit,
             data_folder=session.place.data,
             prompt_suffix=pair.spec.prompt_suffix,
-            log_path=_log_folder(session, cell) / f"{uuid}-{name}.parquet",
+            log_path=_log_folder(session, cell) / f"{uuid}-{suite.id}.parquet",
         )
         spent["tokens"] += sum(int((t["mean_length"] or 0) * t["n"]) for t in tasks.values())
-        write_record(folder, f"eval-{name}.json", {
+        write_record(folder, f"eval-{suite.id}.json", {
             "schema": 1, "kind": "eval", "uuid": uuid, "run_key": cell.run_key, "comparison": session.comparison.id, "method": cell.method,
-            "pair": pair.spec.id, "seed": cell.seed, "suite": name, "suite_digest": suite_digest(suite),
+            "pair": pair.spec.id, "seed": cell.seed, "suite": suite.id, "suite_digest": suite_digest(suite),
             "model": anchor or "trained", "batch_size": batch, "lm_eval_version": lm_eval_version(), "tasks": tasks,
         })  # fmt: skip
     decoder.stepper.release()

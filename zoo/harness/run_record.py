@@ -13,6 +13,7 @@ import torch
 from zoo.entry import body
 from zoo.harness.models import PairSpec
 from zoo.harness.plan import Cell, trains
+from zoo.harness.suites import load_suite
 from zoo.harness.train import Phases, Spent, Trainer
 from zoo.provenance import provenance, without_paths
 from zoo.record_types import Status
@@ -33,7 +34,7 @@ def run_payload(
     return {
         "schema": 1, "kind": "run", "uuid": uuid, "run_key": cell.run_key, "created": datetime.now(UTC).isoformat(), "status": status,
         "comparison": comparison.id, "method": cell.method, "pair": session.pair.spec.id, "seed": cell.seed,
-        "asked": {**comparison.model_dump(mode="json"), "pair": session.pair.spec.id},
+        "asked": {**comparison.model_dump(mode="json"), "pair": session.pair.spec.id, "suites": [load_suite(name).id for name in comparison.suites]},
         "resolved": {"body": body(entry), "learning_rate": comparison.learning_rate(entry.id), "pair": _without_folders(session.pair.spec)},
         "entry_digest": digest_json(body(entry)),
         "budget": {"unit": comparison.budget.unit, "asked": comparison.budget.amount if trains(entry) else 0,
