@@ -229,7 +229,8 @@ def device(provenance: Mapping[str, Any]) -> str:
     """The accelerator a run was recorded on, or its processor and threads; empty where the record does not say."""
     hardware, arguments = provenance.get("hardware") or {}, list(provenance.get("arguments") or ())
     asked = "cpu" in (b for a, b in pairwise(arguments) if a == "--device") or "--device=cpu" in arguments
-    gpus = [] if asked else hardware.get("gpus") or []
+    on_cpu = provenance["device"] == "cpu" if "device" in provenance else asked  # the first records did not say
+    gpus = [] if on_cpu else hardware.get("gpus") or []
     if gpus:
         return ", ".join(sorted({str(gpu["name"]) for gpu in gpus}))
     threads = hardware.get("torch_threads")

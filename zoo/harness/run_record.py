@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,7 +43,7 @@ def run_payload(
         "phases": {**{n: {"seconds": phases.seconds[n], "tokens": phases.tokens[n]} for n in phases.seconds}, "evaluate": evaluation},
         "final": {k: v for k, v in (trainer.rows[-1] if trainer and trainer.rows else {}).items() if isinstance(v, int | float)},
         "error": error, "weights_note": session.pair.spec.weights_note, "evidence": entry.evidence.model_dump(mode="json"),
-        "provenance": {**provenance(session.arguments), "processes": session.processes.count},
+        "provenance": {**provenance(session.arguments), "processes": session.processes.count, "device": session.processes.device.type},
     }  # fmt: skip
 
 
@@ -65,4 +66,5 @@ def peak_memory(device: torch.device) -> int:
     """Bytes at the highest point: of the device on CUDA, of the process elsewhere."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
