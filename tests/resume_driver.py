@@ -29,13 +29,6 @@ CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.trun
 ENTRIES = {entry.id: entry for entry in kit.stateful_entries()}
 
 
-def stub_evaluation(decoder: Any, model: Any, *arguments: Any, **settings: Any) -> dict[str, Any]:
-    """In place of lm-eval: a result that carries the digest of the final weights into the record."""
-    score = {"family": "in_distribution", "headline": "exact_match,strict", "metrics": {"exact_match,strict": 0.0}, "n": 1, "truncated_share": 0.0,
-             "mean_length": 1.0, "items": [[0, 0.0]], "weights": kit.digest(kit.weights(model))}  # fmt: skip
-    return {"micro_add": score}
-
-
 class Changes:
     """Counts changes under a folder and kills the process before the n-th."""
 
@@ -84,7 +77,7 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     pair = kit.read_pair(Path(sys.argv[1]))
-    run.evaluate = stub_evaluation  # type: ignore[assignment]
+    run.evaluate = kit.stub_evaluation  # type: ignore[assignment]
     run.load_pair = lambda *_, **__: pair  # type: ignore[assignment]
     gc.collect()
     gc.freeze()  # or each child would copy all memory when it collects garbage

@@ -12,7 +12,22 @@ import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
-from harness_kit import LOG_RATIO, REVERSE_KL, TEACHER, comparison, digest, made, read_pair, registry, shipped, trainer_of, weights, write_pair, write_suite
+from harness_kit import (
+    LOG_RATIO,
+    REVERSE_KL,
+    TEACHER,
+    comparison,
+    digest,
+    made,
+    read_pair,
+    registry,
+    shipped,
+    stub_evaluation,
+    trainer_of,
+    weights,
+    write_pair,
+    write_suite,
+)
 from safetensors import SafetensorError
 
 import zoo.records
@@ -42,12 +57,6 @@ def quick(monkeypatch: pytest.MonkeyPatch, pair: LoadedPair) -> None:
     """Models loaded once, and an evaluation that only says which weights it saw."""
     monkeypatch.setattr(run, "load_pair", lambda *_, **__: pair)
     monkeypatch.setattr(run, "evaluate", stub_evaluation)
-
-
-def stub_evaluation(decoder: Any, model: Any, *arguments: Any, **settings: Any) -> dict[str, Any]:
-    score = {"family": "in_distribution", "headline": "exact_match,strict", "metrics": {"exact_match,strict": 0.0}, "n": 1, "truncated_share": 0.0,
-             "mean_length": 1.0, "items": [[0, 0.0]], "weights": digest(weights(model))}  # fmt: skip
-    return {"micro_add": score}
 
 
 class Desk:

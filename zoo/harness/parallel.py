@@ -5,15 +5,20 @@ Losses carry global denominators, so gradients are summed, not averaged, and any
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from zoo.errors import ZooError
+
 T = TypeVar("T")
+PATIENCE = timedelta(hours=12)  # the others wait while the first process evaluates
 
 
 @dataclass(frozen=True)
@@ -73,9 +78,16 @@ class Processes:
 
 
 def start_processes(device: str | None = None) -> Processes:
-    """Join the process group that `accelerate launch` announced, or be alone."""
+    """Join the process group that `accelerate launch` (or torchrun) announced, or be alone.
+
+    Raises:
+        ZooError: accelerate was asked for several processes and started one, as it does with `--cpu`.
+    """
     from accelerate import PartialState
 
-    state = PartialState(cpu=(device or "cpu") == "cpu")
+    state = PartialState(cpu=(device or "cpu") == "cpu", timeout=PATIENCE)
+    if state.num_processes == 1 and "MASTER_ADDR" in os.environ and os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
+        raise ZooError("`accelerate launch --cpu` starts one process, however many are asked for; for several on a CPU use "
+                       "`accelerate launch --multi_gpu --num_processes N -m zoo run ... --device cpu`")  # fmt: skip
     chosen = torch.device(device) if device and state.num_processes == 1 else state.device
     return Processes(state.process_index, state.num_processes, chosen)
