@@ -18,6 +18,7 @@ from zoo.method import Method
 LAUNCH = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
           "--dynamo_backend", "no", "--main_process_port", "0")  # fmt: skip
 METHODS = list(shared_entries())
+WHOLE = {("wild", "run"), ("gkd", "run"), ("gkd", "eval"), ("student", "run"), ("student", "eval")}
 
 
 def launched(*arguments: str | Path, launch: tuple[str, ...] = LAUNCH) -> tuple[int, str]:
@@ -27,27 +28,28 @@ def launched(*arguments: str | Path, launch: tuple[str, ...] = LAUNCH) -> tuple[
     return started.returncode, said
 
 
-@pytest.fixture(scope="module")
-def folders(pair_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """What one and what two processes make of each method; the two also run a comparison."""
-    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+def test_two_processes_give_the_steps_weights_and_records_of_one(pair_file: Path, tmp_path: Path) -> None:
+    """All in one test: the launch takes longer than everything in it."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        folder.mkdir()
     train(pair_file, one, *METHODS)
     status, said = launched(pair_file, two, "0", *METHODS)
     assert status == 0, said
-    return one, two
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_two_processes_take_the_steps_of_one(folders: tuple[Path, Path], method: str) -> None:
-    one, two = (json.loads((folder / "steps.json").read_text()) for folder in folders)
-    weights, others = (load_file(folder / "weights.safetensors") for folder in folders)
-    assert (one[method]["processes"], two[method]["processes"]) == (1, 2)
-    assert one[method]["spent"] == two[method]["spent"] and len(one[method]["rows"]) == len(two[method]["rows"])
-    for row, other in zip(one[method]["rows"], two[method]["rows"], strict=True):
-        assert other == pytest.approx(row, rel=1e-5, abs=1e-6)
-    mine = [name for name in weights if name.startswith(f"{method}.")]
-    assert mine and all(float((weights[name] - others[name]).abs().max()) < 1e-5 for name in mine)
-    assert any(row[key] for row in one[method]["rows"] for key in row if key.startswith("loss."))
+    expected, found = (json.loads((folder / "steps.json").read_text()) for folder in (one, two))
+    weights, others = (load_file(folder / "weights.safetensors") for folder in (one, two))
+    for method in METHODS:
+        assert (expected[method]["processes"], found[method]["processes"]) == (1, 2)
+        assert expected[method]["spent"] == found[method]["spent"], method
+        for row, other in zip(expected[method]["rows"], found[method]["rows"], strict=True):
+            assert other == pytest.approx(row, rel=1e-5, abs=1e-6), method
+        mine = [name for name in weights if name.startswith(f"{method}.")]
+        assert mine and all(float((weights[name] - others[name]).abs().max()) < 1e-5 for name in mine), method
+        assert any(row[key] for row in expected[method]["rows"] for key in row if key.startswith("loss.")), method
+    told = records(two)
+    assert set(told) == WHOLE and not list(two.glob("work/*/*"))
+    assert [told[method, "run"]["status"] for method in ("wild", "gkd", "student")] == ["diverged", "success", "success"]
+    assert told["gkd", "run"]["provenance"]["processes"] == 2
 
 
 def test_minibatches_are_the_same_on_any_number_of_processes() -> None:
@@ -64,16 +66,6 @@ def records(results: Path) -> dict[tuple[str, str], dict[str, Any]]:
     found = {(record["method"], record["kind"]): record for record in files}
     assert len(found) == len(files)
     return found
-
-
-WHOLE = {("wild", "run"), ("gkd", "run"), ("gkd", "eval"), ("student", "run"), ("student", "eval")}
-
-
-def test_two_processes_write_each_record_once(folders: tuple[Path, Path]) -> None:
-    found = records(folders[1])
-    assert set(found) == WHOLE and not list(folders[1].glob("work/*/*"))
-    assert [found[method, "run"]["status"] for method in ("wild", "gkd", "student")] == ["diverged", "success", "success"]
-    assert found["gkd", "run"]["provenance"]["processes"] == 2
 
 
 @pytest.mark.slow

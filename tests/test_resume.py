@@ -60,16 +60,23 @@ def ending(results: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
     return evaluation["tasks"]["micro_add"]["weights"], run["final"], spent
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, int]]:
-    """How each method ends when nobody disturbs it, and how many changes to files that takes."""
-    found = {}
-    for method in METHODS:
-        results = tmp_path_factory.mktemp(method)
-        said = server.run(method, results)
+class Uninterrupted(dict[str, tuple[Any, int]]):
+    """How each method ends when nobody disturbs it, and how many changes to files that takes; found out when first asked for."""
+
+    def __init__(self, server: Server, factory: pytest.TempPathFactory) -> None:
+        self.server, self.factory = server, factory
+
+    def __missing__(self, method: str) -> tuple[Any, int]:
+        results = self.factory.mktemp(method)
+        said = self.server.run(method, results)
         assert not said["killed"] and said["error"] == ""
-        found[method] = (ending(results), said["events"])
-    return found
+        self[method] = (ending(results), said["events"])
+        return self[method]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
+    return Uninterrupted(server, tmp_path_factory)
 
 
 def assert_same_end(results: Path, whole: tuple[Any, int]) -> None:
@@ -84,14 +91,14 @@ def survive(server: Server, method: str, results: Path, event: int) -> None:
 
 
 @pytest.mark.parametrize("share", [0.02, 0.2, 0.3, 0.45, 0.6, 0.72, 0.8, 0.88, 0.93, 0.96, 0.98, 1.0])
-def test_killed_between_two_changes_to_files(server: Server, uninterrupted: Any, tmp_path: Path, share: float) -> None:
+def test_killed_between_two_changes_to_files(server: Server, uninterrupted: Uninterrupted, tmp_path: Path, share: float) -> None:
     whole = uninterrupted["gkd"]
     survive(server, "gkd", tmp_path, max(1, round(share * whole[1])))
     assert_same_end(tmp_path, whole)
 
 
 @pytest.mark.slow
-def test_killed_before_every_single_change_to_files(server: Server, uninterrupted: Any, tmp_path: Path) -> None:
+def test_killed_before_every_single_change_to_files(server: Server, uninterrupted: Uninterrupted, tmp_path: Path) -> None:
     whole = uninterrupted["gkd"]
     for event in range(1, whole[1] + 1):
         (tmp_path / str(event)).mkdir()
@@ -100,7 +107,7 @@ def test_killed_before_every_single_change_to_files(server: Server, uninterrupte
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "gkd"])
-def test_buffers_averages_critics_and_reuse_go_on_exactly(server: Server, uninterrupted: Any, tmp_path: Path, method: str) -> None:
+def test_buffers_averages_critics_and_reuse_go_on_exactly(server: Server, uninterrupted: Uninterrupted, tmp_path: Path, method: str) -> None:
     """Killed twice, each time after a checkpoint."""
     whole = uninterrupted[method]
     assert server.run(method, tmp_path, event=round(0.5 * whole[1]))["killed"]
@@ -108,7 +115,7 @@ def test_buffers_averages_critics_and_reuse_go_on_exactly(server: Server, uninte
     assert_same_end(tmp_path, whole)
 
 
-def test_killed_by_the_clock_again_and_again(server: Server, uninterrupted: Any, tmp_path: Path) -> None:
+def test_killed_by_the_clock_again_and_again(server: Server, uninterrupted: Uninterrupted, tmp_path: Path) -> None:
     chance = random.Random(5)
     deaths = [server.run("gkd", tmp_path, seconds=chance.uniform(0.05, 0.1 * attempt))["killed"] for attempt in range(1, 7)]
     assert deaths[0]
@@ -116,7 +123,7 @@ def test_killed_by_the_clock_again_and_again(server: Server, uninterrupted: Any,
     assert_same_end(tmp_path, uninterrupted["gkd"])
 
 
-def test_running_again_computes_nothing(server: Server, uninterrupted: Any, tmp_path: Path) -> None:
+def test_running_again_computes_nothing(server: Server, uninterrupted: Uninterrupted, tmp_path: Path) -> None:
     server.run("gkd", tmp_path)
     before = records(tmp_path)
     assert server.run("gkd", tmp_path)["events"] == 0 and records(tmp_path) == before
@@ -130,7 +137,7 @@ def half(file: Path) -> None:
     ("name", "damage"),
     [("student.safetensors", half), ("optimizer.safetensors", Path.unlink), ("state.json", half), ("state.json", lambda f: f.write_text("[]"))],
 )
-def test_a_damaged_checkpoint_is_named_with_the_remedy(server: Server, uninterrupted: Any, tmp_path: Path, name: str, damage: Any) -> None:
+def test_a_damaged_checkpoint_is_named_with_the_remedy(server: Server, uninterrupted: Uninterrupted, tmp_path: Path, name: str, damage: Any) -> None:
     assert server.run("gkd", tmp_path, event=round(0.6 * uninterrupted["gkd"][1]))["killed"]
     [folder] = tmp_path.glob("work/trial/*/checkpoint")
     damage(folder / name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,6 +46,15 @@ PLAIN = made("plain", rollout={"author": "student"}, **TEACHER, objective=[REVER
 OTHER = made("other", rollout={"author": "student"}, **TEACHER, objective=[{**REVERSE_KL, "divergence": "forward_kl"}])
 WILD = made("wild", rollout={"author": "student"}, **TEACHER, objective=[{**LOG_RATIO, "coefficient": 1e38}])
 ENTRIES = registry(PLAIN, OTHER, WILD, shipped("student"), shipped("teacher"), shipped("no_op"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_garbage() -> Iterator[None]:
+    """Each cell ends with a garbage collection, which takes half a second where all imported modules are looked at."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
