@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import time
 import traceback
@@ -36,6 +37,7 @@ from zoo.harness.train import Diverged, Trainer, make_trainer
 from zoo.record_types import Status
 from zoo.records import NO_SPACE, PARTIAL, load_records, write_record
 
+TINY = 20_000_000  # parameters
 
 @dataclass(frozen=True)
 class Outcome:
@@ -95,6 +97,7 @@ def run_comparison(
     spec = load_pair_spec(comparison.pair)
     spec = spec.model_copy(update={"weights_note": weights_note}) if weights_note else spec
     pair = load_pair(spec, paths=place.pair_paths, data=place.data, device=processes.device, trust_remote_code=trust_remote_code)
+    _settle_threads(pair)
     session = Session(comparison, registry, place, pair, processes, console, arguments)
     _refuse_misfits(session, {cell.method for cell in todo})
     return [_run_cell(session, cell) for cell in todo]
@@ -112,6 +115,14 @@ def _remove_torn(folder: Path) -> None:
     """Remove half-written records of an attempt that nobody is writing any more."""
     for torn in folder.glob(f".*{PARTIAL}"):
         torn.unlink(missing_ok=True)
+
+
+def _settle_threads(pair: LoadedPair) -> None:
+    """One CPU thread for tiny models, unless the user chose a number: a second one gains little on an idle machine and, wherever
+    anything else runs, costs a multiple in waiting for each other (benchmarks/micro_pair.md)."""
+    size = sum(p.numel() for model in (pair.student, *pair.teachers.values()) for p in model.parameters())
+    if pair.student.device.type == "cpu" and size < TINY and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 def _refuse_misfits(session: Session, methods: set[str]) -> None:
