@@ -1,7 +1,8 @@
 """A server that runs cells in forked processes and lets them be killed: started once, because importing everything takes seconds.
 
 It reads one JSON request a line and answers each with one line. A request names the method, the results folder, and where to die:
-`event` (before the n-th change to a file or folder under the results), `seconds` (from outside, by the clock), or nothing.
+`event` (before the n-th change to a file or folder under the results), `checkpoints` (after so many of them), `seconds` (from outside, by
+the clock), or nothing.
 """
 
 from __future__ import annotations
@@ -30,22 +31,25 @@ ENTRIES = {entry.id: entry for entry in kit.stateful_entries()}
 
 
 class Changes:
-    """Counts changes under a folder and kills the process before the n-th."""
+    """Counts changes under a folder; kills the process before the n-th, or before the next one after n checkpoints."""
 
-    def __init__(self, folder: str, fatal: int | None) -> None:
-        self.folder, self.fatal, self.seen = folder, fatal, 0
+    def __init__(self, folder: str, fatal: int | None, checkpoints: int | None) -> None:
+        self.folder, self.fatal, self.left, self.seen, self.saved = folder, fatal, checkpoints, 0, 0
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         inside_rmtree = event in ("os.remove", "os.rmdir") and arguments[1] != -1  # there paths are relative to an open folder
         if (event in CHANGES or writes) and (self.folder in str(arguments[0]) or inside_rmtree):
             self.seen += 1
-            if self.seen == self.fatal:
+            if self.seen == self.fatal or self.left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if event == "os.rename" and str(arguments[1]).endswith("/checkpoint"):
+                self.saved += 1
+                self.left = None if self.left is None else self.left - 1
 
 
 def child(request: dict[str, Any], answer: int) -> None:
-    counter = Changes(request["results"], request.get("event"))
+    counter = Changes(request["results"], request.get("event"), request.get("checkpoints"))
     sys.addaudithook(counter)
     error = ""
     try:
@@ -53,7 +57,7 @@ def child(request: dict[str, Any], answer: int) -> None:
         run.run_comparison(comparison, kit.registry(ENTRIES[request["method"]]), Place(Path(request["results"])), device="cpu")
     except ZooError as problem:
         error = str(problem)
-    os.write(answer, json.dumps({"events": counter.seen, "error": error}).encode())
+    os.write(answer, json.dumps({"events": counter.seen, "iterations": counter.saved, "error": error}).encode())
 
 
 def serve(request: dict[str, Any]) -> dict[str, Any]:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from harness_kit import TESTS, process, stateful_entries
 
+from zoo.harness.checkpoint import load_checkpoint, save_checkpoint
+
 ANSWER = "=> "
-SETTINGS = {"rollouts_per_step": 8, "max_new_tokens": 6, "budget": {"amount": 170}, "checkpoint_every": 1, "validate_every": 1}
-LONGER = {"minillm": {"rollouts_per_step": 4, "budget": {"amount": 500}}}  # takes 16 steps on each batch of sequences
+SETTINGS: dict[str, Any] = {"rollouts_per_step": 8, "max_new_tokens": 6, "budget": {"amount": 170}, "checkpoint_every": 1, "validate_every": 1}
+LONGER = {
+    "minillm": {"rollouts_per_step": 4, "budget": {"amount": 800}},  # takes 16 steps on each batch of sequences
+    "critic": {"budget": {"amount": 400}},
+    "replay": {"budget": {"amount": 300}},
+}
 METHODS = [entry.id for entry in stateful_entries()]
 
 
@@ -108,11 +117,14 @@ def test_killed_before_every_single_change_to_files(server: Server, uninterrupte
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "gkd"])
 def test_buffers_averages_critics_and_reuse_go_on_exactly(server: Server, uninterrupted: Uninterrupted, tmp_path: Path, method: str) -> None:
-    """Killed twice, each time after a checkpoint."""
-    whole = uninterrupted[method]
-    assert server.run(method, tmp_path, event=round(0.5 * whole[1]))["killed"]
-    survive(server, method, tmp_path, round(0.35 * whole[1]))
-    assert_same_end(tmp_path, whole)
+    """Killed twice, each time after a checkpoint, with at least two iterations to come."""
+    for iteration in (1, 2):
+        assert server.run(method, tmp_path, checkpoints=1)["killed"]
+        [state] = tmp_path.glob("work/trial/*/checkpoint/state.json")
+        assert json.loads(state.read_text())["iteration"] == iteration
+    said = server.run(method, tmp_path)
+    assert not said["killed"] and said["error"] == "" and said["iterations"] >= 2
+    assert_same_end(tmp_path, uninterrupted[method])
 
 
 def test_killed_by_the_clock_again_and_again(server: Server, uninterrupted: Uninterrupted, tmp_path: Path) -> None:
@@ -147,3 +159,84 @@ def test_a_damaged_checkpoint_is_named_with_the_remedy(server: Server, uninterru
     shutil.rmtree(folder)  # the remedy
     assert server.run("gkd", tmp_path)["error"] == ""
     assert_same_end(tmp_path, uninterrupted["gkd"])
+
+
+# --- the checkpoint folder alone: every change to it, from every state that a kill can leave --------------------------------------
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside."""
+
+
+class Fuse:
+    """Raises before the n-th change to a file or folder under a path."""
+
+    path, left = "", 0
+
+
+def _burn(event: str, arguments: tuple[Any, ...]) -> None:
+    changes = event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir") or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR))
+    if Fuse.path and changes and (Fuse.path in str(arguments[0]) or (event in ("os.remove", "os.rmdir") and arguments[1] != -1)):
+        Fuse.left -= 1
+        if Fuse.left == 0:
+            raise Killed
+
+
+sys.addaudithook(_burn)
+
+
+def saved(folder: Path, number: int) -> None:
+    save_checkpoint(folder, {"number": number}, {"student": {"w": torch.full((3,), float(number))}, "optimizer": {}})
+
+
+def loaded(folder: Path) -> int | None:
+    found = load_checkpoint(folder)
+    if found is None:
+        return None
+    state, tensors = found
+    assert tensors["student"]["w"].tolist() == [state["number"]] * 3
+    return int(state["number"])
+
+
+def broken_off(folder: Path, number: int, change: int) -> bool:
+    """Save, killed before some change; False where there are fewer changes."""
+    Fuse.path, Fuse.left = str(folder.parent), change
+    try:
+        saved(folder, number)
+        return False
+    except Killed:
+        return True
+    finally:
+        Fuse.path = ""
+
+
+def test_a_checkpoint_survives_any_two_kills(tmp_path: Path) -> None:
+    tried = 0
+    for first in range(1, 30):
+        for second in range(1, 30):
+            folder = tmp_path / f"{first}-{second}" / "checkpoint"
+            saved(folder, 1)
+            if not broken_off(folder, 2, first):
+                assert loaded(folder) == 2
+                return
+            before = loaded(folder)
+            assert before in (1, 2)
+            killed = broken_off(folder, 3, second)
+            assert loaded(folder) in ((before, 3) if killed else (3,))
+            saved(folder, 4)
+            assert loaded(folder) == 4 and [path.name for path in folder.parent.iterdir()] == ["checkpoint"]
+            tried += 1
+            if not killed:
+                break
+    raise AssertionError(f"a save makes more than 29 changes, or {tried} kills were not enough")
+
+
+def test_the_first_checkpoint_survives_a_kill(tmp_path: Path) -> None:
+    for change in range(1, 30):
+        folder = tmp_path / str(change) / "checkpoint"
+        if not broken_off(folder, 1, change):
+            break
+        assert loaded(folder) in (None, 1)
+        saved(folder, 2)
+        assert loaded(folder) == 2
+    assert change > 4

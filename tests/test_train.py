@@ -281,6 +281,17 @@ def test_a_replay_buffer_is_raised_by_the_validation_loss_and_drawn_from(pair: L
     assert len(memory) == 9 and trainer.spent.generated_tokens < trainer.spent.supervised_tokens
 
 
+@pytest.mark.parametrize("clip_norm", [0.01, 1e6])
+def test_the_gradient_is_clipped_by_its_norm_over_all_parameters(pair: LoadedPair, clip_norm: float) -> None:
+    trainer, taken = trainer_of(shipped("gkd"), pair, clip_norm=clip_norm), []
+    step = trainer.optimizer.step
+    grads = lambda: torch.cat([p.grad.flatten() for p in pair.student.parameters()])  # noqa: E731
+    trainer.optimizer.step = lambda: (taken.append(float(grads().norm())), step())  # type: ignore[assignment, method-assign]
+    trainer.train(silent, silent)
+    norms = [row["grad_norm"] for row in trainer.rows]
+    assert min(norms) > 0.02 and taken == pytest.approx([min(norm, clip_norm) for norm in norms], rel=1e-3)
+
+
 # --- budget and noise ---------------------------------------------------------------------------------------------------------
 
 
@@ -326,11 +337,13 @@ def test_methods_see_the_same_prompts_and_the_same_noise(pair: LoadedPair) -> No
 
 def test_prompts_come_once_each_pass_in_an_order_of_their_own(pair: LoadedPair) -> None:
     trainer = trainer_of(shipped("tml_opd"), pair, rollouts_per_step=20)
-    ids = []
+    written: list[tuple[str, tuple[int, ...]]] = []
     for trainer.iteration in range(12):
-        ids += [prompt.id for prompt in trainer.write(Method(trainer.entry))["main"].prompts]
-    passes = [ids[i : i + 48] for i in range(0, 240, 48)]
-    assert all(len(set(each)) == 48 for each in passes) and passes[0] != passes[1]
+        main = trainer.write(Method(trainer.entry))["main"]
+        written += [(prompt.id, tuple(row)) for prompt, row in zip(main.prompts, main.response_BT.tolist(), strict=True)]
+    passes = [dict(written[i : i + 48]) for i in range(0, 240, 48)]
+    assert all(len(each) == 48 for each in passes) and list(passes[0]) != list(passes[1])
+    assert sum(passes[0][prompt] == passes[1][prompt] for prompt in passes[0]) < 5  # fresh noise, though the student is the same
 
 
 def test_no_op_leaves_the_student_as_it_was_bit_for_bit(pair: LoadedPair) -> None:
