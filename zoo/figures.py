@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +39,8 @@ STYLE: dict[Any, Any] = {
 }
 ROW, PANEL, LABELS, TOP, BOTTOM, GAP = 0.34, 2.9, 1.0, 0.8, 0.85, 0.35  # inches
 LEAST_SPAN = 0.3
+MARGIN = 0.2  # inches on the right, for a reference's name beyond the last panel
+CHARACTERS_PER_INCH = 16  # of the caption
 
 
 def figure_svg(scores: pd.DataFrame) -> bytes:
@@ -66,7 +69,7 @@ def comparison_figure(scores: pd.DataFrame) -> Figure:
     tasks = tasks_of(rows)
     methods = [method for method in dict.fromkeys(row["method"] for row in rows) if method not in ("student", "teacher")]
     labels = max(LABELS, 0.09 * max(len(_label(method, rows)) for method in methods) + 0.25) if methods else LABELS
-    width, height = labels + max(1, len(tasks)) * (PANEL + GAP), TOP + BOTTOM + ROW * max(1, len(methods))
+    width, height = labels + max(1, len(tasks)) * (PANEL + GAP) + MARGIN, TOP + BOTTOM + ROW * max(1, len(methods))
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     for index, task in enumerate(tasks):
@@ -76,7 +79,8 @@ def comparison_figure(scores: pd.DataFrame) -> Figure:
         axes.set_yticks(range(len(methods)), [_label(method, rows) if index == 0 else "" for method in methods])
     many = "faint dots: single seeds" if _seeds(rows) > 1 else "one seed: no ranking"
     caption = f"dots: score ± one standard error over test items; hollow: no_op; dashed: untrained student and teacher; {many}"
-    figure.text(0.12 / width, 0.14 / height, caption, fontsize=8, color=STUDENT)
+    lines = textwrap.fill(caption, int(width * CHARACTERS_PER_INCH))
+    figure.text(0.12 / width, 0.14 / height, lines, fontsize=8, color=STUDENT, va="bottom", linespacing=1.2)
     return figure
 
 
