@@ -194,7 +194,7 @@ def stateful_entries() -> list[MethodEntry]:
     """Methods whose next step depends on more than the student's weights, and one plain method."""
     gae = {"kind": "gae", "gamma": 0.9, "lambda": 0.8}
     log_ratio = {"kind": "contrast", "of": {"teacher": 1, "student": -1}}
-    replay = {"author": "replay", "of": {"author": "student"}, "capacity": 12, "phi": {"start": 0.8, "step": 0.1, "eps": 0.0}}
+    replay = {"author": "replay", "of": {"author": "student"}, "capacity": 36, "phi": {"start": 0.8, "step": 0.1, "eps": 0.0}}
     average = {"kind": "student", "weights": {"ema": 0.7}, "context": {"fields": ["solution"], "template": "solution"}}
     return [
         shipped("gkd"),
