@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,10 +77,19 @@ def comparison_figure(scores: pd.DataFrame) -> Figure:
         _panel(axes, task, task.of(rows), methods)
         axes.set_yticks(range(len(methods)), [_label(method, rows) if index == 0 else "" for method in methods])
     many = "faint dots: single seeds" if _seeds(rows) > 1 else "one seed: no ranking"
-    caption = f"dots: score ± one standard error over test items; hollow: no_op; dashed: untrained student and teacher; {many}"
-    lines = textwrap.fill(caption, int(width * CHARACTERS_PER_INCH))
-    figure.text(0.12 / width, 0.14 / height, lines, fontsize=8, color=STUDENT, va="bottom", linespacing=1.2)
+    parts = ["dots: score ± one standard error over test items", "hollow: no_op", "dashed: untrained student and teacher", many]
+    caption = _packed(parts, int(width * CHARACTERS_PER_INCH))
+    figure.text(0.12 / width, 0.14 / height, caption, fontsize=8, color=STUDENT, va="bottom", linespacing=1.2)
     return figure
+
+
+def _packed(parts: Sequence[str], characters: int) -> str:
+    """The parts, separated by semicolons, in lines of at most so many characters; no part is broken."""
+    lines = [parts[0]]
+    for part in parts[1:]:
+        joined = f"{lines[-1]}; {part}"
+        lines = [*lines[:-1], joined] if len(joined) <= characters else [*lines[:-1], f"{lines[-1]};", part]
+    return "\n".join(lines)
 
 
 def _seeds(rows: Sequence[Row]) -> int:
