@@ -52,6 +52,11 @@ def other_shapes(folder: Path) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), "intermediate_size": 8}))
 
 
+def capped_logits(folder: Path) -> None:
+    file = folder / "teacher" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "final_logit_softcapping": 30.0}))
+
+
 def no_tokenizer(folder: Path) -> None:
     for file in (folder / "teacher").glob("tokenizer*"):
         file.unlink()
@@ -69,6 +74,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no folder": (lambda f: shutil.rmtree(f / "teacher"), "teacher is missing at .*; check the path"),
     "no tokenizer": (no_tokenizer, "cannot load teacher from .*its tokenizer: .*: fetch it again"),
     "truncated tokenizer": (lambda f: half(f / "student" / "tokenizer.json"), "cannot load student from .*its tokenizer: .*: fetch it again"),
+    "logits changed after the head": (capped_logits, r"teacher at .* changes its logits after the head \(final_logit_softcapping\)"),
     "another model's tokenizer": (
         lambda f: llama(1, 16, True, vocabulary=30).save_pretrained(f / "student"),
         "the tokenizer of student at .* has 40 tokens, but the model only 30 logits; is the tokenizer another model's",

@@ -37,8 +37,8 @@ from zoo.errors import ZooError
 from zoo.harness import checkpoint, run
 from zoo.harness.comparison import Comparison
 from zoo.harness.models import LoadedPair
-from zoo.harness.plan import Place, make_plan
-from zoo.harness.run import Outcome, run_comparison, status_of
+from zoo.harness.plan import Place, make_plan, status_of
+from zoo.harness.run import Outcome, run_comparison
 from zoo.harness.train import Trainer
 from zoo.records import load_records
 

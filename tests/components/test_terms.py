@@ -111,6 +111,13 @@ def test_policy_gradient_with_a_clipped_product_of_ratios() -> None:
     check([term], expected, rollouts={"main": {"author": "student", "reuse": {"minibatches": 2}}})
 
 
+def test_policy_gradient_with_frozen_factors_alone() -> None:
+    """Where no factor carries a gradient, the score function does: -A rho log p."""
+    advantage, rho = T - S, np.exp(sampled("reference") - sampled("old"))
+    term = {"term": "policy_gradient", "reward": CONTRAST, "credit": "immediate", "ratio": ("mixture_importance",), "reduce": "token_mean"}
+    check([term], lambda z: float(-(advantage * rho * written(z))[MASK].sum() / 6), rollouts={"main": {"author": "student", "reuse": {"minibatches": 2}}})
+
+
 def test_policy_gradient_of_a_verifier_and_a_critic() -> None:
     """A critic's advantages, and the returns that it is to learn: advantage + value."""
     value = np.array([[0.4, 0.1, -0.2, 0.3], [0.6, 0.2, 9.0, 9.0]])

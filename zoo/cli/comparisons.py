@@ -162,8 +162,7 @@ def status(
     """How far each cell is: done, failed with its reason, started with its share of the budget, left."""
     import zoo
     from zoo.harness.comparison import load_comparison
-    from zoo.harness.plan import Place
-    from zoo.harness.run import status_of
+    from zoo.harness.plan import Place, status_of
 
     place = Place(results, pair_paths(pair_path))
     rows = status_of(load_comparison(comparison), zoo.load_registry(*(registry or ())), place)

@@ -15,7 +15,8 @@ from zoo.components.base import Component, Number, check_range, component
 
 
 class Ratio(Component):
-    """Base of all ratios; the surrogate is -A rho, or max(-A rho, -A clip(rho)), rho being the product of the factors.
+    """Base of all ratios; the surrogate is -A rho, or max(-A rho, -A clip(rho)), rho being the product of the factors; -A rho log p
+    where every factor is frozen.
 
     `frozen` factors carry no gradient; `off_policy` ones make tokens written by others legitimate; `reads` names the
     log-probabilities at rollout time that enter the factor.

@@ -18,6 +18,9 @@ from zoo.tasks import Task, make_task
 from zoo.tensors import Prompt
 from zoo.yamlio import load_model
 
+# Configuration fields of models whose logits are not the head's output alone (Gemma 2, Cohere, Granite).
+AFTER_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
 
 class ModelSource(Strict):
     """Where weights come from: `shipped` (a folder inside the package), a `path`, or a `hub` id with its revision."""
@@ -186,6 +189,10 @@ def _load_model(
     model, report = loaded
     if report["missing_keys"]:
         raise _unloadable(spec, name, source, paths, f"its files lack {len(report['missing_keys'])} tensors, {min(report['missing_keys'])} among them")
+    scaled = [field for field in AFTER_HEAD if getattr(model.config, field, None) not in (None, 1.0)]
+    if scaled:
+        raise ZooError(f"pair '{spec.id}': {name} at {where} changes its logits after the head ({scaled[0]}), which scoring in chunks does not do; "
+                       "choose a model without it")  # fmt: skip
     model.generation_config.do_sample = False
     model = model.eval().to(device)
     model.requires_grad_(name == "student")

@@ -206,3 +206,15 @@ def _seconds_per_token(records: list[Record]) -> float | None:
     spent = [r.run.budget.spent for r in records if r.run.status == "success" and r.run.budget.spent.get("supervised_tokens")]
     tokens = sum(s["supervised_tokens"] or 0 for s in spent)
     return sum(s["seconds"] or 0 for s in spent) / tokens if tokens else None
+
+
+def status_of(comparison: Comparison, registry: Registry, place: Place) -> list[dict[str, Any]]:
+    """Every cell's state, with the progress of those that have begun."""
+    found = []
+    for cell in make_plan(comparison, registry, place).cells:
+        row: dict[str, Any] = {"method": cell.method, "seed": cell.seed, "state": cell.state, "reason": cell.reason}
+        state = load_state(place.work(comparison.id, cell.method, cell.seed, cell.run_key) / "checkpoint")
+        if cell.state != "done" and state is not None:
+            row["progress"] = state["spent"]["supervised_tokens"] / comparison.budget.amount
+        found.append(row)
+    return found

@@ -51,7 +51,7 @@ def progress_of(console: Console | None, title: str, start: float) -> Iterator[S
             last = time.monotonic()
             done = max(row["progress"] - start, 1e-9)
             left = elapsed * (1.0 - row["progress"]) / done
-            console.print(f"{title}  {row['progress']:4.0%}  {text}  eta {left:.0f} s", highlight=False)
+            console.print(f"{title}  {row['progress']:4.0%}  {text}  eta {left:.0f} s", highlight=False, soft_wrap=True)
 
     if live:
         with bar:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -22,7 +21,7 @@ from rich.console import Console
 from zoo.compat import pair_problems
 from zoo.entry import Registry
 from zoo.errors import ZooError
-from zoo.harness.checkpoint import load_state, restore, save
+from zoo.harness.checkpoint import restore, save
 from zoo.harness.comparison import Comparison
 from zoo.harness.decode import Decoder
 from zoo.harness.engine import decoding_copy
@@ -38,6 +37,7 @@ from zoo.record_types import Status
 from zoo.records import NO_SPACE, PARTIAL, load_records, write_record
 
 TINY = 20_000_000  # parameters
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -300,15 +300,3 @@ def _write_logs(session: Session, cell: Cell, uuid: str, trainer: Trainer | None
         pd.DataFrame(trainer.rows).to_parquet(folder / f"{uuid}-steps.parquet")
     if failure is not None:
         (folder / f"{uuid}-failure.txt").write_text("".join(traceback.format_exception(failure)), encoding="utf-8")
-
-
-def status_of(comparison: Comparison, registry: Registry, place: Place) -> list[dict[str, Any]]:
-    """Every cell's state, with the progress of those that have begun."""
-    found = []
-    for cell in make_plan(comparison, registry, place).cells:
-        row: dict[str, Any] = {"method": cell.method, "seed": cell.seed, "state": cell.state, "reason": cell.reason}
-        state = load_state(place.work(comparison.id, cell.method, cell.seed, cell.run_key) / "checkpoint")
-        if cell.state != "done" and state is not None:
-            row["progress"] = state["spent"]["supervised_tokens"] / comparison.budget.amount
-        found.append(row)
-    return found

@@ -91,6 +91,8 @@ class PolicyGradientTerm(TokenTerm):
         rho_N = torch.ones_like(logp_N)
         for ratio in self.ratio:
             rho_N = rho_N * ratio.factor(logp_N, columns_N)
+        if all(ratio.frozen for ratio in self.ratio):
+            return -advantage_N * rho_N * logp_N
         loss_N = -advantage_N * rho_N
         for ratio in self.ratio:
             clipped_N = ratio.clip(rho_N)
