@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from zoo.errors import ZooError, suggest
+
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -16,3 +18,16 @@ def data_root() -> Path:
 def shipped_pair(pair: str) -> Path:
     """The folder of weights that ship with the package for one pair."""
     return PACKAGE / "_data" / "pairs" / pair
+
+
+def declared(what: str, name: str | Path) -> Path:
+    """The YAML file of a pair or a comparison: `name` is an id in the registry, or the path of a file.
+
+    Raises:
+        ZooError: there is no such file, with the nearest id.
+    """
+    folder = data_root() / "registry" / f"{what}s"
+    file = Path(name) if str(name).endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not file.exists():
+        raise ZooError(f"no {what} '{name}'{suggest(str(name), [f.stem for f in folder.glob('*.yaml')])}")
+    return file

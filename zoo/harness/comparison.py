@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from zoo.components.base import Strict
-from zoo.errors import ZooError, suggest
-from zoo.paths import data_root
+from zoo.errors import suggest
+from zoo.paths import declared
 from zoo.yamlio import load_model
 
 Positive = Annotated[int, Field(ge=1)]
@@ -92,10 +92,7 @@ def load_comparison(name: str | Path) -> Comparison:
     Raises:
         ZooError: no such comparison, or mistakes in its file.
     """
-    folder = data_root() / "registry" / "comparisons"
-    file = Path(name) if str(name).endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
-    if not file.exists():
-        raise ZooError(f"no comparison '{name}'{suggest(str(name), [f.stem for f in folder.glob('*.yaml')])}")
+    file = declared("comparison", name)
     comparison = load_model(Comparison, file)
     beside = file.parent / comparison.pair
     if comparison.pair.endswith((".yaml", ".yml")) and beside.is_file():

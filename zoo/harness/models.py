@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from zoo.components.base import Context, Strict
 from zoo.errors import ZooError, suggest
-from zoo.paths import data_root, shipped_pair
+from zoo.paths import declared, shipped_pair
 from zoo.tasks import Task, make_task
 from zoo.tensors import Prompt
 from zoo.yamlio import load_model
@@ -112,11 +112,7 @@ def load_pair_spec(pair: str | Path) -> PairSpec:
     Raises:
         ZooError: no such pair, or mistakes in its file.
     """
-    folder = data_root() / "registry" / "pairs"
-    file = Path(pair) if str(pair).endswith((".yaml", ".yml")) else folder / f"{pair}.yaml"
-    if not file.exists():
-        raise ZooError(f"no pair '{pair}'{suggest(str(pair), [f.stem for f in folder.glob('*.yaml')])}")
-    return load_model(PairSpec, file)
+    return load_model(PairSpec, declared("pair", pair))
 
 
 def load_pair(

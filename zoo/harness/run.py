@@ -6,14 +6,12 @@ import gc
 import os
 import shutil
 import time
-import traceback
 import uuid as uuids
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
@@ -30,7 +28,7 @@ from zoo.harness.models import LoadedPair, load_pair, load_pair_spec
 from zoo.harness.parallel import Processes, start_processes
 from zoo.harness.plan import DONE, Cell, Place, ended, make_plan, trains
 from zoo.harness.report import progress_of
-from zoo.harness.run_record import first_line, run_payload
+from zoo.harness.run_record import first_line, log_folder, run_payload, write_logs
 from zoo.harness.suites import load_suite, suite_digest
 from zoo.harness.train import Diverged, Trainer, make_trainer
 from zoo.record_types import Status
@@ -215,7 +213,7 @@ def _finish(session: Session, cell: Cell, work: Path, trainer: Trainer | None, s
     evaluation: dict[str, float] = {"seconds": 0.0, "tokens": 0}
     if status == "success":
         status, failure = _tried(partial(_evaluate, session, cell, uuid, folder, evaluation))
-    _tried(partial(_write_logs, session, cell, uuid, trainer, failure))
+    _tried(partial(write_logs, session, cell, uuid, trainer, failure))
     write_record(folder, "run.json", run_payload(session, cell, uuid, trainer, status, failure, evaluation))
     if trainer is not None:
         trainer.engine.release()
@@ -276,7 +274,7 @@ def _evaluate(session: Session, cell: Cell, uuid: str, folder: Path, spent: dict
             limit=session.comparison.evaluation.limit,
             data_folder=session.place.data,
             prompt_suffix=pair.spec.prompt_suffix,
-            log_path=_log_folder(session, cell) / f"{uuid}-{suite.id}.parquet",
+            log_path=log_folder(session, cell) / f"{uuid}-{suite.id}.parquet",
         )
         spent["tokens"] += sum(int((t["mean_length"] or 0) * t["n"]) for t in tasks.values())
         write_record(folder, f"eval-{suite.id}.json", {
@@ -286,17 +284,3 @@ def _evaluate(session: Session, cell: Cell, uuid: str, folder: Path, spent: dict
         })  # fmt: skip
     decoder.stepper.release()
     spent["seconds"] += time.perf_counter() - began
-
-
-def _log_folder(session: Session, cell: Cell) -> Path:
-    return session.place.results / "logs" / session.comparison.id / f"{cell.method}-s{cell.seed}"
-
-
-def _write_logs(session: Session, cell: Cell, uuid: str, trainer: Trainer | None, failure: BaseException | None) -> None:
-    """What is kept beside the records and never committed: one row a step, and the traceback of a failure."""
-    folder = _log_folder(session, cell)
-    folder.mkdir(parents=True, exist_ok=True)
-    if trainer is not None and trainer.rows:
-        pd.DataFrame(trainer.rows).to_parquet(folder / f"{uuid}-steps.parquet")
-    if failure is not None:
-        (folder / f"{uuid}-failure.txt").write_text("".join(traceback.format_exception(failure)), encoding="utf-8")

@@ -1,14 +1,16 @@
-"""What `run.json` says about one attempt at one cell."""
+"""What `run.json` says about one attempt at one cell, and the logs beside it."""
 
 from __future__ import annotations
 
 import resource
 import sys
+import traceback
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 
 from zoo.entry import body
@@ -68,3 +70,18 @@ def peak_memory(device: torch.device) -> int:
         return int(torch.cuda.max_memory_allocated())
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def log_folder(session: Session, cell: Cell) -> Path:
+    """Where a cell's per-step and per-item logs go."""
+    return session.place.results / "logs" / session.comparison.id / f"{cell.method}-s{cell.seed}"
+
+
+def write_logs(session: Session, cell: Cell, uuid: str, trainer: Trainer | None, failure: BaseException | None) -> None:
+    """What is kept beside the records and never committed: one row a step, and the traceback of a failure."""
+    folder = log_folder(session, cell)
+    folder.mkdir(parents=True, exist_ok=True)
+    if trainer is not None and trainer.rows:
+        pd.DataFrame(trainer.rows).to_parquet(folder / f"{uuid}-steps.parquet")
+    if failure is not None:
+        (folder / f"{uuid}-failure.txt").write_text("".join(traceback.format_exception(failure)), encoding="utf-8")
