@@ -20,7 +20,6 @@ from zoo.components.terms.direct import DivergenceTerm
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
 from zoo.coordinates import RESERVED, read_while_writing
 from zoo.errors import suggest
-from zoo.placement import gates_and_weights
 
 if TYPE_CHECKING:
     from zoo.entry import MethodEntry
@@ -34,9 +33,7 @@ def unknown_names(entry: MethodEntry) -> Messages:
         for read in term.streams():
             if read not in entry.rollouts:
                 yield f"objective[{i}]: stream '{read}' is not under rollouts{suggest(read, entry.rollouts)}"
-        reward_names = [term.reward] if isinstance(term, PolicyGradientTerm) and isinstance(term.reward, str) else []
-        reward_names += [part.name for part in gates_and_weights(term) if hasattr(part, "name")]
-        missing = [name for name in reward_names if name not in entry.rewards]
+        missing = [name for name in term.reward_names() if name not in entry.rewards]
         yield from (f"objective[{i}]: reward '{name}' is not under rewards{suggest(name, entry.rewards)}" for name in missing)
         if not missing:
             for scorer in term.scorers(entry.rewards):
@@ -174,8 +171,7 @@ def unused_parts(entry: MethodEntry) -> Messages:
     """Declared but never read: usually a misspelling."""
     streams = {s for term in entry.objective for s in term.streams()}
     read = {s for term in entry.objective for s in term.scorers(entry.rewards)} | {m for s in entry.rollouts.values() for m in s.reads}
-    named = {t.reward for t in entry.objective if isinstance(t, PolicyGradientTerm) and isinstance(t.reward, str)}
-    named |= {part.name for term in entry.objective for part in gates_and_weights(term) if hasattr(part, "name")}
+    named = {name for term in entry.objective for name in term.reward_names()}
     yield from (f"rollouts.{name} is written but no term reads it; remove it or name it with `on:`" for name in entry.rollouts if name not in streams)
     yield from (f"teachers.{name} is declared but nothing reads it; remove it" for name in entry.teachers if name not in read)
     yield from (f"rewards.{name} is declared but nothing reads it; remove it" for name in entry.rewards if name not in named)

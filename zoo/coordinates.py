@@ -108,9 +108,8 @@ def derive_term(entry: MethodEntry, index: int) -> TermCoordinates:
     term = entry.objective[index]
     scorers = term.scorers(entry.rewards)
     signals: list[str] = []
-    gates = [*term.gates, *term.weights, *getattr(term, "keep_chosen", ()), *getattr(term, "keep_rejected", ())]
     reward = term.resolved_reward(entry.rewards) if isinstance(term, PolicyGradientTerm) else None
-    outcome_factor = any(getattr(part, "outcome", False) for part in gates)
+    outcome_factor = any(part.outcome for _, part in term.parts())
     if external_scorers(entry, term):
         signals.append("logit")
     if outcome_factor or (reward is not None and reward.per_sequence):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,20 +60,17 @@ class Method:
 
     def with_target_inputs(self, names: Iterable[str]) -> list[str]:
         """The names, and the student where one of their targets reads it."""
-        found = [name for name in names if name != BEHAVIOUR]
-        return [*found, *(["student"] if any(self._target(n) is not None and self._target(n).reads_student for n in found) else [])]
+        found, targets = [name for name in names if name != BEHAVIOUR], self.targets
+        return [*found, *(["student"] if any(n in targets and targets[n].reads_student for n in found) else [])]
 
     @property
     def targets(self) -> dict[str, Target]:
         """Target transforms by teacher name."""
         return {name: teacher.target for name, teacher in self.entry.teachers.items() if teacher.target is not None}
 
-    def _target(self, name: str) -> Any:
-        return self.targets.get(name)
-
     def verifiers(self, stream: str) -> dict[str, Verifier]:
         """Sequence rewards that some term reads on a stream, by name."""
-        read = {name for _, term in self.terms if stream in term.streams() for name in _reward_names(term)}
+        read = {name for _, term in self.terms if stream in term.streams() for name in term.reward_names()}
         return {n: r for n, r in self.entry.rewards.items() if n in read and isinstance(r, Verifier)}
 
     def prepare(self, contexts: Mapping[str, TokenContext]) -> list[Prepared]:
@@ -118,9 +114,3 @@ def annotate(statistics: Sequence[Statistic], view: View, mask_BT: Tensor, chunk
 
 def _scheduled(schedule: Component, progress: float) -> float:
     return float(schedule.value(progress))  # type: ignore[attr-defined]
-
-
-def _reward_names(term: Any) -> list[str]:
-    parts = [*term.gates, *term.weights, *getattr(term, "keep_chosen", ()), *getattr(term, "keep_rejected", ())]
-    named = [part.name for part in parts if hasattr(part, "name")]
-    return [*named, *([term.reward] if isinstance(getattr(term, "reward", None), str) else [])]

@@ -6,7 +6,7 @@ Each is a function from an entry to messages, like those of `zoo.compat`, which 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zoo.components.base import walk
 from zoo.components.gates import AdvantageGate, AuthorGate
@@ -19,18 +19,6 @@ if TYPE_CHECKING:
     from zoo.entry import MethodEntry
 
 Messages = Iterator[str]
-
-
-def parts_by_stream(term: Any) -> list[tuple[str, Any]]:
-    """Every gate and weight of a term, with the stream whose tokens it reads."""
-    if isinstance(term, LogProbLossTerm):
-        return [*((term.chosen, gate) for gate in term.keep_chosen), *((term.rejected, gate) for gate in term.keep_rejected)]
-    return [(term.on, part) for part in (*term.gates, *term.weights)]
-
-
-def gates_and_weights(term: Any) -> list[Any]:
-    """Every gate and weight of a term."""
-    return [part for _, part in parts_by_stream(term)]
 
 
 def ignored_shaping(entry: MethodEntry) -> Messages:
@@ -48,7 +36,7 @@ def ignored_shaping(entry: MethodEntry) -> Messages:
 def ignored_gate(entry: MethodEntry) -> Messages:
     """Only a policy gradient has an advantage."""
     for i, term in enumerate(entry.objective):
-        if not isinstance(term, PolicyGradientTerm) and any(isinstance(gate, AdvantageGate) for gate in gates_and_weights(term)):
+        if not isinstance(term, PolicyGradientTerm) and any(isinstance(gate, AdvantageGate) for _, gate in term.parts()):
             yield f"objective[{i}]: gate advantage reads an advantage, and only a policy_gradient term has one; use another gate"
 
 
@@ -64,7 +52,7 @@ def sequence_rewards(entry: MethodEntry) -> Messages:
     for i, term in enumerate(entry.objective):
         if isinstance(term, PolicyGradientTerm) and not isinstance(term.reward, str) and term.reward.per_sequence:
             yield f"objective[{i}]: reward {term.reward.kind} is measured on whole answers; declare it under rewards and name it here"
-        for part in gates_and_weights(term):
+        for _, part in term.parts():
             if part.outcome and not entry.rewards[part.name].per_sequence:
                 yield f"objective[{i}]: {part.kind} reads a sequence's result, but rewards.{part.name} is given per token; name a verifier"
 
@@ -72,7 +60,7 @@ def sequence_rewards(entry: MethodEntry) -> Messages:
 def group_statistics(entry: MethodEntry) -> Messages:
     """Over a group of one, a pass rate is 0 or 1."""
     for i, term in enumerate(entry.objective):
-        for name, part in parts_by_stream(term):
+        for name, part in term.parts():
             if entry.rollouts[name].group < 2 and (part.kind == "pass_rate" or getattr(part, "scope", None) == "group"):
                 yield f"objective[{i}]: {part.kind} reads the pass rate of a group, but rollouts.{name} has group 1; set group to 2 or more"
 

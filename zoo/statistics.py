@@ -135,6 +135,17 @@ class TokenContext:
             return self.rollout.behaviour_logp_BT
         return self.columns[LogProb(scorer)]
 
+    def group_sum(self, value_B: Tensor) -> tuple[Tensor, Tensor]:
+        """For each sequence, the sum of `value_B` over its group's members, itself included, and their number, both (B,)."""
+        _, index_B, count_G = torch.unique(self.rollout.group_B, return_inverse=True, return_counts=True)
+        total_G = torch.zeros_like(count_G, dtype=value_B.dtype).index_add_(0, index_B, value_B)
+        return total_G[index_B], count_G[index_B]
+
+    def group_mean(self, value_B: Tensor) -> Tensor:
+        """For each sequence, the mean of `value_B` over its group, (B,)."""
+        total_B, count_B = self.group_sum(value_B)
+        return total_B / count_B
+
     def column(self, statistic: Statistic) -> Tensor:
         """A column that some component declared it needs."""
         return self.columns[statistic]

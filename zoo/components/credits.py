@@ -149,12 +149,6 @@ class KStep(Credit):
         return "pg_immediate" if self.k == 1 else "pg_kstep"
 
 
-def group_members(group_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Position of each sequence's group among the distinct groups, and every group's size."""
-    _, index_B, count = torch.unique(group_B, return_inverse=True, return_counts=True)
-    return index_B, count
-
-
 @component("credit")
 class Group(Credit):
     """A_i = (R_i - mean_j R_j) / (std_j R_j + epsilon), the same for every token of sequence i (GRPO; std with one degree
@@ -166,12 +160,10 @@ class Group(Credit):
 
     def advantage(self, reward_BT: Tensor, context: TokenContext) -> Tensor:
         reward_B = (reward_BT * context.mask_BT).sum(1)
-        index_B, count_G = group_members(context.rollout.group_B)
-        mean_G = torch.zeros_like(count_G, dtype=reward_B.dtype).index_add_(0, index_B, reward_B) / count_G
-        advantage_B = reward_B - mean_G[index_B]
+        advantage_B = reward_B - context.group_mean(reward_B)
         if self.divide == "std":
-            square_G = torch.zeros_like(mean_G).index_add_(0, index_B, advantage_B.square())
-            advantage_B = advantage_B / ((square_G / (count_G - 1).clamp(min=1)).sqrt()[index_B] + self.epsilon)
+            square_B, count_B = context.group_sum(advantage_B.square())
+            advantage_B = advantage_B / ((square_B / (count_B - 1).clamp(min=1)).sqrt() + self.epsilon)
         return advantage_B[:, None] * context.mask_BT
 
     def estimator(self) -> str:
@@ -186,9 +178,8 @@ class LeaveOneOut(Credit):
 
     def advantage(self, reward_BT: Tensor, context: TokenContext) -> Tensor:
         reward_B = (reward_BT * context.mask_BT).sum(1)
-        index_B, count_G = group_members(context.rollout.group_B)
-        total_G = torch.zeros_like(count_G, dtype=reward_B.dtype).index_add_(0, index_B, reward_B)
-        others_B = (total_G[index_B] - reward_B) / (count_G[index_B] - 1).clamp(min=1)
+        total_B, count_B = context.group_sum(reward_B)
+        others_B = (total_B - reward_B) / (count_B - 1).clamp(min=1)
         return (reward_B - others_B)[:, None] * context.mask_BT
 
     def estimator(self) -> str:

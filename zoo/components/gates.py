@@ -137,8 +137,7 @@ class RewardGate(Threshold):
     def keep(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
         reward_B = context.rewards[self.name].to(torch.float32)
         if self.scope == "group":
-            _, index_B, count_G = torch.unique(context.rollout.group_B, return_inverse=True, return_counts=True)
-            reward_B = (torch.zeros_like(count_G, dtype=reward_B.dtype).index_add_(0, index_B, reward_B) / count_G)[index_B]
+            reward_B = context.group_mean(reward_B)
         return self.passes(reward_B)[:, None] & context.mask_BT
 
 

@@ -41,9 +41,7 @@ class PassRate(Weight):
     outcome = True
 
     def weight(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
-        reward_B = context.rewards[self.name].to(torch.float32)
-        _, index_B, count_G = torch.unique(context.rollout.group_B, return_inverse=True, return_counts=True)
-        rate_B = (torch.zeros_like(count_G, dtype=reward_B.dtype).index_add_(0, index_B, reward_B) / count_G)[index_B]
+        rate_B = context.group_mean(context.rewards[self.name].to(torch.float32))
         return (rate_B.pow(self.alpha) * (1.0 - rate_B).pow(self.beta))[:, None].expand_as(context.mask_BT)
 
 

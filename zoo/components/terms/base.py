@@ -54,14 +54,22 @@ class Term(Component):
         """Names of the streams it reads."""
         return (self.on,)
 
+    def parts(self) -> tuple[tuple[str, Any], ...]:
+        """Every gate and weight, with the stream whose tokens it reads."""
+        return tuple((self.on, part) for part in (*self.gates, *self.weights))
+
+    def reward_names(self) -> tuple[str, ...]:
+        """Names under `rewards` that the term or one of its parts reads."""
+        return tuple(part.name for _, part in self.parts() if hasattr(part, "name"))
+
     def scorers(self, rewards: Mapping[str, Any]) -> tuple[str, ...]:
         """All scorers whose probabilities the term reads, `student` and `behaviour` included."""
-        inner = [name for part in (*self.gates, *self.weights) for name in part.scorers()]
+        inner = [name for _, part in self.parts() for name in part.scorers()]
         return unique([*inner, *self.update_scorers()])
 
     def statistics(self, rewards: Mapping[str, Any]) -> tuple[Statistic, ...]:
         """Columns needed before the update, on each of its streams."""
-        return unique(s for part in (*self.gates, *self.weights) for s in part.statistics())
+        return unique(s for _, part in self.parts() for s in part.statistics())
 
     def update_scorers(self) -> tuple[str, ...]:
         """Scorers, beside the student, whose distributions the differentiated loss reads."""

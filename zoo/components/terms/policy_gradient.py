@@ -45,6 +45,9 @@ class PolicyGradientTerm(TokenTerm):
         """The reward object behind a name or written in place."""
         return rewards[self.reward] if isinstance(self.reward, str) else self.reward
 
+    def reward_names(self) -> tuple[str, ...]:
+        return (*super().reward_names(), *((self.reward,) if isinstance(self.reward, str) else ()))
+
     def scorers(self, rewards: Mapping[str, Any]) -> tuple[str, ...]:
         read = [s for statistic in self.baseline.statistics() for s in statistic.scorers]
         return unique([*self.resolved_reward(rewards).scorers(), *read, *super().scorers(rewards)])

@@ -42,13 +42,15 @@ class LogProbLossTerm(Term):
     def streams(self) -> tuple[str, ...]:
         return (self.chosen, self.rejected)
 
+    def parts(self) -> tuple[tuple[str, Any], ...]:
+        return (*((self.chosen, gate) for gate in self.keep_chosen), *((self.rejected, gate) for gate in self.keep_rejected))
+
     def statistics(self, rewards: Mapping[str, Any]) -> tuple[Statistic, ...]:
         own: tuple[Statistic, ...] = (LogProb("student"), *((LogProb("reference"),) if self.loss.needs_reference else ()))
-        return unique([*own, *(s for gate in (*self.keep_chosen, *self.keep_rejected) for s in gate.statistics())])
+        return unique([*own, *super().statistics(rewards)])
 
     def scorers(self, rewards: Mapping[str, Any]) -> tuple[str, ...]:
-        gated = [s for gate in (*self.keep_chosen, *self.keep_rejected) for s in gate.scorers()]
-        return unique([*gated, *(("reference",) if self.loss.needs_reference else ())])
+        return unique([*super().scorers(rewards), *(("reference",) if self.loss.needs_reference else ())])
 
     def prepare(self, contexts: Mapping[str, TokenContext], rewards: Mapping[str, Any]) -> tuple[Signal, ...]:
         chosen, rejected = contexts[self.chosen], contexts[self.rejected]
