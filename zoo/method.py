@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zoo.components.base import Component, resolve
 from zoo.components.rewards import Verifier
-from zoo.components.teachers import Target
+from zoo.components.targets import Target
 from zoo.components.terms.base import TokenTerm, unique
 from zoo.entry import MethodEntry
 from zoo.statistics import Statistic, TokenContext, View

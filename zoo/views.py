@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from zoo.components.teachers import Target
+from zoo.components.targets import Target
 from zoo.errors import ZooError
 
 FLOOR = -1e4  # a scorer's zero: far below any log-probability that fp32 can weigh, near enough to keep losses and gradients finite
