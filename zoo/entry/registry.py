@@ -1,0 +1,74 @@
+"""All entries together: ids, papers, links, and no two bodies alike without saying so."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from zoo.entry.loading import load_entry
+from zoo.entry.model import MethodEntry
+from zoo.errors import ZooError, suggest
+from zoo.paths import data_root
+from zoo.yamlio import place
+
+
+class Registry(Mapping[str, MethodEntry]):
+    """All entries by id."""
+
+    def __init__(self, entries: Mapping[str, MethodEntry]) -> None:
+        self._entries = dict(sorted(entries.items()))
+
+    def __getitem__(self, key: str) -> MethodEntry:
+        if key not in self._entries:
+            raise ZooError(f"no method '{key}' in the registry{suggest(key, self._entries)}")
+        return self._entries[key]
+
+    def __iter__(self) -> Any:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def load_registry(*folders: Path) -> Registry:
+    """Every entry of the shipped registry and of further folders.
+
+    Raises:
+        ZooError: all mistakes of all files; an id or an arXiv id used twice without `variant_of` or `paper.part`.
+    """
+    files = [f for folder in (data_root() / "registry" / "methods", *folders) for f in sorted(folder.rglob("*.yaml"))]
+    entries: dict[str, MethodEntry] = {}
+    first: dict[str, Path] = {}
+    mistakes: list[str] = []
+    for file in files:
+        try:
+            entry = load_entry(file)
+        except ZooError as error:
+            mistakes.append(str(error))
+            continue
+        if entry.id in entries:
+            mistakes.append(place([f"id: '{entry.id}' is also the id of {first[entry.id]}; ids are unique, rename one"], file))
+        entries[entry.id], first[entry.id] = entry, file
+    mistakes += [*_repeated_papers(entries.values()), *_dangling(entries, {f.stem for f in files})]
+    if mistakes:
+        raise ZooError("\n".join(mistakes))
+    return Registry(entries)
+
+
+def _repeated_papers(entries: Iterable[MethodEntry]) -> list[str]:
+    seen: dict[tuple[str, str | None], str] = {}
+    found = []
+    for entry in entries:
+        key = (entry.paper.arxiv or "", entry.paper.part)
+        if entry.paper.arxiv and entry.variant_of is None:
+            if key in seen:
+                found.append(f"{entry.id}: arXiv {entry.paper.arxiv} is also {seen[key]}'s; set variant_of or paper.part")
+            seen.setdefault(key, entry.id)
+    return found
+
+
+def _dangling(entries: Mapping[str, MethodEntry], known: Collection[str]) -> list[str]:
+    """Links to no entry; `known` also holds those that could not be loaded, whose own mistakes are told already."""
+    links = [(e.id, field, getattr(e, field)) for e in entries.values() for field in ("variant_of", "identical_core_to")]
+    return [f"{me}: {field} names '{target}', which is no entry{suggest(target, known)}" for me, field, target in links if target and target not in known]
