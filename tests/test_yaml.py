@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from zoo import yamlio
 from zoo.entry import load_entry, load_registry
 from zoo.errors import ZooError
+from zoo.paths import data_root
 from zoo.yamlio import read_yaml
 
 GOOD = """\
@@ -230,6 +232,18 @@ def test_lines_of_nested_paths(tmp_path: Path) -> None:
     assert lines == expected
 
 
+@pytest.mark.parametrize("file", sorted((data_root() / "registry").rglob("*.yaml")), ids=lambda file: file.stem)
+def test_both_parsers_read_the_same(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert yamlio._parsed(yamlio._Quick, text, file) == yamlio._parsed(yamlio._Loader, text, file)
+
+
+@pytest.mark.parametrize("deep", ["[" * 200_000, "- " * 200_000, "{a: " * 200_000, "\n".join(" " * i + "a:" for i in range(3000))])
+def test_nesting_without_end_is_refused(tmp_path: Path, deep: str) -> None:
+    with pytest.raises(ZooError, match=r"nested too deeply|not valid YAML"):
+        read_yaml(entry_file(tmp_path, deep))
+
+
 def test_one_id_in_two_files(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
@@ -248,7 +262,7 @@ def test_one_arxiv_id_in_two_entries(tmp_path: Path, marked: str) -> None:
     with pytest.raises(ZooError, match=r"other: arXiv 2399\.00001 is also mine's; set variant_of or paper\.part"):
         load_registry(tmp_path)
     if marked.startswith("paper"):
-        two = two.replace('paper: {arxiv: "2399.00001", year: 2023}', marked)
+        two = two.replace('paper: {arxiv: "2399.00001", year: 2023}', marked).replace("beta: 0.5", "beta: 0.3")
     else:
         two += marked + "\n"
     entry_file(tmp_path, two, "other")

@@ -60,10 +60,11 @@ def _slot_schema(slot: str, names: dict[str, str], definitions: Json) -> Json:
 
 
 def _entry_schema(schema: Json) -> Json:
-    """The entry with its short form `rollout`, and the sections that only untrained anchors may leave out."""
+    """The entry with its short form `rollout`, and the sections that only what never trains may leave out."""
     streams = {"rollout": {"x-slot": "rollout", "description": "Short for rollouts: {main: ...}."}}
-    trained = {"required": ["objective"], "anyOf": [{"required": ["rollout"]}, {"required": ["rollouts"]}]}
-    untrained = {"properties": {"anchor": {"enum": ["student", "teacher"]}}, "required": ["anchor"]}
+    trained = {"required": ["objective", "fixed_point"], "anyOf": [{"required": ["rollout"]}, {"required": ["rollouts"]}]}
+    idle = {"anchor": {"enum": ["student", "teacher"]}, "kind": {"const": "analysis"}, "executable": {"const": False}}
+    untrained = {"anyOf": [{"properties": {name: rule}, "required": [name]} for name, rule in idle.items()]}
     return {
         **schema,
         "properties": {**schema["properties"], **streams},

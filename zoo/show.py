@@ -27,6 +27,8 @@ def summary(entry: MethodEntry) -> dict[str, Any]:
     return {
         "id": entry.id,
         "name": entry.name,
+        "kind": entry.kind,
+        "scope": entry.scope,
         "year": entry.paper.year,
         "arxiv": entry.paper.arxiv,
         "surveys": list(entry.surveys),
@@ -60,7 +62,11 @@ def list_table(rows: Iterable[Mapping[str, Any]], width: int) -> Table:
     for name in [name for name in (STACKED if stacked else COLUMNS) if blocked or name != "runs"]:
         made.add_column(name, no_wrap=name in ("id", "year"), overflow="fold")
     for row in rows:
-        place = [_joined(row["coordinates"][name]) for name in SETS] if row["coordinates"] else ["anchor" if row["anchor"] else "–", *["–"] * 4]
+        place = (
+            [_joined(row["coordinates"][name]) for name in SETS]
+            if row["coordinates"]
+            else ["anchor" if row["anchor"] else row["kind"] if row["kind"] != "method" else "–", *["–"] * 4]
+        )
         runs = ["yes" if row["executable"] else f"no: {row['blocked_by']}"] if blocked else []
         cells = [row["id"], row["name"], row["year"] or "–", *place, row["evidence"], *runs, _joined(row["known_failures"]) or "–"]
         if stacked:
@@ -102,6 +108,8 @@ def long_form(entry: MethodEntry) -> Group:
     parts += _section("published", [Text(_yaml(entry.published))] if entry.published else [])
     parts += _section("deviations", _rows(("field", "paper", "ours", "reason"), entry.deviations))
     parts += _section("reported by the paper", _rows(("setting", "metric", "value", "source"), entry.reported))
+    parts += _section("findings", [Text(finding) for finding in entry.findings])
+    parts += _section("reproduce with", [Text(_yaml(as_written(entry.reproduce_with)))] if entry.reproduce_with else [])
     parts += _section("known failures", [Text(", ".join(entry.known_failures))] if entry.known_failures else [])
     parts += _section("notes", [Text(entry.notes)] if entry.notes else [])
     return Group(*parts)
@@ -115,7 +123,10 @@ def _head(entry: MethodEntry) -> Iterable[str]:
     if entry.surveys:
         yield f"surveys {', '.join(entry.surveys)}" + (f" · {entry.survey_leaf}" if entry.survey_leaf else "")
     yield f"evidence: {entry.evidence.level} ({entry.evidence.source})"
-    yield f"fixed point: {entry.fixed_point}"
+    if entry.scope != "text":
+        yield f"scope: {entry.scope}"
+    if entry.fixed_point:
+        yield f"fixed point: {entry.fixed_point}"
     for field in ("variant_of", "identical_core_to", "anchor", "blocked_by"):
         if getattr(entry, field):
             yield f"{field.replace('_', ' ')}: {getattr(entry, field)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +25,10 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2 floats (an exponent needs no dot) and booleans (`on`, a key of the grammar, is a word)."""
 
 
+class _Quick(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """The same on libyaml's parser, several times as fast; what it refuses is read again by the one above, for its messages."""
+
+
 _BOOL = "tag:yaml.org,2002:bool"
 _Loader.yaml_implicit_resolvers = {first: [r for r in known if r[0] != _BOOL] for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()}
 _Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
@@ -36,16 +41,17 @@ _Loader.add_implicit_resolver(
 # The integer pattern must win over the float one above.
 for _first in "-+0123456789":
     _Loader.yaml_implicit_resolvers[_first] = sorted(_Loader.yaml_implicit_resolvers[_first], key=lambda r: not r[0].endswith(":int"))
+_Quick.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
-def _build(node: yaml.Node, loader: _Loader, where: Location, lines: dict[Location, int], file: Path) -> Any:
+def _build(node: yaml.Node, loader: Any, where: Location, lines: dict[Location, int], file: Path) -> Any:
     lines[where] = node.start_mark.line + 1
     if not isinstance(node, yaml.ScalarNode) and node.tag not in PLAIN:
         raise ZooError(f"{file}:{lines[where]}: {write_path(where)}: tag {node.tag} is not allowed; write plain YAML")
     if isinstance(node, yaml.MappingNode):
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = str(loader.construct_object(key_node, deep=True))  # type: ignore[no-untyped-call]
+            key = str(loader.construct_object(key_node, deep=True))
             line = key_node.start_mark.line + 1
             if key in found:
                 raise ZooError(f"{file}:{line}: key '{key}' is given twice; keep one")
@@ -54,7 +60,7 @@ def _build(node: yaml.Node, loader: _Loader, where: Location, lines: dict[Locati
         return found
     if isinstance(node, yaml.SequenceNode):
         return tuple(_build(item, loader, (*where, i), lines, file) for i, item in enumerate(node.value))
-    return loader.construct_object(node)  # type: ignore[no-untyped-call]
+    return loader.construct_object(node)
 
 
 def _text(file: Path) -> str:
@@ -77,21 +83,29 @@ def read_yaml(file: Path) -> tuple[Any, dict[Location, int]]:
     Raises:
         ZooError: the file is missing, not UTF-8, not YAML, or repeats a key.
     """
-    lines: dict[Location, int] = {}
-    loader: _Loader | None = None
+    text = _text(file)
+    # libyaml's parser ends the process where nesting exhausts the stack, so it sees only what cannot nest that deep.
+    if len(text) < 1_000_000 and sum(map(text.count, ("[", "{", "- ", "? "))) < 2000:
+        with suppress(yaml.YAMLError, RecursionError):
+            return _parsed(_Quick, text, file)
     try:
-        loader = _Loader(_text(file))
-        node = loader.get_single_node()
-        return (None if node is None else _build(node, loader, (), lines, file)), lines
+        return _parsed(_Loader, text, file)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise ZooError(f"{file}{line}: not valid YAML ({getattr(error, 'problem', None) or str(error).splitlines()[0]})") from None
     except RecursionError:
         raise ZooError(f"{file}: nested too deeply; an alias may contain itself") from None
+
+
+def _parsed(kind: Any, text: str, file: Path) -> tuple[Any, dict[Location, int]]:
+    lines: dict[Location, int] = {}
+    loader = kind(text)
+    try:
+        node = loader.get_single_node()
+        return (None if node is None else _build(node, loader, (), lines, file)), lines
     finally:
-        if loader is not None:
-            loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
 def write_path(location: Location) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -29,3 +30,42 @@ def diff(first: MethodEntry, second: MethodEntry) -> dict[str, tuple[Any, Any]]:
     """The paths at which two bodies differ, with both values; None where a path is absent."""
     a, b = flatten(body(first)), flatten(body(second))
     return {path: (a.get(path), b.get(path)) for path in dict.fromkeys([*a, *b]) if a.get(path) != b.get(path)}
+
+
+NAMED = ("teachers", "learners", "rewards", "rollouts")
+TAGS = ("kind", "author", "term", "schedule")
+# Fields whose text is never the name of one of the entry's own parts, although it may read the same.
+OUTSIDE = (*TAGS, "model", "is", "side", "check", "access")
+
+
+def core(entry: MethodEntry) -> str:
+    """What runs, in a form that neither the names of its parts nor the order of its terms changes: equal text, equal method.
+
+    Every name is replaced by what it stands for, so that two entries are alike whatever they call their teachers and streams. A term's
+    role is left out, since it decides how a term counts and not what it does.
+    """
+    runs = body(entry)
+    meaning: dict[str, str] = {}
+    for section in NAMED:
+        own = {name: f"<{section}:{_text(_renamed(part, meaning))}>" for name, part in runs[section].items()}
+        meaning |= own
+        runs[section] = sorted(own.values())
+    terms = [{key: value for key, value in term.items() if key != "role"} for term in runs["objective"]]
+    rest = {name: _renamed(part, meaning) for name, part in runs.items() if name not in (*NAMED, "objective")}
+    return _text({**rest, **{section: runs[section] for section in NAMED}, "objective": sorted(_text(_renamed(term, meaning)) for term in terms)})
+
+
+def _renamed(value: Any, meaning: Mapping[str, str]) -> Any:
+    if isinstance(value, Mapping):
+        by_name = not any(tag in value for tag in TAGS)
+        return {
+            meaning.get(key, key) if by_name else key: inner if key in OUTSIDE and isinstance(inner, str) else _renamed(inner, meaning)
+            for key, inner in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_renamed(item, meaning) for item in value]
+    return meaning.get(value, value) if isinstance(value, str) else value
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)

@@ -52,7 +52,7 @@ def load_entry(file: Path) -> MethodEntry:
 
 def coordinate_problems(entry: MethodEntry) -> list[str]:
     """Differences between claimed and derived coordinates, and survey values that differ without a reason."""
-    if entry.coordinates is None:
+    if entry.coordinates is None or not entry.objective:
         return []
     derived, found = derive_coordinates(entry), []
     for name, (claimed, actual) in entry.coordinates.differences(derived).items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 import zoo.components  # noqa: F401  registers all components
 from zoo.components.base import Slot, Strict
@@ -18,14 +18,21 @@ from zoo.components.updates import AdamW, Update
 from zoo.coordinates import Coordinates
 from zoo.entry.fields import Deviation, EntryId, Evidence, FailureMode, FixedPoint, Paper, Reported, Reproduction, SurveyCoordinates
 
+RUNS = ("rollouts", "teachers", "rewards", "learners", "objective", "coordinates", "fixed_point", "anchor")
 ANALYSIS = {"executable": False, "blocked_by": "an analysis of other methods, with nothing of its own to train"}
 
 
 class MethodEntry(Strict):
-    """One method: who writes the tokens, who judges them, and an objective that is a sum of terms."""
+    """One method: who writes the tokens, who judges them, and an objective that is a sum of terms.
+
+    An analysis (`kind: analysis`) has findings in place of an objective; it is listed and shown, never run. A method that cannot run here
+    (`executable: false`, `blocked_by`) may lack the objective, where not even its core can be written.
+    """
 
     id: EntryId
     name: str
+    kind: Literal["method", "analysis"] = "method"
+    scope: Literal["text", "multimodal", "diffusion", "system"] = "text"
     paper: Paper
     surveys: tuple[Literal["A", "B"], ...] = ()
     survey_leaf: str | None = None
@@ -35,7 +42,7 @@ class MethodEntry(Strict):
     coordinates: Coordinates | None = None
     survey_coordinates: dict[Literal["A", "B"], SurveyCoordinates] = {}
     survey_disagreement: dict[Literal["A", "B"], str] = {}
-    fixed_point: FixedPoint
+    fixed_point: FixedPoint | None = None
     rollouts: dict[str, Annotated[Stream, Slot("rollout")]] = {}
     teachers: dict[str, Annotated[Teacher, Slot("teacher")]] = {}
     rewards: dict[str, Annotated[Reward, Slot("reward")]] = {}
@@ -46,22 +53,49 @@ class MethodEntry(Strict):
     deviations: tuple[Deviation, ...] = ()
     reported: tuple[Reported, ...] = ()
     known_failures: tuple[FailureMode, ...] = ()
+    findings: tuple[str, ...] = ()
+    reproduce_with: Reproduction | None = None
     notes: str | None = None
     anchor: Literal["student", "teacher", "trained"] | None = None
     executable: bool = True
     blocked_by: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _analyses_never_run(cls, data: Any) -> Any:
+        return {**ANALYSIS, **data} if isinstance(data, Mapping) and data.get("kind") == "analysis" else data
+
     @model_validator(mode="after")
     def _complete(self) -> MethodEntry:
         if self.executable != (self.blocked_by is None):
             raise ValueError("executable: false needs blocked_by with the reason, and an executable entry has none")
+        if self.kind == "analysis":
+            return self._analysis()
+        if self.findings or self.reproduce_with:
+            raise ValueError("findings and reproduce_with belong to kind: analysis; a method has reported and notes")
         if self.anchor in ("student", "teacher"):
             if self.objective or self.rollouts:
                 raise ValueError(f"the anchor '{self.anchor}' is not trained, so it has neither objective nor rollouts")
-        elif not self.rollouts:
+        elif self.executable or self.objective or self.rollouts:
+            self._runs()
+        elif self.coordinates is not None:
+            raise ValueError("coordinates follow from an objective, and there is none; keep what the surveys print under survey_coordinates")
+        return self
+
+    def _runs(self) -> None:
+        if not self.rollouts:
             raise ValueError("rollout (or rollouts) is required and missing: who writes the tokens")
-        elif not self.objective:
+        if not self.objective:
             raise ValueError("objective is required and missing: a list of terms")
-        elif self.coordinates is None and self.anchor is None:
+        if self.fixed_point is None:
+            raise ValueError("fixed_point is required and missing: teacher, none or 'tilted: <formula>'")
+        if self.coordinates is None and self.anchor is None:
             raise ValueError("coordinates are required; write the ones that `zoo check` derives")
+
+    def _analysis(self) -> MethodEntry:
+        runs = [name for name in RUNS if getattr(self, name)] or ["executable: true"] * self.executable
+        if runs:
+            raise ValueError(f"an analysis is never run, so it has no {runs[0]}; name the entries that show its finding under reproduce_with")
+        if not self.findings or self.reproduce_with is None:
+            raise ValueError("an analysis needs findings (a list) and reproduce_with (entries, commands or detectors that show them here)")
         return self

@@ -6,11 +6,14 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from zoo.entry.bodies import core, diff
 from zoo.entry.loading import load_entry
 from zoo.entry.model import MethodEntry
 from zoo.errors import ZooError, suggest
 from zoo.paths import data_root
 from zoo.yamlio import place
+
+LINKS = ("variant_of", "identical_core_to")
 
 
 class Registry(Mapping[str, MethodEntry]):
@@ -35,7 +38,7 @@ def load_registry(*folders: Path) -> Registry:
     """Every entry of the shipped registry and of further folders.
 
     Raises:
-        ZooError: all mistakes of all files; an id or an arXiv id used twice without `variant_of` or `paper.part`.
+        ZooError: all mistakes of all files; an id or an arXiv id used twice without `variant_of` or `paper.part`; entries that run the same undeclared.
     """
     files = [f for folder in (data_root() / "registry" / "methods", *folders) for f in sorted(folder.rglob("*.yaml"))]
     entries: dict[str, MethodEntry] = {}
@@ -50,7 +53,7 @@ def load_registry(*folders: Path) -> Registry:
         if entry.id in entries:
             mistakes.append(place([f"id: '{entry.id}' is also the id of {first[entry.id]}; ids are unique, rename one"], file))
         entries[entry.id], first[entry.id] = entry, file
-    mistakes += [*_repeated_papers(entries.values()), *_dangling(entries, {f.stem for f in files})]
+    mistakes += [*_repeated_papers(entries.values()), *_dangling(entries, {f.stem for f in files}), *_twins(entries)]
     if mistakes:
         raise ZooError("\n".join(mistakes))
     return Registry(entries)
@@ -70,5 +73,27 @@ def _repeated_papers(entries: Iterable[MethodEntry]) -> list[str]:
 
 def _dangling(entries: Mapping[str, MethodEntry], known: Collection[str]) -> list[str]:
     """Links to no entry; `known` also holds those that could not be loaded, whose own mistakes are told already."""
-    links = [(e.id, field, getattr(e, field)) for e in entries.values() for field in ("variant_of", "identical_core_to")]
+    links = [(e.id, field, getattr(e, field)) for e in entries.values() for field in LINKS]
+    links += [(e.id, "reproduce_with.entries", name) for e in entries.values() if e.reproduce_with for name in e.reproduce_with.entries]
     return [f"{me}: {field} names '{target}', which is no entry{suggest(target, known)}" for me, field, target in links if target and target not in known]
+
+
+def _twins(entries: Mapping[str, MethodEntry]) -> list[str]:
+    """Entries that run the same without saying so, and those that say so and differ."""
+    cores = {name: core(entry) for name, entry in entries.items() if entry.objective}
+    alike: dict[str, list[str]] = {}
+    for name, text in cores.items():
+        alike.setdefault(text, []).append(name)
+    found = []
+    for names in alike.values():
+        alone = [name for name in names if not any(getattr(entries[name], field) in names for field in LINKS)]
+        # One of them may stand for the rest: the eldest, so that later papers point back.
+        alone.sort(key=lambda name: (entries[name].paper.year or 9999, name))
+        for name in alone[1:]:
+            found.append(f"{name}: runs exactly what {alone[0]} runs; set identical_core_to: {alone[0]}, or variant_of: {alone[0]} for the same paper")
+    for name, entry in entries.items():
+        other = entry.identical_core_to
+        if other is not None and other in entries and cores.get(name) != cores.get(other):
+            paths = ", ".join(list(diff(entry, entries[other]))[:3])
+            found.append(f"{name}: identical_core_to names '{other}', but the two differ at {paths}; remove it, or make them the same")
+    return found
