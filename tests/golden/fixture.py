@@ -10,6 +10,18 @@ Every stream holds raw logits (B, T, V) of five models, in nats before the softm
 | `self`      | the initial student shown a privileged context (OPSD's teacher), at the same positions |
 | `teacher`   | the external teacher                                                                   |
 
+and of further scorers that few methods need (`FURTHER`), each drawn from a seed of its own:
+
+| model            | which weights and context                                                         |
+|------------------|-----------------------------------------------------------------------------------|
+| `base`           | the external teacher before its fine-tuning                                       |
+| `second`         | another external teacher                                                          |
+| `peer`           | a model trained beside the student                                                |
+| `right`, `wrong` | the student's own weights shown a peer's right, or wrong, answer                  |
+| `elsewhere`      | the self-teacher's weights and privileged context under another prompt of the batch |
+| `teacher_blind`  | the external teacher without a removable part of the prompt                       |
+| `blind`          | the initial student without that part                                             |
+
 Streams: `main` is written by the student (one group of two; rewards 1 and 0), `theirs` by the teacher for the same
 prompts in the same order (both right), `data` comes from the data set, `corpus` from plain text. A method with a single
 stream reads the one that its card names. Behaviour log-probabilities are `old`'s, except for MiniLLM, whose tokens count as
@@ -34,6 +46,16 @@ Loss = Callable[[Mapping[str, Array]], Terms]  # student logits by stream -> the
 VOCABULARY = 7
 TOP_K = 3
 MODELS = ("student", "old", "reference", "self", "teacher")
+FURTHER = {  # the model each is near, and the scale of its own noise
+    "base": ("teacher", 0.7),
+    "second": ("teacher", 1.2),
+    "peer": ("student", 0.9),
+    "right": ("self", 0.6),
+    "wrong": ("self", 0.9),
+    "elsewhere": ("reference", 0.7),
+    "teacher_blind": ("teacher", 0.8),
+    "blind": ("reference", 0.6),
+}
 LONG_FIRST = ((True, True, True, True), (True, True, False, False))
 SHORT_FIRST = LONG_FIRST[::-1]
 MAIN_SEED = 4040  # one for which gates, clips and supports all act on some tokens and not on others: see test_reference
@@ -41,13 +63,17 @@ MAIN_SEED = 4040  # one for which gates, clips and supports all act on some toke
 
 @dataclass(frozen=True)
 class Stream:
-    """One stream's batch; `reward_B` is the verifier's verdict per sequence (1 right, 0 wrong)."""
+    """One stream's batch; `reward_B` is the verifier's verdict per sequence (1 right, 0 wrong).
+
+    `gold_BT` holds the given answer's token of each index, whatever was written there.
+    """
 
     logits: Mapping[str, Array]
     response_BT: Ids
     mask_BT: Mask
     group_B: Ids
     reward_B: Array
+    gold_BT: Ids
 
     def logp(self, model: str) -> Array:
         """Full log-probabilities of a model, (B, T, V)."""
@@ -101,12 +127,17 @@ def _stream(seed: int, mask: tuple[tuple[bool, ...], ...], reward: tuple[float, 
         "self": reference + noise(0.8),
         "teacher": 0.5 * student + TEACHER_SCALE_BT[..., None] * noise(1.0),
     }
+    response_BT = np.asarray(random.randint(0, VOCABULARY, size=(2, 4)), dtype=np.int64)
+    for number, (model, (near, scale)) in enumerate(FURTHER.items()):
+        random.seed(1000 * (number + 1) + seed)
+        logits[model] = logits[near] + noise(scale)
     return Stream(
         logits={model: np.round(values, 2) for model, values in logits.items()},
-        response_BT=np.asarray(random.randint(0, VOCABULARY, size=(2, 4)), dtype=np.int64),
+        response_BT=response_BT,
         mask_BT=np.array(mask),
         group_B=np.array([0, 0]),
         reward_B=np.array(reward),
+        gold_BT=np.asarray(np.random.RandomState(9000 + seed).randint(0, VOCABULARY, size=(2, 4)), dtype=np.int64),
     )
 
 

@@ -37,6 +37,11 @@ def generalized_jsd(log_p: Array, log_q: Array, beta: float) -> Array:
     return beta * kl(log_p, log_m) + (1.0 - beta) * kl(log_q, log_m)
 
 
+def total_variation(log_a: Array, log_b: Array) -> Array:
+    """Half the L1 distance over the last axis."""
+    return np.asarray(0.5 * np.abs(np.exp(log_a) - np.exp(log_b)).sum(axis=-1), dtype=np.float64)
+
+
 def entropy(logp: Array) -> Array:
     """Entropy in nats over the last axis."""
     return np.asarray(-(np.exp(logp) * logp).sum(axis=-1), dtype=np.float64)

@@ -8,7 +8,6 @@ formula, the normalisation and, after `open:`, each choice that the card does no
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -16,52 +15,11 @@ import numpy as np
 from . import reference_direct as direct
 from . import reference_outcome as outcome
 from . import reference_policy as policy
-from .fixture import Fixture, Loss
+from .fixture import Fixture
+from .list_classic import CLASSIC, CLASSIC_VARIANTS
+from .loss import GoldenResult as GoldenResult
+from .loss import Reference as Reference
 from .numerics import Array, sequence_mean, token_mean, token_sum
-
-STEP = 1e-5  # nats; central differences then err by about 1e-10
-
-
-@dataclass(frozen=True)
-class GoldenResult:
-    """The scalar that is minimised over the batch, and its terms (coefficients included; they add up to it)."""
-
-    loss: float
-    per_term: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """One method's loss: `streams` are those whose student logits it reads."""
-
-    build: Callable[[Fixture], Loss]
-    streams: tuple[str, ...] = ("main",)
-
-    def __call__(self, fixture: Fixture) -> GoldenResult:
-        """The value at the fixture's student."""
-        terms = self.build(fixture)(fixture.student_logits())
-        return GoldenResult(loss=float(sum(terms.values())), per_term=terms)
-
-    def gradient(self, fixture: Fixture) -> dict[str, Array]:
-        """dL/d(student logits) of each stream in `streams`, (B, T, V), by central differences.
-
-        The loss is built once, at the fixture's values, so whatever the paper detaches stays fixed.
-        """
-        loss, student = self.build(fixture), fixture.student_logits()
-        return {stream: _central_difference(loss, student, stream) for stream in self.streams}
-
-
-def _central_difference(loss: Loss, student: dict[str, Array], stream: str) -> Array:
-    gradient = np.zeros_like(student[stream])
-    for at in np.ndindex(gradient.shape):
-        value = []
-        for step in (STEP, -STEP):
-            moved = student[stream].copy()
-            moved[at] += step
-            value.append(sum(loss({**student, stream: moved}).values()))
-        gradient[at] = (value[0] - value[1]) / (2.0 * STEP)
-    return gradient
-
 
 CORPUS, PAIRS = ("main", "corpus"), ("theirs", "main")
 
@@ -82,6 +40,7 @@ REFERENCES: dict[str, Reference] = {
     "grpo": Reference(outcome.grpo),
     "kdrl": Reference(outcome.kdrl),
     "orpo_distill": Reference(outcome.orpo_distill, PAIRS),
+    **CLASSIC,
 }
 
 REFERENCE_GRADIENTS: dict[str, Callable[[Fixture], dict[str, Array]]] = {name: reference.gradient for name, reference in REFERENCES.items()}
@@ -118,4 +77,5 @@ VARIANTS: dict[str, dict[str, Reference]] = {
     },
     "kdrl": {"sequence_mean": Reference(partial(outcome.kdrl, reduce=sequence_mean))},
     "orpo_distill": {"over_all_prompts": Reference(partial(outcome.orpo_distill, over_kept=False), PAIRS)},
+    **CLASSIC_VARIANTS,
 }

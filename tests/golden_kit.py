@@ -1,0 +1,159 @@
+"""An entry put on the six fixed tokens: which of the fixture's streams and models play its streams and teachers, its loss, its gradient.
+
+The fixture's `old` is the student that wrote a stream. Where an entry takes one optimizer step per rollout, that is the
+student being trained, so such streams are taken with `old` equal to `student`; streams that are used again keep both,
+and their ratios differ from 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tests.golden.fixture import TOP_K, Fixture, six_tokens
+from tests.golden.fixture import Stream as GoldenStream
+from zoo.components.base import Slot, Strict
+from zoo.components.rollouts import Corpus, Dataset, Mixture, Stream, Teacher
+from zoo.components.supports import TopK
+from zoo.entry import MethodEntry
+from zoo.entry.loading import load_entry
+from zoo.method import Method, annotate
+from zoo.paths import data_root
+from zoo.statistics import Statistic, TokenContext
+from zoo.tensors import Author, Prompt, Rollout
+from zoo.views import LogitView
+
+SIX = six_tokens()
+FILES = {file.stem: file for file in (data_root() / "registry" / "methods").rglob("*.yaml")}
+
+# Streams and teachers of an entry that are played by another stream or model of the fixture than the rule in `fixture_name` and `view_of` says.
+STREAMS: dict[str, dict[str, str]] = {}
+MODELS: dict[str, dict[str, str]] = {}
+
+
+@dataclass(frozen=True)
+class Result:
+    """Value of each term of the objective, and the gradient in the student's logits by the fixture's stream names."""
+
+    values: list[float]
+    gradients: dict[str, Tensor]
+
+    @property
+    def loss(self) -> float:
+        return sum(self.values)
+
+
+def fixture_name(stream: Stream) -> str:
+    """Which of the fixture's streams plays a stream of an entry."""
+    if isinstance(stream, Dataset | Corpus):
+        return "data" if isinstance(stream, Dataset) else "corpus"
+    return "theirs" if isinstance(stream, Teacher) else "main"
+
+
+def with_top_k(value: Any, k: int) -> Any:
+    """The same tree with every top-k support cut to `k`: the published ones exceed the fixture's vocabulary."""
+    if isinstance(value, Strict):
+        changed = {name: with_top_k(getattr(value, name), k) for name in type(value).model_fields}
+        return value.model_copy(update={**changed, **({"k": k} if isinstance(value, TopK) else {})})
+    if isinstance(value, dict):
+        return {key: with_top_k(inner, k) for key, inner in value.items()}
+    return tuple(with_top_k(inner, k) for inner in value) if isinstance(value, tuple) else value
+
+
+def load(name: str) -> MethodEntry:
+    entry = with_top_k(load_entry(FILES[name]), TOP_K)
+    assert isinstance(entry, MethodEntry)
+    return entry
+
+
+def changed(entry: MethodEntry, change: Mapping[str, Any]) -> MethodEntry:
+    """The entry with some fields replaced in every term that has them."""
+
+    def apply(term: Any) -> Any:
+        fields = type(term).model_fields
+        new = {n: v if isinstance(v, float | tuple) else Slot(n).validate(v) for n, v in change.items() if n in fields}
+        return term.model_copy(update=new) if term.role == "signal" or "reduce" in change else term
+
+    return entry.model_copy(update={"objective": tuple(apply(term) for term in entry.objective)})
+
+
+def as_written(entry: MethodEntry) -> Fixture:
+    """The fixture in which streams that serve one step were written by the student itself."""
+    fixture = SIX
+    for stream in entry.rollouts.values():
+        if stream.reuse.epochs * stream.reuse.minibatches * stream.reuse.refresh_every == 1:
+            name = fixture_name(stream)
+            fixture = fixture.with_logits(name, old=fixture[name].logits["student"])
+    return fixture
+
+
+def behaviour_logp(stream: Stream, data: GoldenStream) -> np.ndarray[Any, Any]:
+    """Log-probabilities under whoever wrote the tokens; NaN for given texts."""
+    if isinstance(stream, Dataset | Corpus):
+        return np.full(data.mask_BT.shape, math.nan)
+    if isinstance(stream, Mixture) and stream.per == "token":
+        parts = zip(stream.names, stream.shares, strict=True)
+        return np.asarray(np.log(sum(w * np.exp(data.sampled("old" if name == "student" else name)) for name, w in parts)))
+    return data.sampled("teacher" if isinstance(stream, Teacher) else "old")
+
+
+def rollout_of(stream: Stream, data: GoldenStream) -> Rollout:
+    rows, width = data.mask_BT.shape
+    given = isinstance(stream, Dataset | Corpus)
+    author = {"data": Author.DATASET, "corpus": Author.CORPUS, "theirs": Author.TEACHER, "main": Author.STUDENT}[fixture_name(stream)]
+    return Rollout(
+        prompts=tuple(Prompt(id=f"prompt-{i}", text="") for i in range(rows)),
+        prompt_ids=((0,),) * rows,
+        response_BT=torch.from_numpy(data.response_BT),
+        mask_BT=torch.from_numpy(data.mask_BT),
+        author_BT=torch.full((rows, width), int(author)),
+        behaviour_logp_BT=torch.from_numpy(behaviour_logp(stream, data)),
+        student_logp_BT=torch.from_numpy(np.full((rows, width), math.nan) if given else data.sampled("old")),
+        group_B=torch.from_numpy(data.group_B),
+        finished_B=torch.ones(rows, dtype=torch.bool),
+    )
+
+
+def view_of(method: Method, data: GoldenStream, student_BTV: Tensor, chunk: slice) -> tuple[LogitView, Tensor]:
+    """The supervised tokens of a chunk as the entry's scorers see them, and their places in the flattened batch."""
+    place_N = torch.from_numpy(data.mask_BT).flatten().nonzero()[:, 0][chunk]
+    models = {name: "self" if teacher.lineage else "teacher" for name, teacher in method.entry.teachers.items()}
+    tables = {name: torch.from_numpy(data.logits[model]) for name, model in {"reference": "reference", **models}.items()}
+    logits = {name: (lambda table=table: table.flatten(0, 1)[place_N]) for name, table in {**tables, "student": student_BTV}.items()}
+    return LogitView(torch.from_numpy(data.response_BT).flatten()[place_N], logits, method.targets), place_N
+
+
+def context_of(method: Method, name: str, data: GoldenStream) -> TokenContext:
+    """Columns and rewards as they are when the stream has just been written."""
+    rollout, columns = rollout_of(method.entry.rollouts[name], data), dict[Statistic, Tensor]()
+    view, _ = view_of(method, data, torch.from_numpy(data.logits["old"]), slice(None))
+    annotate(method.statistics(name), view, rollout.mask_BT, slice(None), columns)
+    return TokenContext(rollout, columns, {reward: torch.from_numpy(data.reward_B) for reward in method.verifiers(name)})
+
+
+def evaluate(entry: MethodEntry, fixture: Fixture, chunk: int = 6) -> Result:
+    """Value and gradient of an entry's loss, its tokens taken `chunk` at a time."""
+    method = Method(entry)
+    data = {name: fixture[fixture_name(stream)] for name, stream in entry.rollouts.items()}
+    prepared = method.prepare({name: context_of(method, name, stream) for name, stream in data.items()})
+    # A preference is a function of whole sequences: its value is known beforehand, and its chunks carry only the gradient.
+    known = {part.term: float(part.value) for part in prepared if part.value is not None}
+    values, gradients = [known.get(i, 0.0) for i in range(len(entry.objective))], {}
+    for name, stream in data.items():
+        parts = [part for part in prepared if part.stream == name]
+        student_BTV = torch.from_numpy(stream.logits["student"]).clone().requires_grad_()
+        for start in range(0, int(stream.mask_BT.sum()), chunk):
+            view, place_N = view_of(method, stream, student_BTV, slice(start, start + chunk))
+            loss, shares = method.chunk_loss(parts, view, lambda column_BT, at=place_N: column_BT.flatten()[at])  # type: ignore[misc]
+            loss.backward()  # type: ignore[no-untyped-call]
+            for part, share in zip(parts, shares, strict=True):
+                values[part.term] += 0.0 if part.term in known else float(share)
+        assert student_BTV.grad is not None
+        gradients[fixture_name(entry.rollouts[name])] = student_BTV.grad
+    return Result(values, gradients)
