@@ -117,9 +117,9 @@ def pruned(data: dict[str, Any]) -> tuple[MethodEntry | None, list[str]]:
             data = {**data, section: {key: value for key, value in data[section].items() if key != name}}
 
 
-def written(stream: Stream) -> Rollout:
-    """The six tokens as a stream's; NaN where nobody knows a probability."""
-    whole = rollout()
+def written(stream: Stream, whole: Rollout | None = None) -> Rollout:
+    """A batch, the six tokens unless told otherwise, as a stream's; NaN where nobody knows a probability."""
+    whole = whole or rollout()
     inner = [part for part in walk(stream) if isinstance(part, Stream)]
     given = any(isinstance(part, Dataset | Corpus) or (isinstance(part, Mixture) and {"dataset", "corpus"} & set(part.of)) for part in inner)
     unknown = torch.full_like(whole.behaviour_logp_BT, math.nan)
