@@ -1,0 +1,76 @@
+"""The native decoder: its plain operations against the reference engine on a CPU, its kernels against the plain operations on a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from zoo.components.rollouts import Student
+from zoo.harness.decode import Stepper, lock_step
+from zoo.harness.native import NativeDecoder, unsupported
+from zoo.seeds import uniforms
+
+SIZES = {"vocab_size": 61, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+FAMILIES = {
+    "llama": (LlamaConfig, LlamaForCausalLM, {"head_dim": 16}),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {"tie_word_embeddings": True}),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 32}),
+}
+STOP = 7
+NORM_ROUNDING = 1e-5  # transformers computes its norms in fp32 whatever the weights are
+PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8, 9, 10, 11], [12], [13, 14], [3, 1, 4, 1, 5, 9], [2, 6], [5, 3, 5], [8, 9, 7, 9], [3, 2, 3, 8, 4]]
+
+
+def model_of(family: str, dtype: torch.dtype = torch.float64, device: str = "cpu") -> Any:
+    config, model, extra = FAMILIES[family]
+    torch.manual_seed(3)
+    built = model(config(**SIZES, **extra, max_position_embeddings=1024)).to(device, dtype).eval()
+    with torch.no_grad():
+        for name, parameter in built.named_parameters():
+            if "norm" in name or "bias" in name:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+            else:
+                parameter.mul_(6.0)
+    return built
+
+
+def both(model: Any, limit: int, temperature: float, rows: int) -> tuple[Any, Any]:
+    uniform_QT = uniforms(list(range(len(PROMPTS))), limit)
+    stepper = Stepper(model, pad_id=0, graphs=False)
+    expected = lock_step(Student(temperature=temperature), {"student": stepper}, PROMPTS, uniform_QT.T[:, None], stop_ids=[STOP])
+    native = NativeDecoder(model, pad_id=0, stop_ids=[STOP], rows=rows)
+    return expected, native.write(PROMPTS, uniform_QT, temperature=temperature)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("temperature", "rows"), [(1.0, 256), (0.7, 16), (0.0, 16), (1.0, 4)])
+def test_it_writes_what_the_reference_engine_writes(family: str, temperature: float, rows: int) -> None:
+    expected, found = both(model_of(family), 40, temperature, rows)
+    count, longest = expected.response_BT.shape
+    mask_BT = expected.mask_BT
+    assert (found.response_QT[:count, :longest].long() == expected.response_BT)[mask_BT].all()
+    assert (found.response_QT[:count, :longest][~mask_BT] == 0).all()
+    torch.testing.assert_close(found.student_QT[:count, :longest], expected.student_logp_BT, atol=NORM_ROUNDING, rtol=0)
+    torch.testing.assert_close(found.behaviour_QT[:count, :longest], expected.behaviour_logp_BT, atol=NORM_ROUNDING, rtol=0)
+    assert (found.finished_Q[:count].bool() == expected.finished_B).all()
+    assert 0 < int(expected.finished_B.sum()) < count or temperature == 0.0
+
+
+def test_fused_layers_remain_the_models_own() -> None:
+    model = model_of("qwen2")
+    native = NativeDecoder(model, pad_id=0, stop_ids=[STOP])
+    before = native.weights.layers[0].qkv.clone()
+    with torch.no_grad():
+        model.model.layers[0].self_attn.k_proj.weight.add_(1.0)
+    changed = (native.weights.layers[0].qkv != before).any(1)
+    assert changed.tolist() == [False] * 64 + [True] * 32 + [False] * 32
+
+
+def test_what_it_cannot_run_is_refused_with_the_reason() -> None:
+    model = model_of("llama")
+    assert unsupported(model) is None
+    model.config.hidden_act = "gelu"
+    assert "gelu" in str(unsupported(model))

@@ -1,0 +1,84 @@
+"""The native step's operations in plain torch: what its kernels must compute, and what runs where there is no GPU."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.components.rollouts.sampling import inverse_cdf, token_logp
+from zoo.harness.native.rows import Rows
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / rms(x) * weight over the last axis, the mean in at least fp32."""
+    wide = x if x.dtype == torch.float64 else x.float()
+    return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
+
+
+def linear(x_RK: Tensor, weight_NK: Tensor, out_RN: Tensor, *, norm_K: Tensor | None = None, eps: float = 0.0, bias_N: Tensor | None = None) -> None:
+    """out = norm(x) W' + b, into `out_RN`."""
+    x_RK = x_RK if norm_K is None else rms_norm(x_RK, norm_K, eps)
+    out_RN.copy_(F.linear(x_RK, weight_NK, bias_N))
+
+
+def linear_add(x_RK: Tensor, weight_NK: Tensor, out_RN: Tensor) -> None:
+    """out += x W'."""
+    out_RN.add_(F.linear(x_RK, weight_NK))
+
+
+def linear_gated(x_RK: Tensor, weight_2FK: Tensor, out_RF: Tensor, *, norm_K: Tensor, eps: float) -> None:
+    """out = silu(norm(x) Wg') * norm(x) Wu', the two stacked in one weight."""
+    gate_RF, up_RF = F.linear(rms_norm(x_RK, norm_K, eps), weight_2FK).chunk(2, -1)
+    out_RF.copy_(F.silu(gate_RF) * up_RF)
+
+
+def rotate(x_RHD: Tensor, cosine_R1D: Tensor, sine_R1D: Tensor) -> Tensor:
+    """Rotary embedding, halves convention."""
+    half = x_RHD.shape[-1] // 2
+    return x_RHD * cosine_R1D + torch.cat([-x_RHD[..., half:], x_RHD[..., :half]], -1) * sine_R1D
+
+
+def attend(
+    qkv_RQ: Tensor,
+    keys_SHLD: Tensor,
+    values_SHLD: Tensor,
+    out_RA: Tensor,
+    rows: Rows,
+    cosine_LD: Tensor,
+    sine_LD: Tensor,
+    *,
+    heads: int,
+    query_norm: Tensor | None,
+    key_norm: Tensor | None,
+    eps: float,
+) -> None:
+    """Rotate, append this position's key and value to each row's slot of the cache, and attend to all positions up to it."""
+    count = len(qkv_RQ)
+    kv_heads, length, size = keys_SHLD.shape[1:]
+    q, k, v = (part.view(count, -1, size) for part in qkv_RQ.split([heads * size, kv_heads * size, kv_heads * size], -1))
+    q = q if query_norm is None else rms_norm(q, query_norm, eps)
+    k = k if key_norm is None else rms_norm(k, key_norm, eps)
+    position_R, slot_R = rows.position_R[:count].long(), rows.slot_R[:count].long()
+    cosine, sine = cosine_LD[position_R][:, None], sine_LD[position_R][:, None]
+    keys_SHLD[slot_R, :, position_R], values_SHLD[slot_R, :, position_R] = rotate(k, cosine, sine), v
+    seen_RL = torch.arange(length, device=qkv_RQ.device) <= position_R[:, None]
+    attended = F.scaled_dot_product_attention(
+        rotate(q, cosine, sine)[:, :, None], keys_SHLD[slot_R], values_SHLD[slot_R], attn_mask=seen_RL[:, None, None], enable_gqa=True
+    )
+    out_RA.copy_(attended.reshape(count, -1))
+
+
+def draw(logits_RV: Tensor, rows: Rows, uniform_QT: Tensor, stop_S: Tensor, *, temperature: float, limit: int) -> None:
+    """Draw one token a living row from its own uniform, record it with its log-probabilities, and advance the row."""
+    count = len(logits_RV)
+    request_R, written_R = rows.request_R[:count].long(), rows.written_R[:count].long()
+    uniform_R = uniform_QT[request_R, written_R.clamp(max=uniform_QT.shape[1] - 1)]
+    full_R = behaviour_R = torch.zeros(count, device=logits_RV.device, dtype=logits_RV.dtype)
+    if temperature == 0.0:
+        token_R = logits_RV.argmax(-1)
+        full_R = token_logp(logits_RV, token_R)
+    else:
+        token_R = inverse_cdf(logits_RV / temperature, uniform_R)
+        full_R, behaviour_R = token_logp(logits_RV, token_R), token_logp(logits_RV / temperature, token_R)
+    rows.record(token_R, behaviour_R, full_R, (token_R[:, None] == stop_S).any(-1), limit)

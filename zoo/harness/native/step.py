@@ -1,0 +1,131 @@
+"""One decode step of a whole model over fixed buffers, and its CUDA graphs for a few numbers of rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from zoo.harness.native import plain
+from zoo.harness.native.rows import Rows
+from zoo.harness.native.weights import Weights
+
+FEWEST_ROWS = 16
+WARM_UPS = 2
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Keys and values of all layers, (layers, slots, key heads, L, head size) each."""
+
+    keys: Tensor
+    values: Tensor
+
+    @classmethod
+    def empty(cls, weights: Weights, slots: int, length: int) -> Cache:
+        """Room for `slots` sequences of `length` tokens."""
+        shape = (len(weights.layers), slots, weights.kv_heads, length, weights.head_size)
+        like = weights.embedding
+        return cls(torch.zeros(shape, device=like.device, dtype=like.dtype), torch.zeros(shape, device=like.device, dtype=like.dtype))
+
+
+def operations(device: torch.device) -> ModuleType:
+    """The kernels on a GPU, plain torch elsewhere."""
+    if device.type != "cuda":
+        return plain
+    from zoo.harness.native import kernels  # Triton is only there with CUDA builds of torch
+
+    return kernels
+
+
+class DecodeStep:
+    """Feeds each row's token, draws the next one and records it: everything on the device, so that a graph can hold it.
+
+    `rows`, `cache`, `uniform_QT` and `stop_S` are fixed buffers. Graphs are captured for the full number of rows and its halves.
+    """
+
+    def __init__(
+        self, weights: Weights, rotary: tuple[Tensor, Tensor], cache: Cache, rows: Rows, uniform_QT: Tensor, stop_S: Tensor, *, temperature: float
+    ) -> None:
+        self.weights, self.cosine_LD, self.sine_LD = weights, *rotary
+        self.cache, self.rows = cache, rows
+        self.uniform_QT, self.stop_S, self.temperature = uniform_QT, stop_S, temperature
+        self.limit, self.capacity = uniform_QT.shape[1], len(rows.token_R)
+        self.ops = operations(weights.embedding.device)
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._scratch = self._buffers()
+
+    def _buffers(self) -> dict[str, Tensor]:
+        w = self.weights
+        sizes = {
+            "x": w.embedding.shape[1],
+            "qkv": (w.heads + 2 * w.kv_heads) * w.head_size,
+            "attended": w.heads * w.head_size,
+            "hidden": w.layers[0].down.shape[1],
+        }
+        found = {name: w.embedding.new_zeros(self.capacity, size) for name, size in sizes.items()}
+        wide = torch.float64 if w.embedding.dtype == torch.float64 else torch.float32
+        return {**found, "logits": torch.zeros(self.capacity, w.head.shape[0], device=w.embedding.device, dtype=wide)}
+
+    @torch.no_grad()
+    def advance(self, count: int) -> None:
+        """One token for each of the first `count` rows that are alive."""
+        w, ops, rows = self.weights, self.ops, self.rows
+        x, qkv, attended, hidden, logits = (self._scratch[name][:count] for name in ("x", "qkv", "attended", "hidden", "logits"))
+        torch.index_select(w.embedding, 0, rows.token_R[:count], out=x)
+        for layer, keys_SHLD, values_SHLD in zip(w.layers, self.cache.keys, self.cache.values, strict=True):
+            ops.linear(x, layer.qkv, qkv, norm_K=layer.attention_norm, eps=w.eps, bias_N=layer.qkv_bias)
+            ops.attend(
+                qkv,
+                keys_SHLD,
+                values_SHLD,
+                attended,
+                rows,
+                self.cosine_LD,
+                self.sine_LD,
+                heads=w.heads,
+                query_norm=layer.query_norm,
+                key_norm=layer.key_norm,
+                eps=w.eps,
+            )
+            ops.linear_add(attended, layer.out, x)
+            ops.linear_gated(x, layer.gate_up, hidden, norm_K=layer.mlp_norm, eps=w.eps)
+            ops.linear_add(hidden, layer.down, x)
+        ops.linear(x, w.head, logits, norm_K=w.final_norm, eps=w.eps)
+        ops.draw(logits, rows, self.uniform_QT, self.stop_S, temperature=self.temperature, limit=self.limit)
+
+    def run(self, count: int) -> None:
+        """`advance` for at least `count` rows, through a graph where there is a GPU."""
+        if self.weights.embedding.device.type != "cuda":
+            self.advance(count)
+        else:
+            self._graphs[self.size_for(count)].replay()
+
+    def size_for(self, count: int) -> int:
+        """The fewest rows, among the captured numbers, that hold `count`."""
+        size = self.capacity
+        while size // 2 >= max(count, FEWEST_ROWS):
+            size //= 2
+        return size
+
+    def capture(self) -> None:
+        """Record a graph for the capacity and its halves. Rows must be idle: warming up runs the step as it is."""
+        size = self.capacity
+        stream = torch.cuda.Stream()
+        while True:
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UPS):
+                    self.advance(size)
+            torch.cuda.current_stream().wait_stream(stream)
+            torch.cuda.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            # thread_local: a loader or watchdog thread that touches CUDA meanwhile must not spoil the capture
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                self.advance(size)
+            self._graphs[size] = graph
+            if size // 2 < FEWEST_ROWS:
+                return
+            size //= 2

@@ -1,0 +1,133 @@
+"""The weights of a decoder-only model as the native step reads them: fused where the step reads them together, never copied twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import ZooError
+
+FAMILIES = ("llama", "qwen2", "qwen3")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One block. Linear weights are (outputs, inputs) as in torch; `qkv` and `gate_up` are stacked along the outputs."""
+
+    attention_norm: Tensor
+    qkv: Tensor
+    qkv_bias: Tensor | None
+    query_norm: Tensor | None
+    key_norm: Tensor | None
+    out: Tensor
+    mlp_norm: Tensor
+    gate_up: Tensor
+    down: Tensor
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A whole model: sizes, layers, embedding and head. `head` has the rows of the shared vocabulary only."""
+
+    heads: int
+    kv_heads: int
+    head_size: int
+    eps: float
+    layers: tuple[Layer, ...]
+    embedding: Tensor
+    final_norm: Tensor
+    head: Tensor
+
+
+def unsupported(model: Any) -> str | None:
+    """Why the native step can't run this model, or None where it can."""
+    config = model.config
+    if config.model_type not in FAMILIES:
+        return f"the model type {config.model_type} is not one of {', '.join(FAMILIES)}"
+    if config.hidden_act != "silu":
+        return f"its activation is {config.hidden_act}, not silu"
+    if getattr(config, "attention_bias", False) and config.model_type == "llama":
+        return "its attention output has a bias"
+    if getattr(config, "mlp_bias", False):
+        return "its feed-forward layers have biases"
+    if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ()):
+        return "some of its layers attend to a window only"
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if rope.get("rope_type", "default") in ("dynamic", "longrope"):
+        return f"its rotary embedding ({rope['rope_type']}) changes with the length"
+    if type(model.get_input_embeddings()) is not nn.Embedding or type(model.get_output_embeddings()) is not nn.Linear:
+        return "its embedding or head is wrapped"
+    if any(type(layer) is not nn.Linear for block in model.model.layers for layer in (block.self_attn.q_proj, block.mlp.down_proj)):
+        return "its linear layers are wrapped (an adapter, or quantised)"
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if size & (size - 1) or size < 16:
+        return f"its heads have {size} features, which is not a power of two of at least 16"
+    return None
+
+
+def fuse(linears: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:
+    """One weight over several layers that read the same input. The layers' own parameters become views of it, so what an
+    optimizer writes in place is what the step reads."""
+    weight = torch.cat([linear.weight.data for linear in linears])
+    sizes = [linear.out_features for linear in linears]
+    for linear, part in zip(linears, weight.split(sizes), strict=True):
+        linear.weight.data = part
+    if linears[0].bias is None:
+        return weight, None
+    bias = torch.cat([linear.bias.data for linear in linears])
+    for linear, part in zip(linears, bias.split(sizes), strict=True):
+        linear.bias.data = part
+    return weight, bias
+
+
+def gather(model: Any, vocab_size: int | None = None) -> Weights:
+    """The weights of a supported model; its own linear layers become views of them.
+
+    Raises:
+        ZooError: the model is not supported, with the reason.
+    """
+    if reason := unsupported(model):
+        raise ZooError(f"the native decoder can't run this model: {reason}; use the reference engine")
+    config, body = model.config, model.model
+    layers = []
+    for block in body.layers:
+        attention, mlp = block.self_attn, block.mlp
+        qkv, bias = fuse([attention.q_proj, attention.k_proj, attention.v_proj])
+        gate_up, _ = fuse([mlp.gate_proj, mlp.up_proj])
+        query_norm, key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+        layers.append(
+            Layer(
+                attention_norm=block.input_layernorm.weight.data,
+                qkv=qkv,
+                qkv_bias=bias,
+                query_norm=None if query_norm is None else query_norm.weight.data,
+                key_norm=None if key_norm is None else key_norm.weight.data,
+                out=attention.o_proj.weight.data,
+                mlp_norm=block.post_attention_layernorm.weight.data,
+                gate_up=gate_up,
+                down=mlp.down_proj.weight.data,
+            )
+        )
+    return Weights(
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_size=body.layers[0].self_attn.head_dim,
+        eps=config.rms_norm_eps,
+        layers=tuple(layers),
+        embedding=model.get_input_embeddings().weight.data,
+        final_norm=body.norm.weight.data,
+        head=model.get_output_embeddings().weight.data[:vocab_size],
+    )
+
+
+def rotary_tables(model: Any, length: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (length, head size) of the model's own rotary embedding, rounded as the model rounds them."""
+    device, dtype = model.device, model.dtype
+    positions = torch.arange(length, device=device)[None]
+    with torch.no_grad():
+        cosine, sine = model.model.rotary_emb(torch.empty(1, 1, 1, device=device, dtype=dtype), positions)
+    return cosine[0].contiguous(), sine[0].contiguous()
