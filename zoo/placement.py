@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from zoo.components.base import walk
-from zoo.components.gates import AdvantageGate, AuthorGate
+from zoo.components.gates import AuthorGate, Gate
 from zoo.components.rollouts import Corpus, Dataset, Mixture, Stream
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
 from zoo.components.terms.preference import LogProbLossTerm
@@ -36,8 +36,10 @@ def ignored_shaping(entry: MethodEntry) -> Messages:
 def ignored_gate(entry: MethodEntry) -> Messages:
     """Only a policy gradient has an advantage."""
     for i, term in enumerate(entry.objective):
-        if not isinstance(term, PolicyGradientTerm) and any(isinstance(gate, AdvantageGate) for _, gate in term.parts()):
-            yield f"objective[{i}]: gate advantage reads an advantage, and only a policy_gradient term has one; use another gate"
+        if not isinstance(term, PolicyGradientTerm):
+            for part in (part for _, part in term.parts() if part.reads_advantage):
+                what = "gate" if isinstance(part, Gate) else "weight"
+                yield f"objective[{i}]: {what} {part.kind} reads an advantage, and only a policy_gradient term has one; use another {what}"
 
 
 def ignored_ratio(entry: MethodEntry) -> Messages:

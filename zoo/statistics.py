@@ -5,13 +5,14 @@ A statistic is a hashable value; two components that ask for the same one share 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from zoo.seeds import seed_for, uniforms
 from zoo.tensors import Rollout
 
 
@@ -117,17 +118,23 @@ class TokenContext:
     """All that is known about one stream's batch before any gradient: its columns, rewards and the run's progress.
 
     `rewards` holds one number per sequence. `total` turns a per-process sum into the
-    sum over all processes.
+    sum over all processes. `absent` marks the sequences (B,) for which a scorer's context has nothing to show.
     """
 
     rollout: Rollout
     columns: Mapping[Statistic, Tensor] = field(default_factory=dict)
     rewards: Mapping[str, Tensor] = field(default_factory=dict)
     total: Callable[[Tensor], Tensor] = field(default=lambda value: value)
+    absent: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def mask_BT(self) -> Tensor:
         return self.rollout.mask_BT
+
+    def heard_B(self, scorers: Iterable[str]) -> Tensor | None:
+        """Sequences (B,) for which all of these scorers have their context; None where none of them can lack it."""
+        missing = [self.absent[name] for name in scorers if name in self.absent]
+        return ~torch.stack(missing).any(0) if missing else None
 
     def logp_BT(self, scorer: str) -> Tensor:
         """The written token's log-probability under a scorer, or under `behaviour` (whoever wrote it, at that time)."""
@@ -149,6 +156,71 @@ class TokenContext:
     def column(self, statistic: Statistic) -> Tensor:
         """A column that some component declared it needs."""
         return self.columns[statistic]
+
+    def sequence_mean(self, value_BT: Tensor) -> Tensor:
+        """For each sequence, the mean of `value_BT` over its supervised tokens, (B,); 0 where it has none."""
+        mask_BT = self.mask_BT
+        total_B = torch.where(mask_BT, value_BT, torch.zeros_like(value_BT)).sum(1)
+        return total_B / mask_BT.sum(1).clamp(min=1)
+
+    def batch_mean(self, value: Tensor, counted: Tensor) -> Tensor:
+        """The mean of `value` over the entries of the global batch that count; 0 where none does."""
+        total = self.total(torch.where(counted, value, torch.zeros_like(value)).sum())
+        return total / self.total(counted.sum()).clamp(min=1)
+
+    def quantile(self, value: Tensor, counted: Tensor, level: float) -> Tensor:
+        """The quantile of the counted entries of the global batch, between two of them by linear interpolation; 0 where none counts."""
+        count = int(self.total(counted.sum()))
+        if count == 0:
+            return value.new_zeros(())
+        place = level * (count - 1)
+        low = smallest(value, counted, int(place), self.total)
+        high = smallest(value, counted, min(int(place) + 1, count - 1), self.total)
+        return low + (place - int(place)) * (high - low)
+
+    def row_quantile(self, value_BT: Tensor, level: float) -> Tensor:
+        """The same over the supervised tokens of each sequence, (B, 1)."""
+        mask_BT = self.mask_BT
+        ordered_BT = torch.where(mask_BT, value_BT, torch.full_like(value_BT, torch.inf)).sort(1).values
+        place_B1 = level * (mask_BT.sum(1, keepdim=True) - 1).clamp(min=0).to(torch.float64)
+        low_B1, high_B1 = (ordered_BT.gather(1, place.long()) for place in (place_B1.floor(), place_B1.ceil()))
+        found_B1 = low_B1 + (place_B1 - place_B1.floor()).to(value_BT) * (high_B1 - low_B1)
+        return torch.where(mask_BT.any(1, keepdim=True), found_B1, torch.zeros_like(found_B1))
+
+    def uniform_B(self, purpose: str) -> Tensor:
+        """A uniform draw on [0, 1) for each sequence, float64; see `uniform_BT`."""
+        return self.uniform_BT(purpose)[:, 0]
+
+    def uniform_BT(self, purpose: str) -> Tensor:
+        """A uniform draw on [0, 1) for each token, float64, the same for all who name one purpose.
+
+        The seed is a hash of the purpose, the prompt, the student's age at writing and the supervised tokens, so draws depend
+        on neither order, padding nor the number of processes; two equal answers to one prompt share theirs.
+        """
+        rollout, mask_BT = self.rollout, self.mask_BT.tolist()
+        rows = [[i for i, m in zip(*row, strict=True) if m] for row in zip(rollout.response_BT.tolist(), mask_BT, strict=True)]
+        seeds = [seed_for(purpose, p.id, rollout.version, *row) for p, row in zip(rollout.prompts, rows, strict=True)]
+        return uniforms(seeds, max(self.mask_BT.shape[1], 1)).to(self.mask_BT.device)
+
+
+def smallest(value: Tensor, counted: Tensor, place: int, total: Callable[[Tensor], Tensor]) -> Tensor:
+    """The entry at `place` (from 0) among the counted entries of the global batch in ascending order.
+
+    Found by bisection over the order of floating-point numbers, so it needs sums of counts alone and is exact.
+    """
+    kind, bits = (torch.int64, 63) if value.dtype == torch.float64 else (torch.int32, 31)
+    # Adding 0 makes -0 one with 0; the bits of negative numbers grow downwards.
+    key = (value + 0.0).contiguous().view(kind)
+    key = torch.where(key < 0, key ^ (2**bits - 1), key)
+    low, high = -(2**bits), 2**bits - 1
+    while low < high:
+        middle = (low + high) // 2
+        if int(total(((key <= middle) & counted).sum())) > place:
+            high = middle
+        else:
+            low = middle + 1
+    found = torch.tensor(low if low >= 0 else low ^ (2**bits - 1), dtype=kind, device=value.device)
+    return found.view(value.dtype)
 
 
 def log_probs(scorers: Mapping[str, float] | tuple[str, ...]) -> tuple[Statistic, ...]:

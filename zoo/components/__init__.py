@@ -2,10 +2,12 @@
 
 from zoo.components import (
     baselines,
+    contexts,
     credits,
     divergences,
     gates,
     learners,
+    measures,
     preferences,
     ratios,
     reduces,
@@ -24,11 +26,13 @@ from zoo.components.terms import direct, policy_gradient, preference
 
 __all__ = [
     "baselines",
+    "contexts",
     "credits",
     "direct",
     "divergences",
     "gates",
     "learners",
+    "measures",
     "policy_gradient",
     "preference",
     "preferences",

@@ -10,7 +10,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from zoo.components.base import Component, Number, Slot
+from zoo.components.base import Component, Number, Slot, walk
+from zoo.components.gates import Gate
+from zoo.components.weights import Weight
 from zoo.statistics import Statistic, TokenContext, View
 
 
@@ -55,8 +57,8 @@ class Term(Component):
         return (self.on,)
 
     def parts(self) -> tuple[tuple[str, Any], ...]:
-        """Every gate and weight, with the stream whose tokens it reads."""
-        return tuple((self.on, part) for part in (*self.gates, *self.weights))
+        """Every gate and weight, also those inside others, with the stream whose tokens it reads."""
+        return tuple((self.on, part) for part in gates_and_weights((*self.gates, *self.weights)))
 
     def reward_names(self) -> tuple[str, ...]:
         """Names under `rewards` that the term or one of its parts reads."""
@@ -105,6 +107,11 @@ class TokenTerm(Term):
     """A term whose per-token losses are reduced by a named rule, which is never implicit."""
 
     reduce: Annotated[Any, Slot("reduce")] = Field()
+
+
+def gates_and_weights(parts: Iterable[Any]) -> tuple[Any, ...]:
+    """The parts and the gates and weights that they are made of."""
+    return tuple(inner for part in parts for inner in walk(part) if isinstance(inner, Gate | Weight))
 
 
 def unique(items: Iterable[Any]) -> tuple[Any, ...]:

@@ -1,33 +1,16 @@
-"""Weights: soft factors on a term's tokens, without gradient."""
+"""Weights of whole sequences: the pass rate of their group, a reward, the perplexity under a scorer."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from zoo.components.base import Component, component
+from zoo.components.base import component
+from zoo.components.weights.base import Weight
 from zoo.statistics import LogProb, Statistic, TokenContext
-
-
-class Weight(Component):
-    """Base of all weights."""
-
-    outcome: ClassVar[bool] = False
-
-    def scorers(self) -> tuple[str, ...]:
-        """Scorers whose probabilities it reads."""
-        return ()
-
-    def statistics(self) -> tuple[Statistic, ...]:
-        """Columns it reads."""
-        return ()
-
-    def weight(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
-        """Factor (B, T)."""
-        raise NotImplementedError
 
 
 @component("weight")
@@ -69,3 +52,23 @@ class Perplexity(Weight):
             mean = context.total((perplexity_B * rows_B).sum()) / context.total(rows_B.sum()).clamp(min=1)
             perplexity_B = perplexity_B / mean.clamp(min=1.0)  # a perplexity is at least 1, so only an empty batch is clamped
         return perplexity_B[:, None].expand_as(mask_BT)
+
+
+@component("weight")
+class RewardWeight(Weight):
+    """floor + (1 - floor) R of a named sequence reward; `normalise` divides it by its mean over the group or the global batch, where that
+    mean is not 0 (RW-OPD 2605.13501 weighs the answers of a prompt so)."""
+
+    kind: Literal["reward"] = "reward"
+    name: str
+    floor: float = Field(0.0, ge=0, lt=1)
+    normalise: Literal["none", "group", "batch"] = "none"
+    outcome = True
+
+    def weight(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
+        mask_BT = context.mask_BT
+        weight_B = self.floor + (1.0 - self.floor) * context.rewards[self.name].to(torch.float32)
+        if self.normalise != "none":
+            mean = context.group_mean(weight_B) if self.normalise == "group" else context.batch_mean(weight_B, mask_BT.any(1))
+            weight_B = torch.where(mean == 0, torch.zeros_like(weight_B), weight_B / torch.where(mean == 0, 1.0, mean))
+        return weight_B[:, None].expand_as(mask_BT)

@@ -1,62 +1,17 @@
-"""Gates: which tokens a term acts on. Computed without gradient, after the advantage; a gated token keeps its place in the
-denominator unless the term's reduction says `over: kept`."""
+"""Gates on what is known of a token without a measure: entropies, rewards, authors, places, the advantage."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
-from zoo.components.base import Component, Number, component
+from zoo.components.base import component
+from zoo.components.gates.base import Gate, Threshold
 from zoo.statistics import Entropy, LogProb, Statistic, TokenContext
 from zoo.tensors import Author
-
-Scope = Literal["token", "sequence", "group"]
-
-
-class Gate(Component):
-    """Base of all gates. `outcome` marks those that read a sequence's result; they make a token signal hybrid."""
-
-    outcome: ClassVar[bool] = False
-
-    def scorers(self) -> tuple[str, ...]:
-        """Scorers whose probabilities it reads."""
-        return ()
-
-    def statistics(self) -> tuple[Statistic, ...]:
-        """Columns it reads."""
-        return ()
-
-    def keep(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
-        """Boolean (B, T)."""
-        raise NotImplementedError
-
-
-class Threshold(Gate):
-    """Exactly one of above (>), at_least (>=), below (<), at_most (<=)."""
-
-    above: Number | None = None
-    at_least: Number | None = None
-    below: Number | None = None
-    at_most: Number | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> Threshold:
-        if sum(x is not None for x in (self.above, self.at_least, self.below, self.at_most)) != 1:
-            raise ValueError("give exactly one of above, at_least, below, at_most")
-        return self
-
-    def passes(self, value: Tensor) -> Tensor:
-        """Where the value meets the threshold."""
-        if self.above is not None:
-            return value > self.above
-        if self.at_least is not None:
-            return value >= self.at_least
-        if self.below is not None:
-            return value < self.below
-        return value <= (self.at_most or 0.0)
 
 
 @component("gate")
@@ -170,6 +125,7 @@ class AdvantageGate(Threshold):
     """The term's own advantage."""
 
     kind: Literal["advantage"] = "advantage"
+    reads_advantage = True
 
     def keep(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
         if advantage_BT is None:

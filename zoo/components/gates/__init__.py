@@ -1,0 +1,28 @@
+"""Gates: which tokens a term acts on. Computed without gradient, after the advantage; a gated token keeps its place in the
+denominator unless the term's reduction says `over: kept`."""
+
+from zoo.components.gates.base import Gate, Threshold
+from zoo.components.gates.chosen import Acceptance, ChangePoint, ClassBalance, Finished, TokenSet
+from zoo.components.gates.measured import MeasureThreshold, Quantile, Share
+from zoo.components.gates.plain import AdvantageGate, AuthorGate, Position, ProbabilityGap, RewardGate, StudentEntropy, TeacherEntropy, TopEntropyShare
+
+__all__ = [
+    "Acceptance",
+    "AdvantageGate",
+    "AuthorGate",
+    "ChangePoint",
+    "ClassBalance",
+    "Finished",
+    "Gate",
+    "MeasureThreshold",
+    "Position",
+    "ProbabilityGap",
+    "Quantile",
+    "RewardGate",
+    "Share",
+    "StudentEntropy",
+    "TeacherEntropy",
+    "Threshold",
+    "TokenSet",
+    "TopEntropyShare",
+]

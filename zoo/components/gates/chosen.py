@@ -1,0 +1,150 @@
+"""Gates on whole responses and on parts of them: random acceptance, balance of outcomes, change points, stop tokens."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from zoo.components.base import Slot, component
+from zoo.components.gates.base import Gate
+from zoo.statistics import Statistic, TokenContext, log_probs, smallest
+
+
+@component("gate")
+class Acceptance(Gate):
+    """Kept with probability min(1, target(y) / draft(y)), as speculative decoding accepts a draft (TrOPD 2606.01249); `is: rejected` keeps
+    the others. Gates on the same two scorers share one draw for each token, so a term that keeps the accepted tokens and one that keeps
+    the rejected ones are complements."""
+
+    kind: Literal["acceptance"] = "acceptance"
+    target: str = "teacher"
+    draft: str = "student"
+    which: Literal["accepted", "rejected"] = Field("accepted", alias="is")
+
+    model_config = {"populate_by_name": True}
+
+    def scorers(self) -> tuple[str, ...]:
+        return (self.target, self.draft)
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        return log_probs(self.scorers())
+
+    def keep(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
+        ratio_BT = (context.logp_BT(self.target) - context.logp_BT(self.draft)).nan_to_num(0.0).exp()
+        accepted_BT = context.uniform_BT(f"acceptance of {self.draft} by {self.target}") < ratio_BT
+        return (accepted_BT if self.which == "accepted" else ~accepted_BT) & context.mask_BT
+
+
+@component("gate")
+class ClassBalance(Gate):
+    """Right and wrong responses of the global batch in the proportion 1 : `ratio` at most, by dropping a random part of the more
+    frequent outcome (Uni-OPD 2605.03677); all are kept where one outcome is missing. A reward above 1/2 is right."""
+
+    kind: Literal["class_balance"] = "class_balance"
+    name: str
+    ratio: float = Field(1.0, ge=1)
+    outcome = True
+
+    def keep(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
+        rows_B = context.mask_BT.any(1)
+        right_B = context.rewards[self.name] > 0.5
+        sides = [right_B & rows_B, ~right_B & rows_B]
+        counts = [int(context.total(side_B.sum())) for side_B in sides]
+        more = 0 if counts[0] > counts[1] else 1
+        wanted = math.ceil(self.ratio * counts[1 - more])
+        kept_B = rows_B
+        if 0 < wanted < counts[more]:
+            draw_B = context.uniform_B("class balance")
+            last = smallest(draw_B, sides[more], wanted - 1, context.total)
+            kept_B = sides[1 - more] | (sides[more] & (draw_B <= last))
+        return kept_B[:, None] & context.mask_BT
+
+
+@component("gate")
+class ChangePoint(Gate):
+    """The response up to the one place where a measure falls for good (Prefix Teach, Suffix Fade 2605.13643; penalty inferred).
+
+    With means m_1..m_n of the measure over segments of `segment` tokens, RSS0 around their mean and RSS1(c) around one mean up to c and
+    another after it: BIC0 = n ln(RSS0 / n) + ln n, BIC1(c) = n ln(RSS1(c) / n) + 3 ln n. The rest after segment c is dropped where
+    BIC1(c) < BIC0 at the best c and the second mean is the lower one; nothing is dropped where n is less than twice `least`.
+    """
+
+    kind: Literal["change_point"] = "change_point"
+    of: Annotated[Any, Slot("measure")]
+    segment: int = Field(8, ge=1)
+    least: int = Field(2, ge=1)
+
+    def scorers(self) -> tuple[str, ...]:
+        return tuple(self.of.scorers())
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        return tuple(self.of.statistics())
+
+    def keep(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
+        value_BT, kept_BT = self.of.value(context), context.mask_BT.clone()
+        for row_T, mask_T, kept_T in zip(value_BT, context.mask_BT, kept_BT, strict=True):
+            place_N = mask_T.nonzero()[:, 0]
+            kept_T[place_N[self.kept(row_T[place_N].double()) :]] = False
+        return kept_BT
+
+    def kept(self, value_N: Tensor) -> int:
+        """How many of a response's tokens are kept."""
+        means_M = torch.stack([piece.mean() for piece in value_N.split(self.segment)]) if len(value_N) else value_N
+        n = len(means_M)
+        if n < 2 * self.least:
+            return len(value_N)
+        rss0, rss, cut = _spread(means_M), math.inf, 0
+        for c in range(self.least, n - self.least + 1):
+            if (found := _spread(means_M[:c]) + _spread(means_M[c:])) < rss:
+                rss, cut = found, c
+        # A tiny constant keeps the logarithm finite for a perfect fit.
+        bic0, bic1 = n * math.log(rss0 / n + 1e-12) + math.log(n), n * math.log(rss / n + 1e-12) + 3 * math.log(n)
+        falls = bool(means_M[cut:].mean() < means_M[:cut].mean())
+        return cut * self.segment if bic1 < bic0 and falls else len(value_N)
+
+
+def _spread(value_M: Tensor) -> float:
+    return float((value_M - value_M.mean()).square().sum())
+
+
+@component("gate")
+class Finished(Gate):
+    """Responses that ended by themselves, or (`is: false`) those that the length limit cut."""
+
+    kind: Literal["finished"] = "finished"
+    value: bool = Field(True, alias="is")
+
+    model_config = {"populate_by_name": True}
+
+    def keep(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
+        return (context.rollout.finished_B == self.value)[:, None] & context.mask_BT
+
+
+@component("gate")
+class TokenSet(Gate):
+    """Tokens outside a set of ids, or inside it (`is: in`); `stop` adds the token that ended the response (Power-OPD 2606.17199)."""
+
+    kind: Literal["token_set"] = "token_set"
+    ids: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    stop: bool = False
+    side: Literal["in", "out"] = Field("out", alias="is")
+
+    model_config = {"populate_by_name": True}
+
+    @model_validator(mode="after")
+    def _some(self) -> TokenSet:
+        if not self.ids and not self.stop:
+            raise ValueError("the set is empty; give ids, or stop: true")
+        return self
+
+    def keep(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
+        rollout, mask_BT = context.rollout, context.mask_BT
+        inside_BT = torch.isin(rollout.response_BT, torch.tensor(self.ids, dtype=rollout.response_BT.dtype, device=mask_BT.device))
+        if self.stop:
+            last_BT = mask_BT & (mask_BT.flip(1).cumsum(1).flip(1) == 1)
+            inside_BT = inside_BT | (last_BT & rollout.finished_B[:, None])
+        return (inside_BT if self.side == "in" else ~inside_BT) & mask_BT
