@@ -91,6 +91,12 @@ RULES: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({f"{SECOND}.support": "sampled"},
          "objective[1]: a reverse generator on the sampled token alone is no estimate of reverse_kl; use k2, or a policy_gradient term"),
         ({f"{SECOND}.divergence": "k2"}, "objective[1]: k2 is a function of the sampled token; set support: sampled"),
+        ({f"{SECOND}.divergence": "total_variation", f"{SECOND}.support": "sampled"},
+         "objective[1]: the entry on the sampled token alone is no estimate of total_variation; use a policy_gradient term with shaping w_f"),
+    ],
+    "whole_vocabulary": [
+        ({f"{SECOND}.divergence": "adaptive_kl"}, "objective[1]: adaptive_kl is defined on the whole vocabulary; set support: full"),
+        ({f"{SECOND}.divergence": "decoupled"}, "objective[1]: decoupled is defined on the whole vocabulary; set support: full"),
     ],
     "truncated_mass": [
         ({f"{SECOND}.support.mass": None},

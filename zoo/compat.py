@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from zoo import placement
 from zoo.components.base import extremes
 from zoo.components.credits import Group, LeaveOneOut
-from zoo.components.divergences import K1, K3, ReverseKL
+from zoo.components.divergences import K1, K3, FDivergence, ReverseKL
 from zoo.components.ratios import Shaped
 from zoo.components.rollouts import Stream
-from zoo.components.supports import Detach, Sampled
+from zoo.components.supports import Detach, Full, Sampled
 from zoo.components.teachers import External, SelfTeacher
 from zoo.components.terms.direct import DivergenceTerm
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
@@ -83,11 +83,19 @@ def sampled_divergence(entry: MethodEntry) -> Messages:
         if isinstance(divergence, K1):
             yield f"objective[{i}]: k1 differentiated directly has no teacher gradient (its expectation is 0); use k2, or a policy_gradient term"
         elif sampled and not divergence.sampled_only:
-            generator = "forward" if divergence.forward else "reverse"
+            side = "a forward generator" if divergence.forward else "a reverse generator" if "reverse" in _kind(divergence) else "the entry"
             remedy = "k3, whose gradient is the forward KL's" if divergence.forward else "k2, or a policy_gradient term"
-            yield f"objective[{i}]: a {generator} generator on the sampled token alone is no estimate of {_kind(divergence)}; use {remedy}"
+            weight = " with shaping w_f" if isinstance(divergence, FDivergence) and side == "the entry" else ""
+            yield f"objective[{i}]: {side} on the sampled token alone is no estimate of {_kind(divergence)}; use {'a policy_gradient term' if weight else remedy}{weight}"
         elif divergence.sampled_only and not sampled:
             yield f"objective[{i}]: {_kind(divergence)} is a function of the sampled token; set support: sampled"
+
+
+def whole_vocabulary(entry: MethodEntry) -> Messages:
+    """Some divergences are defined on the whole vocabulary: heads and tails, the written token against the rest, pairs of logits."""
+    for i, term in enumerate(entry.objective):
+        if isinstance(term, DivergenceTerm) and term.divergence.whole and not isinstance(term.support, Full | Sampled):
+            yield f"objective[{i}]: {_kind(term.divergence)} is defined on the whole vocabulary; set support: full"
 
 
 def truncated_mass(entry: MethodEntry) -> Messages:
@@ -198,7 +206,7 @@ def labelled_k3(entry: MethodEntry) -> Messages:
 
 NAMES = (reserved_names, unknown_names)
 RULES: tuple[Callable[[Any], Messages], ...] = (
-    black_box_probabilities, sampled_divergence, truncated_mass, null_advantage, group_credit, value_head, foreign_tokens,
+    black_box_probabilities, sampled_divergence, whole_vocabulary, truncated_mass, null_advantage, group_credit, value_head, foreign_tokens,
     idle_ratio, zero_signal, unused_parts, warped_sampling, labelled_k3, *placement.RULES,
 )  # fmt: skip
 

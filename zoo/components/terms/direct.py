@@ -36,21 +36,21 @@ class DivergenceTerm(TokenTerm):
         return self
 
     def update_scorers(self) -> tuple[str, ...]:
-        return (self.teacher,)
+        return () if self.divergence.teacherless else (self.teacher,)
 
     def token_loss(self, view: View, columns_N: Mapping[str, Tensor]) -> Tensor:
         student_logp_NV = view.logp_NV("student", self.temperature)
-        teacher_logp_NV = view.logp_NV(self.teacher, self.temperature)
+        teacher_logp_NV = student_logp_NV.detach() if self.divergence.teacherless else view.logp_NV(self.teacher, self.temperature)
         student_NK, teacher_NK = restrict(self.support, student_logp_NV, teacher_logp_NV, view.token_N)
-        entries_NK = self._entries(student_NK, teacher_NK)
+        entries_NK = self._entries(student_NK, teacher_NK, view.token_N)
         loss_N = shape_values(self.shaping, "entry", entries_NK).sum(-1)
         loss_N = shape_values(self.shaping, "token", loss_N)
         return loss_N * self.temperature**2 if self.rescale else loss_N
 
-    def _entries(self, student_NK: Tensor, teacher_NK: Tensor) -> Tensor:
+    def _entries(self, student_NK: Tensor, teacher_NK: Tensor, token_N: Tensor) -> Tensor:
         if isinstance(getattr(self.support, "mass", None), Detach) and isinstance(self.divergence, ReverseKL):
             return self.divergence.detached_entries(student_NK, teacher_NK)
-        return self.divergence.entries(student_NK, teacher_NK)
+        return self.divergence.at_tokens(student_NK, teacher_NK, token_N)
 
 
 @component("term")

@@ -1,4 +1,4 @@
-"""Divergences between student p and teacher q, as per-entry contributions whose sum over the support is the value.
+"""Kullback-Leibler divergences, their mixtures and skews.
 
 `entries` receives log-probabilities on the support (already restricted and, if asked, renormalised). Gradients flow
 through the student only. Sources: survey A (2604.00626) table A.3; GKD 2306.13649; DistiLLM 2402.03898; DistiLLM-2
@@ -7,40 +7,18 @@ through the student only. Sources: survey A (2604.00626) table A.3; GKD 2306.136
 
 from __future__ import annotations
 
-import math
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from zoo.components.base import Component, Number, check_range, component, extremes
-
-
-def weighted(weight: Tensor, log_ratio: Tensor) -> Tensor:
-    """weight * log_ratio with 0 where the weight is 0, in value and in gradient."""
-    zero = weight == 0
-    return torch.where(zero, torch.zeros_like(weight), weight * torch.where(zero, torch.zeros_like(log_ratio), log_ratio))
-
-
-def log_mix(first_logp: Tensor, second_logp: Tensor, weight: float) -> Tensor:
-    """log(weight * first + (1 - weight) * second)."""
-    return torch.logaddexp(first_logp + math.log(weight), second_logp + math.log1p(-weight))
-
-
-class Divergence(Component):
-    """Base of all divergences. `forward` marks those whose expectation is taken under the teacher."""
-
-    forward: ClassVar[bool] = False
-    sampled_only: ClassVar[bool] = False
-
-    def entries(self, student_logp_NK: Tensor, teacher_logp_NK: Tensor) -> Tensor:
-        """Contribution of each support entry, (N, K), in nats."""
-        raise NotImplementedError
+from zoo.components.base import Number, check_range, component, extremes
+from zoo.components.divergences.base import FDivergence, log_mix, weighted
 
 
 @component("divergence")
-class ForwardKL(Divergence):
+class ForwardKL(FDivergence):
     """KL(q || p) = sum q (log q - log p)."""
 
     kind: Literal["forward_kl"] = "forward_kl"
@@ -49,9 +27,15 @@ class ForwardKL(Divergence):
     def entries(self, student_logp_NK: Tensor, teacher_logp_NK: Tensor) -> Tensor:
         return weighted(teacher_logp_NK.exp(), teacher_logp_NK - student_logp_NK)
 
+    def generator(self, log_u: Tensor) -> Tensor:
+        return log_u.exp() * log_u
+
+    def pg_weight(self, log_u: Tensor) -> Tensor:
+        return log_u.exp()
+
 
 @component("divergence")
-class ReverseKL(Divergence):
+class ReverseKL(FDivergence):
     """KL(p || q) = sum p (log p - log q)."""
 
     kind: Literal["reverse_kl"] = "reverse_kl"
@@ -63,9 +47,15 @@ class ReverseKL(Divergence):
         """p * sg[log p - log q]: the field whose truncated form has p = q on the support as its minimum (D.11)."""
         return weighted(student_logp_NK.exp(), (student_logp_NK - teacher_logp_NK).detach())
 
+    def generator(self, log_u: Tensor) -> Tensor:
+        return -log_u
+
+    def pg_weight(self, log_u: Tensor) -> Tensor:
+        return log_u - 1.0
+
 
 @component("divergence")
-class GeneralizedJSD(Divergence):
+class GeneralizedJSD(FDivergence):
     """beta KL(q || m) + (1 - beta) KL(p || m), m = beta q + (1 - beta) p (GKD; beta weighs the teacher, as in TRL)."""
 
     kind: Literal["generalized_jsd"] = "generalized_jsd"
@@ -81,8 +71,15 @@ class GeneralizedJSD(Divergence):
         teacher_NK = weighted(teacher_logp_NK.exp(), teacher_logp_NK - mixture_NK)
         return self.beta * teacher_NK + (1.0 - self.beta) * weighted(student_logp_NK.exp(), student_logp_NK - mixture_NK)
 
+    def generator(self, log_u: Tensor) -> Tensor:
+        log_m = log_mix(log_u, torch.zeros_like(log_u), self.beta)
+        return self.beta * log_u.exp() * (log_u - log_m) - (1.0 - self.beta) * log_m
 
-class Skewed(Divergence):
+    def pg_weight(self, log_u: Tensor) -> Tensor:
+        return (1.0 - self.beta) * log_mix(log_u, torch.zeros_like(log_u), self.beta)
+
+
+class Skewed(FDivergence):
     """Divergences to a mixture of both; `skew` is the weight of the side that the divergence starts from."""
 
     skew: Number = 0.1
@@ -106,6 +103,16 @@ class SkewForwardKL(Skewed):
         mixture_NK = student_logp_NK if self.skew == 0.0 else log_mix(teacher_logp_NK, student_logp_NK, self.skew)
         return weighted(teacher_logp_NK.exp(), teacher_logp_NK - mixture_NK)
 
+    def generator(self, log_u: Tensor) -> Tensor:
+        return log_u.exp() * (log_u - self.log_mixture(log_u))
+
+    def pg_weight(self, log_u: Tensor) -> Tensor:
+        return (1.0 - self.skew) * (log_u - self.log_mixture(log_u)).exp()
+
+    def log_mixture(self, log_u: Tensor) -> Tensor:
+        """log(skew u + 1 - skew)."""
+        return torch.zeros_like(log_u) if self.skew == 0.0 else log_mix(log_u, torch.zeros_like(log_u), self.skew)
+
 
 @component("divergence")
 class SkewReverseKL(Skewed):
@@ -120,40 +127,13 @@ class SkewReverseKL(Skewed):
         mixture_NK = teacher_logp_NK if self.skew == 0.0 else log_mix(inside_NK, teacher_logp_NK, self.skew)
         return weighted(student_logp_NK.exp(), student_logp_NK - mixture_NK)
 
+    def generator(self, log_u: Tensor) -> Tensor:
+        return -self.log_mixture(log_u)
 
-class SampledEstimator(Divergence):
-    """A function of the sampled token's log-ratio d = log p(y) - log q(y); unbiased in value for y drawn from p."""
+    def pg_weight(self, log_u: Tensor) -> Tensor:
+        log_m = self.log_mixture(log_u)
+        return log_m - (1.0 - self.skew) * (log_u - log_m).exp()
 
-    sampled_only = True
-
-
-@component("divergence")
-class K1(SampledEstimator):
-    """d. Differentiated directly its expected gradient is 0, so it is always refused as a loss; kept to say so."""
-
-    kind: Literal["k1"] = "k1"
-
-    def entries(self, student_logp_NK: Tensor, teacher_logp_NK: Tensor) -> Tensor:
-        return student_logp_NK - teacher_logp_NK
-
-
-@component("divergence")
-class K2(SampledEstimator):
-    """d^2 / 2. Its expected gradient is that of the reverse KL."""
-
-    kind: Literal["k2"] = "k2"
-
-    def entries(self, student_logp_NK: Tensor, teacher_logp_NK: Tensor) -> Tensor:
-        return 0.5 * (student_logp_NK - teacher_logp_NK).square()
-
-
-@component("divergence")
-class K3(SampledEstimator):
-    """exp(-d) - 1 + d. An unbiased value of the reverse KL whose expected gradient is that of the FORWARD KL."""
-
-    kind: Literal["k3"] = "k3"
-    forward = True
-
-    def entries(self, student_logp_NK: Tensor, teacher_logp_NK: Tensor) -> Tensor:
-        log_ratio_NK = teacher_logp_NK - student_logp_NK
-        return log_ratio_NK.exp() - 1.0 - log_ratio_NK
+    def log_mixture(self, log_u: Tensor) -> Tensor:
+        """log((1 - skew) u + skew)."""
+        return log_u if self.skew == 0.0 else log_mix(torch.zeros_like(log_u), log_u, self.skew)
