@@ -9,15 +9,16 @@ import pytest
 
 from zoo.components.base import kinds, slots
 
-from . import test_credits, test_divergences, test_losses, test_plain, test_signals, test_supports, test_terms
+from . import test_credits, test_divergences, test_gates, test_losses, test_measures, test_plain, test_signals, test_supports, test_terms, test_weights
 
 TESTED: dict[str, Mapping[str, Any]] = {
     "baseline": test_signals.BASELINES,
     "credit": test_credits.REFERENCES,
     "divergence": test_divergences.REFERENCES,
-    "gate": test_signals.GATES,
+    "gate": {**test_signals.GATES, **test_gates.REFERENCES},
     "learner": test_plain.REFERENCES["learner"],
     "mass": test_supports.MASSES,
+    "measure": test_measures.REFERENCES,
     "preference": test_losses.PREFERENCES,
     "ratio": test_losses.RATIOS,
     "reduce": test_losses.REDUCES,
@@ -30,7 +31,7 @@ TESTED: dict[str, Mapping[str, Any]] = {
     "teacher": test_plain.REFERENCES["teacher"],
     "term": test_terms.REFERENCES,
     "update": test_plain.REFERENCES["update"],
-    "weight": test_signals.WEIGHTS,
+    "weight": {**test_signals.WEIGHTS, **test_weights.REFERENCES},
     "weights_of": test_plain.REFERENCES["weights_of"],
 }
 DECODED = ("handover", "rollout", "verify")  # streams: tested with the engine that writes them
