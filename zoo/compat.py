@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zoo import placement
 from zoo.components.base import extremes
 from zoo.components.credits import Group, LeaveOneOut
-from zoo.components.divergences import K1, K3, FDivergence, ReverseKL
+from zoo.components.divergences import K1, K3, Divergence, FDivergence, ReverseKL, SkewReverseKL
 from zoo.components.ratios import Shaped
 from zoo.components.rollouts import Stream
 from zoo.components.supports import Detach, Full, Sampled
@@ -83,12 +83,20 @@ def sampled_divergence(entry: MethodEntry) -> Messages:
         if isinstance(divergence, K1):
             yield f"objective[{i}]: k1 differentiated directly has no teacher gradient (its expectation is 0); use k2, or a policy_gradient term"
         elif sampled and not divergence.sampled_only:
-            side = "a forward generator" if divergence.forward else "a reverse generator" if "reverse" in _kind(divergence) else "the entry"
-            remedy = "k3, whose gradient is the forward KL's" if divergence.forward else "k2, or a policy_gradient term"
-            weight = " with shaping w_f" if isinstance(divergence, FDivergence) and side == "the entry" else ""
-            yield f"objective[{i}]: {side} on the sampled token alone is no estimate of {_kind(divergence)}; use {'a policy_gradient term' if weight else remedy}{weight}"
+            yield f"objective[{i}]: {_no_estimate(divergence)}"
         elif divergence.sampled_only and not sampled:
             yield f"objective[{i}]: {_kind(divergence)} is a function of the sampled token; set support: sampled"
+
+
+def _no_estimate(divergence: Divergence) -> str:
+    """Why the written token's entry is no loss, and what to use."""
+    if divergence.forward:
+        side, remedy = "a forward generator", "k3, whose gradient is the forward KL's"
+    elif isinstance(divergence, FDivergence) and not isinstance(divergence, ReverseKL | SkewReverseKL):
+        side, remedy = "the entry", "a policy_gradient term with shaping w_f"
+    else:
+        side, remedy = "a reverse generator" if isinstance(divergence, ReverseKL | SkewReverseKL) else "the entry", "k2, or a policy_gradient term"
+    return f"{side} on the sampled token alone is no estimate of {_kind(divergence)}; use {remedy}"
 
 
 def whole_vocabulary(entry: MethodEntry) -> Messages:

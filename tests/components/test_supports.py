@@ -11,6 +11,7 @@ import torch
 
 from zoo.components.divergences import Divergence
 from zoo.components.supports import ABSENT, Support, restrict
+from zoo.views import LogitView
 
 from .six import MASK, TOKENS, Array, V, build, gradient, rows, slope, tensor
 
@@ -21,6 +22,16 @@ def best(logp: Array, k: int) -> set[int]:
     return {int(i) for i in np.argsort(-logp)[:k]}
 
 
+def nucleus(logp: Array, top_p: float) -> set[int]:
+    kept, mass = set(), 0.0
+    for v in np.argsort(-logp):
+        if mass >= top_p:
+            break
+        kept.add(int(v))
+        mass += np.exp(logp[v])
+    return kept
+
+
 Choice = Callable[[Array, Array, int], set[int]]
 REFERENCES: dict[str, tuple[dict[str, Any], Choice]] = {
     "full": ({}, lambda p, q, y: set(range(V))),
@@ -29,8 +40,12 @@ REFERENCES: dict[str, tuple[dict[str, Any], Choice]] = {
     "student_topk": ({"k": 3}, lambda p, q, y: best(p, 3)),
     "union_topk": ({"k": 3}, lambda p, q, y: best(p, 3) | best(q, 3)),
     "overlap_topk": ({"k": 3}, lambda p, q, y: best(p, 3) & best(q, 3)),
+    "nucleus": ({"top_p": 0.6}, lambda p, q, y: nucleus(q, 0.6)),
+    "quantile": ({"at": 0.5, "of": "student"}, lambda p, q, y: best(p, 3)),
+    "fixed_set": ({"ids": (4, 0, 3, 99)}, lambda p, q, y: {0, 3, 4}),
 }
-TRUNCATED = ["teacher_topk", "student_topk", "union_topk", "overlap_topk"]
+TRUNCATED = ["teacher_topk", "student_topk", "union_topk", "overlap_topk", "nucleus", "quantile", "fixed_set"]
+TOPK = TRUNCATED[:4]
 
 
 def tail(logp: Array) -> Array:
@@ -89,13 +104,64 @@ def test_mass(kind: str, mass: str, options: dict[str, Any]) -> None:
             np.testing.assert_allclose(np.sort(found[found > ABSENT / 2].numpy()), np.sort(reference), atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", TRUNCATED)
+@pytest.mark.parametrize("kind", TOPK)
 @pytest.mark.parametrize("k", [V, V + 3])
 @pytest.mark.parametrize("mass", ["raw", {"renormalise": "both"}, "tail_bucket"])
 def test_k_of_the_vocabulary_or_more_is_full(kind: str, k: int, mass: Any) -> None:
     divergence = build("divergence", "reverse_kl")
     student, teacher = restrict(build("support", kind, k=k, mass=mass), tensor(P), tensor(Q), tensor(Y))
     np.testing.assert_allclose(divergence.entries(student, teacher).sum(-1).numpy(), (np.exp(P) * (P - Q)).sum(-1), atol=1e-9)
+
+
+@pytest.mark.parametrize(("kind", "fields"), [("nucleus", {"top_p": 1.0}), ("quantile", {"at": 0.0}), ("fixed_set", {"first": V + 2})])
+def test_the_whole_of_the_others_is_full(kind: str, fields: dict[str, Any]) -> None:
+    for of in ({}, {"of": "student"}) if kind != "fixed_set" else ({},):
+        student, teacher = restrict(build("support", kind, **fields, **of, mass={"renormalise": "both"}), tensor(P), tensor(Q), tensor(Y))
+        found = build("divergence", "forward_kl").entries(student, teacher).sum(-1)
+        np.testing.assert_allclose(found.numpy(), (np.exp(Q) * (Q - P)).sum(-1), atol=1e-12)
+
+
+@pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.9, 0.999])
+def test_nucleus_reaches_its_mass_with_the_fewest_tokens(top_p: float) -> None:
+    for of, side in (("teacher", Q), ("student", P)):
+        support = build("support", "nucleus", top_p=top_p, of=of, mass="raw")
+        for n in range(len(P)):
+            mass = np.sort(np.exp(side[n, sorted(chosen(support, n))]))
+            assert mass.sum() >= top_p - 1e-12
+            assert mass.sum() - mass[0] < top_p
+
+
+@pytest.mark.parametrize("at", [0.1, 0.3, 0.5, 0.75, 0.9, 0.99])
+def test_quantile_counts_exactly(at: float) -> None:
+    for size in (1, 7, 40, 100):
+        logp = torch.randn(2, size, generator=torch.Generator().manual_seed(size)).log_softmax(-1)
+        index, _ = build("support", "quantile", at=at).select(logp, logp, torch.zeros(2, dtype=torch.long))
+        assert index.shape[1] == max(1, -(-size * (100 - round(at * 100)) // 100))
+
+
+@pytest.mark.parametrize("bad", [{"ids": (1, 1)}, {}, {"ids": (1,), "first": 3}])
+def test_a_fixed_set_is_given_once(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"a token twice|exactly one of ids and first"):
+        build("support", "fixed_set", **bad)
+    with pytest.raises(ValueError, match="none of support fixed_set's ids is in the vocabulary"):
+        build("support", "fixed_set", ids=(77,)).select(tensor(P), tensor(Q), tensor(Y))
+
+
+@pytest.mark.parametrize("kind", TRUNCATED)
+@pytest.mark.parametrize("mass", ["raw", {"renormalise": "teacher"}, {"renormalise": "both"}, "tail_bucket"])
+@pytest.mark.parametrize("name", ["forward_kl", "reverse_kl", "generalized_jsd", "total_variation"])
+def test_a_teacher_that_rules_tokens_out_gives_numbers(kind: str, mass: Any, name: str) -> None:
+    """-inf logits of the teacher, as the view hands them on (trl#5594)."""
+    logits = torch.tensor(P, dtype=torch.float32, requires_grad=True)
+    teacher = torch.tensor(Q, dtype=torch.float32)
+    teacher[:, [0, 3, 4]] = -torch.inf
+    view = LogitView(tensor(Y), {"student": lambda: logits, "teacher": lambda: teacher})
+    fields, _ = REFERENCES[kind]
+    pair = restrict(build("support", kind, **fields, mass=mass), view.logp_NV("student"), view.logp_NV("teacher"), view.token_N)
+    loss = build("divergence", name).entries(*pair).sum()
+    [slopes] = torch.autograd.grad(loss, logits)
+    assert torch.isfinite(loss)
+    assert torch.isfinite(slopes).all()
 
 
 def test_tail_bucket_is_a_lower_bound_of_the_full_divergence() -> None:

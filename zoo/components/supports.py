@@ -6,10 +6,11 @@ Mass handling follows the catalogue's D.11 and its corrections: `raw` leaks, `re
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from zoo.components.base import Component, Slot, component
@@ -103,17 +104,11 @@ class Sampled(Support):
         return token_N[:, None], torch.ones_like(token_N, dtype=torch.bool)[:, None]
 
 
-class TopK(Support):
-    """Supports made of the k most probable tokens of one side or both; `with_sampled` adds the written token."""
+class Truncated(Support):
+    """Supports that leave entries out; `mass` says what becomes of them, `with_sampled` adds the written token."""
 
-    k: int = Field(ge=1)
     mass: Annotated[Mass, Slot("mass")] | None = None
     with_sampled: bool = False
-
-    def ranked(self, student_logp_NV: Tensor, teacher_logp_NV: Tensor) -> tuple[Tensor, Tensor]:
-        """Both sides' top-k indices; k larger than the vocabulary means all of it."""
-        k = min(self.k, student_logp_NV.shape[-1])
-        return student_logp_NV.detach().topk(k, -1).indices, teacher_logp_NV.topk(k, -1).indices
 
     def finish(self, index_NK: Tensor, valid_NK: Tensor, token_N: Tensor) -> tuple[Tensor, Tensor]:
         """Append the written token where it is not in the support yet, if asked."""
@@ -121,6 +116,17 @@ class TopK(Support):
             return index_NK, valid_NK
         missing_N1 = ~((index_NK == token_N[:, None]) & valid_NK).any(-1, keepdim=True)
         return torch.cat([index_NK, token_N[:, None]], -1), torch.cat([valid_NK, missing_N1], -1)
+
+
+class TopK(Truncated):
+    """Supports made of the k most probable tokens of one side or both."""
+
+    k: int = Field(ge=1)
+
+    def ranked(self, student_logp_NV: Tensor, teacher_logp_NV: Tensor) -> tuple[Tensor, Tensor]:
+        """Both sides' top-k indices; k larger than the vocabulary means all of it."""
+        k = min(self.k, student_logp_NV.shape[-1])
+        return student_logp_NV.detach().topk(k, -1).indices, teacher_logp_NV.topk(k, -1).indices
 
 
 @component("support")
@@ -171,6 +177,79 @@ class OverlapTopK(TopK):
     def select(self, student_logp_NV: Tensor, teacher_logp_NV: Tensor, token_N: Tensor) -> tuple[Tensor, Tensor]:
         student_NK, teacher_NK = self.ranked(student_logp_NV, teacher_logp_NV)
         return self.finish(teacher_NK, (teacher_NK[:, :, None] == student_NK[:, None, :]).any(-1), token_N)
+
+
+class OneSide(Truncated):
+    """Supports read off one side's distribution, chosen without gradient."""
+
+    of: Literal["teacher", "student"] = "teacher"
+
+    def side(self, student_logp_NV: Tensor, teacher_logp_NV: Tensor) -> Tensor:
+        """The log-probabilities (N, V) that decide."""
+        return teacher_logp_NV if self.of == "teacher" else student_logp_NV.detach()
+
+
+@component("support")
+class Nucleus(OneSide):
+    """The fewest most probable tokens of `of` whose mass reaches `top_p`; 1 is the whole vocabulary."""
+
+    kind: Literal["nucleus"] = "nucleus"
+    top_p: float = Field(gt=0, le=1)
+    routing = "nucleus"
+
+    def select(self, student_logp_NV: Tensor, teacher_logp_NV: Tensor, token_N: Tensor) -> tuple[Tensor, Tensor]:
+        ranked_NV, index_NV = self.side(student_logp_NV, teacher_logp_NV).exp().sort(dim=-1, descending=True, stable=True)
+        before_NV = ranked_NV.cumsum(-1) - ranked_NV
+        valid_NV = torch.ones_like(index_NV, dtype=torch.bool) if self.top_p == 1.0 else before_NV < self.top_p
+        width = int(valid_NV.sum(-1).max()) if len(valid_NV) else 1
+        return self.finish(index_NV[:, :width], valid_NV[:, :width], token_N)
+
+
+@component("support")
+class Quantile(OneSide):
+    """The tokens of `of` whose probability lies in the upper share 1 - `at` of the vocabulary's: a top-k with k a share of V, one
+    token at least; 0 is the whole vocabulary."""
+
+    kind: Literal["quantile"] = "quantile"
+    at: float = Field(ge=0, lt=1)
+
+    @property
+    def routing(self) -> str:  # type: ignore[override]
+        """The coordinate of the side's top-k."""
+        return f"{self.of}_topk"
+
+    def select(self, student_logp_NV: Tensor, teacher_logp_NV: Tensor, token_N: Tensor) -> tuple[Tensor, Tensor]:
+        side_NV = self.side(student_logp_NV, teacher_logp_NV)
+        # Rounding must not turn 0.75 of 40 into 11 tokens.
+        k = max(1, math.ceil((1.0 - self.at) * side_NV.shape[-1] - 1e-9))
+        index_NK = side_NV.topk(k, -1).indices
+        return self.finish(index_NK, torch.ones_like(index_NK, dtype=torch.bool), token_N)
+
+
+@component("support")
+class FixedSet(Truncated):
+    """The same tokens everywhere: those of `ids`, or the `first` ids of the vocabulary, such as the part that two models share."""
+
+    kind: Literal["fixed_set"] = "fixed_set"
+    ids: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    first: Annotated[int, Field(ge=1)] | None = None
+    routing = "fixed_set"
+
+    @model_validator(mode="after")
+    def _one(self) -> FixedSet:
+        if bool(self.ids) == (self.first is not None):
+            raise ValueError("give exactly one of ids and first")
+        if len(set(self.ids)) != len(self.ids):
+            raise ValueError("ids holds a token twice; each counts once")
+        return self
+
+    def select(self, student_logp_NV: Tensor, teacher_logp_NV: Tensor, token_N: Tensor) -> tuple[Tensor, Tensor]:
+        size = student_logp_NV.shape[-1]
+        chosen = [i for i in self.ids if i < size] if self.first is None else list(range(min(self.first, size)))
+        if not chosen:
+            raise ValueError(f"none of support fixed_set's ids is in the vocabulary of {size} tokens; give smaller ids")
+        index_NK = torch.tensor(chosen, device=token_N.device).expand(len(token_N), -1)
+        return self.finish(index_NK, torch.ones_like(index_NK, dtype=torch.bool), token_N)
 
 
 def restrict(support: Support, student_logp_NV: Tensor, teacher_logp_NV: Tensor, token_N: Tensor) -> tuple[Tensor, Tensor]:
