@@ -17,6 +17,7 @@ from . import reference_outcome as outcome
 from . import reference_policy as policy
 from .fixture import Fixture
 from .list_classic import CLASSIC, CLASSIC_VARIANTS
+from .list_survey import SURVEY, SURVEY_VARIANTS
 from .loss import GoldenResult as GoldenResult
 from .loss import Reference as Reference
 from .numerics import Array, sequence_mean, token_mean, token_sum
@@ -41,6 +42,7 @@ REFERENCES: dict[str, Reference] = {
     "kdrl": Reference(outcome.kdrl),
     "orpo_distill": Reference(outcome.orpo_distill, PAIRS),
     **CLASSIC,
+    **SURVEY,
 }
 
 REFERENCE_GRADIENTS: dict[str, Callable[[Fixture], dict[str, Array]]] = {name: reference.gradient for name, reference in REFERENCES.items()}
@@ -78,4 +80,5 @@ VARIANTS: dict[str, dict[str, Reference]] = {
     "kdrl": {"sequence_mean": Reference(partial(outcome.kdrl, reduce=sequence_mean))},
     "orpo_distill": {"over_all_prompts": Reference(partial(outcome.orpo_distill, over_kept=False), PAIRS)},
     **CLASSIC_VARIANTS,
+    **SURVEY_VARIANTS,
 }

@@ -69,9 +69,7 @@ def minillm(
     """
     stream, corpus = fixture["main"], fixture["corpus"]
     old_BT, log_p = stream.sampled("old"), stream.logp("teacher")
-    advantage_BT = minillm_advantage(
-        stream, gamma=gamma, reward_scaling=reward_scaling, reward_cap=100.0, first=first, discount_from=discount_from, ddof=ddof
-    )
+    advantage_BT = minillm_advantage(stream, gamma=gamma, reward_scaling=reward_scaling, reward_cap=100.0, first=first, discount_from=discount_from, ddof=ddof)
     p_old_BT, p_teacher_BT = np.exp(old_BT), np.exp(stream.sampled("teacher"))
     mixture_weight_BT = p_old_BT / ((1.0 - alpha) * p_old_BT + alpha * p_teacher_BT)
 

@@ -22,6 +22,7 @@ EVERY = [(name, "", reference) for name, reference in REFERENCES.items()]
 EVERY += [(name, variant, reference) for name, variants in VARIANTS.items() for variant, reference in variants.items()]
 EACH = pytest.mark.parametrize("reference", [pytest.param(r, id=f"{name}-{variant}".rstrip("-")) for name, variant, r in EVERY])
 
+
 def onehot(ids_BT: Ids) -> Array:
     return np.asarray(np.eye(7)[ids_BT], dtype=np.float64)
 
