@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from zoo.components.plugins import load_plugins
 from zoo.paths import PACKAGE
 
 PACKAGES = (
@@ -74,14 +75,14 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def packages() -> dict[str, str]:
-    """Versions of Python and of those installed packages that can change a number."""
+    """Versions of Python and of those installed packages that can change a number, packages that add components among them."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return found | {plugin.package: plugin.version for plugin in load_plugins() if plugin.problem is None}
 
 
 def hardware() -> dict[str, Any]:

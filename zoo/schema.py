@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from zoo.components.base import Component, kinds, slots
+from zoo.components.plugins import load_plugins
 from zoo.entry import MethodEntry
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -21,6 +22,7 @@ Json = dict[str, Any]
 
 def json_schema() -> Json:
     """The schema of one file under `registry/methods`; `$defs/slot-<slot>` lists what each slot may hold."""
+    load_plugins()
     classes = {(slot, kind): cls for slot in slots() for kind, cls in kinds(slot).items()}
     models: list[type[BaseModel]] = [MethodEntry, *classes.values()]
     references, generated = models_json_schema([(model, "validation") for model in models], by_alias=True, ref_template=REFERENCE)

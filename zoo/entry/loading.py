@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from zoo.components.plugins import load_plugins
 from zoo.coordinates import derive_coordinates
 from zoo.entry.fields import SurveyCoordinates
 from zoo.entry.model import MethodEntry
@@ -34,6 +35,8 @@ def load_entry(file: Path) -> MethodEntry:
         ZooError: every mistake, one per line, with file, line and path.
     """
     from zoo.compat import problems  # compat reads entries, so it sits above this module
+
+    load_plugins()
 
     def prepare(data: dict[str, Any]) -> dict[str, Any]:
         try:
