@@ -16,7 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from zoo.components.base import Context, Slot
 from zoo.components.rollouts import Corpus, Dataset, Interleaved, Mixture, Replay, Stream, Student, Switch, Teacher, warp
 from zoo.components.rollouts.composed import AdaptivePhi
-from zoo.components.rollouts.decoded import AtPosition, DivergenceJump, RankVerify
+from zoo.components.rollouts.decoded import RankVerify
+from zoo.components.rollouts.handovers import AtPosition, DivergenceJump
 from zoo.errors import ZooError
 from zoo.harness.engine import ReferenceEngine, decoding_copy
 from zoo.harness.replay import ReplayBuffer, buffer_for

@@ -73,6 +73,10 @@ class FewPrompts:
         """As the task does."""
         return self.task.verify(check, text, prompt)
 
+    def feedback(self, text: str, prompt: Prompt) -> str:
+        """As the task does."""
+        return self.task.feedback(text, prompt)
+
 
 @dataclass
 class Bench:

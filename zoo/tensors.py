@@ -22,6 +22,7 @@ class Author(IntEnum):
     DATASET = 2
     CORPUS = 3
     ENVIRONMENT = 4
+    COMPUTED = 5
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,11 @@ class Rollout:
     def tokens(self) -> int:
         """Number of supervised tokens."""
         return int(self.mask_BT.sum())
+
+    @property
+    def written_BT(self) -> Tensor:
+        """Tokens of the text: up to the last supervised one. Unsupervised ones, such as a given beginning, may lie before it."""
+        return self.mask_BT.flip(1).cummax(1).values.flip(1)
 
     def rows(self, index: Sequence[int]) -> Rollout:
         """The same columns for some of the sequences, in the given order."""

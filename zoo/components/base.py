@@ -6,16 +6,19 @@ one slot may hold components of another through `Slot`, so component modules nev
 
 from __future__ import annotations
 
+import json
 import re
+import zlib
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from zoo.errors import ZooError, in_yaml, suggest
 
 C = TypeVar("C", bound="Component")
+ABSENT = "\0"  # stands where a made part has nothing to show; no decoded text holds it
 NUMERIC = re.compile(r"[-+]?[\d.]+([eE][-+]?\d+)?")
 _KINDS: dict[str, dict[str, type[Component]]] = {}
 
@@ -94,16 +97,6 @@ def slots() -> tuple[str, ...]:
     return tuple(sorted(_KINDS))
 
 
-class Context(Strict):
-    """What a scorer or an author sees beside the prompt: fields of the prompt, arranged by a template of the pair.
-
-    It is theirs alone: the student is trained on the plain prompt unless it is the scorer that has the context.
-    """
-
-    fields: tuple[str, ...] = Field(min_length=1)
-    template: str
-
-
 def slot_schema(slot: str) -> dict[str, Any]:
     """Where the JSON Schema of an entry refers to a slot; `zoo.schema` turns it into a reference."""
     return {"x-slot": slot}
@@ -116,9 +109,7 @@ class Slot:
         self.slot = slot
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            self.validate, serialization=core_schema.plain_serializer_function_ser_schema(_dumped)
-        )
+        return core_schema.no_info_plain_validator_function(self.validate, serialization=core_schema.plain_serializer_function_ser_schema(_dumped))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return slot_schema(self.slot)
@@ -153,9 +144,7 @@ class NumberSlot:
     """Annotation for a number that may be written as a schedule over the run's progress."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            self.validate, serialization=core_schema.plain_serializer_function_ser_schema(_dumped)
-        )
+        return core_schema.no_info_plain_validator_function(self.validate, serialization=core_schema.plain_serializer_function_ser_schema(_dumped))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"anyOf": [{"type": "number"}, slot_schema("schedule")]}
@@ -171,6 +160,33 @@ class NumberSlot:
 
 
 Number = Annotated[float, NumberSlot()]
+
+
+class Context(Strict):
+    """What a scorer or an author sees beside the prompt: fields of the prompt and parts made during the run, arranged by a template of the pair.
+
+    It is theirs alone: the student is trained on the plain prompt unless it is the scorer that has the context. Where a made part has
+    nothing to show, `absent: skip` leaves the sequence out of every term that reads the scorer (of a stream's author, out of
+    the stream), and `absent: plain` shows the plain prompt.
+    """
+
+    fields: tuple[str, ...] = ()
+    made: tuple[Annotated[Any, Slot("context")], ...] = ()
+    template: str
+    absent: Literal["skip", "plain"] = "skip"
+
+    @model_validator(mode="after")
+    def _something(self) -> Context:
+        names = [*self.fields, *(part.kind for part in self.made)]
+        if not names:
+            raise ValueError("a context shows something: name fields of the prompt, or parts made during the run under made")
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"'{twice[0]}' is there twice; a template has one place for each name")
+        return self
+
+    def key(self, part: Component) -> str:
+        """The field of a sequence's prompt under which the text of a made part is kept."""
+        return f"{part.kind}~{zlib.crc32(json.dumps(part.model_dump(mode='json', by_alias=True), sort_keys=True).encode()):08x}"  # type: ignore[attr-defined]
 
 
 def extremes(value: Any) -> tuple[float, float]:

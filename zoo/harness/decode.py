@@ -134,13 +134,15 @@ def decoding(models: Sequence[Any]) -> Iterator[None]:
 def lock_step(
     policy: Policy,
     steppers: Mapping[str, Stepper],
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[int]] | Mapping[str, Sequence[Sequence[int]]],
     uniform_TUB: Tensor,
     *,
     stop_ids: Sequence[int],
     score_student: bool = True,
 ) -> Written:
     """Let a policy write one response to each prompt, one token a step for all rows, until each has written a stop token.
+
+    `prompts` are what all models read, or by model name what each of them does.
 
     The number of steps is `len(uniform_TUB)`. The stop token belongs to the response; after it come padding, mask false and
     log-probability 0. The host looks at the device only every 16 tokens, to see whether all rows are finished.
@@ -150,16 +152,17 @@ def lock_step(
     """
     if missing := [name for name in policy.reads if name not in steppers]:
         raise ZooError(f"a stream is written by '{missing[0]}', but the models are {', '.join(sorted(steppers))}; name one of them")
-    if any(len(prompt) == 0 for prompt in prompts):
+    shown = prompts if isinstance(prompts, Mapping) else dict.fromkeys(policy.reads, prompts)
+    if any(len(prompt) == 0 for each in shown.values() for prompt in each):
         raise ZooError("a prompt has no tokens; give it at least a beginning-of-text token")
     used = {name: steppers[name] for name in policy.reads}
     first = next(iter(used.values()))
-    device, pad_id, (steps, rows) = first.model.device, first.pad_id, (len(uniform_TUB), len(prompts))
+    device, pad_id, (steps, rows) = first.model.device, first.pad_id, (len(uniform_TUB), uniform_TUB.shape[-1])
     scored = score_student and "student" in used
     check_every = CHECK_EVERY if device.type == "cuda" else 1
     stop_S, uniform_TUB = torch.tensor(list(stop_ids), dtype=torch.long, device=device), uniform_TUB.to(device)
     with decoding([stepper.model for stepper in used.values()]):
-        logits = {name: stepper.prefill(prompts, steps) for name, stepper in used.items()}
+        logits = {name: stepper.prefill(shown[name], steps) for name, stepper in used.items()}
         dtype = next(iter(logits.values())).dtype
         response_BT = torch.full((rows, steps), pad_id, dtype=torch.long, device=device)
         mask_BT = torch.zeros(rows, steps, dtype=torch.bool, device=device)
@@ -167,8 +170,12 @@ def lock_step(
         behaviour_BT = torch.zeros(rows, steps, dtype=dtype, device=device)
         student_BT = torch.zeros(rows, steps, dtype=dtype, device=device)
         done_B, state = torch.zeros(rows, dtype=torch.bool, device=device), None
+        cut_B = torch.zeros_like(done_B)
         for t in range(steps):
             choice, state = policy.choose(state, logits, uniform_TUB[t])
+            if choice.end_B is not None:
+                cut_B = cut_B | (choice.end_B & ~done_B)
+                done_B = done_B | choice.end_B
             token_B = choice.token_B.masked_fill(done_B, pad_id)
             response_BT[:, t], mask_BT[:, t] = token_B, ~done_B
             author_BT[:, t] = choice.author_B.masked_fill(done_B, 0)
@@ -183,7 +190,7 @@ def lock_step(
         student_BT = student_BT.masked_fill(mask_BT, float("nan"))
     longest = int(mask_BT.any(0).sum())
     response_BT, mask_BT, author_BT = response_BT[:, :longest], mask_BT[:, :longest], author_BT[:, :longest]
-    return Written(response_BT, mask_BT, author_BT, behaviour_BT[:, :longest], student_BT[:, :longest], done_B)
+    return Written(response_BT, mask_BT, author_BT, behaviour_BT[:, :longest], student_BT[:, :longest], done_B & ~cut_B)
 
 
 def by_length(prompts: Sequence[Sequence[int]], max_batch: int) -> list[list[int]]:
@@ -222,9 +229,7 @@ class Decoder:
             uniform_TUB = torch.zeros(max_new_tokens, 1, len(chunk), dtype=torch.float64)
             if temperature > 0 and seeds is not None:
                 uniform_TUB = uniforms([seeds[i] for i in chunk], max_new_tokens).T[:, None]
-            written = lock_step(
-                policy, {"student": self.stepper}, [prompts[i] for i in chunk], uniform_TUB, stop_ids=self.stop_ids, score_student=False
-            )
+            written = lock_step(policy, {"student": self.stepper}, [prompts[i] for i in chunk], uniform_TUB, stop_ids=self.stop_ids, score_student=False)
             counts = (written.mask_BT.sum(1) - written.finished_B.long()).tolist()
             for i, ids, count, finished in zip(chunk, written.response_BT.tolist(), counts, written.finished_B.tolist(), strict=True):
                 answers[i] = Generation(tuple(ids[:count]), finished)

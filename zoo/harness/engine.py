@@ -11,16 +11,20 @@ from typing import Any
 import torch
 
 from zoo.components.base import Context
-from zoo.components.rollouts import Corpus, Dataset, Mixture, Policy, Replay, Stream
+from zoo.components.contexts import Answers
+from zoo.components.rollouts import Branch, Continued, Corpus, Dataset, Edited, Mixture, Policy, Prefix, Replay, Stream
+from zoo.components.rollouts.base import TeacherWarp
 from zoo.errors import ZooError, suggest
+from zoo.harness.contexts import TaskJudge, lacks, made_prompts, written_ids
 from zoo.harness.decode import Stepper, by_length, lock_step
 from zoo.harness.replay import ReplayBuffer, concatenate
+from zoo.harness.splice import content_lengths, edited, heads_of, spliced
 from zoo.seeds import seed_for, uniforms
 from zoo.tensors import Author, Prompt, Rollout
 
 FormatPrompt = Callable[[Prompt, Context | None], Sequence[int]]
 AUTHOR_DRAW = 1 << 16
-TEXT_DRAW = AUTHOR_DRAW + 1
+TEXT_DRAW, LENGTH_DRAW, REST_DRAW = AUTHOR_DRAW + 1, AUTHOR_DRAW + 2, AUTHOR_DRAW + 3
 
 
 @dataclass(frozen=True)
@@ -75,16 +79,19 @@ class ReferenceEngine:
         max_batch: int = 256,
         decode_dtype: torch.dtype | None = None,
         corpus: Sequence[str] | None = None,
+        judge: TaskJudge | None = None,
     ) -> None:
         self.student, self.teachers, self.tokenizer, self.format_prompt = student, dict(teachers), tokenizer, format_prompt
         self.stop_ids, self.pad_id, self.vocab_size, self.max_batch, self.corpus = tuple(stop_ids), pad_id, vocab_size, max_batch, corpus
+        self.judge = judge
         self.generated_tokens = 0
         self._shadow = decoding_copy(student, decode_dtype) if decode_dtype not in (None, next(student.parameters()).dtype) else None
         self._steppers: dict[str, Stepper] = {}
+        self._sources: dict[str, Rollout] = {}
 
     def serves(self, stream: Stream) -> bool:
         """Whether this engine writes such a stream: all of them."""
-        return isinstance(stream, Policy | Dataset | Corpus | Mixture | Replay)
+        return isinstance(stream, Policy | Dataset | Corpus | Mixture | Replay | Continued | Edited)
 
     def release(self) -> None:
         """Free the caches and graphs that are kept between rollouts."""
@@ -101,24 +108,33 @@ class ReferenceEngine:
         version: int = 0,
         memory: ReplayBuffer | None = None,
         progress: float = 0.0,
+        sources: Mapping[str, Rollout] | None = None,
     ) -> Rollout:
         """`stream.group` responses to each prompt, next to each other, on the student's device.
 
         `seed_axes` name the noise (comparison, seed index, purpose, stream, step); rows add their own axes. `version` is the number
         of optimizer steps so far. A `replay` stream needs its `memory` and the run's `progress`; any number of the stream
-        that follows a schedule must be resolved before.
+        that follows a schedule must be resolved before. `sources` are the streams of this iteration that the stream reads, row by row.
 
         Raises:
-            ZooError: a teacher, a prompt field or the buffer is missing.
+            ZooError: a teacher, a prompt field, a source or the buffer is missing.
         """
         if isinstance(stream, Replay):
             return self._replay(stream, prompts, max_new_tokens, tuple(seed_axes), version, memory, progress)
         if self._shadow is not None and "student" in stream.reads:
             self._refresh(self._shadow)
-        written = self._write(stream, requests(prompts, stream.group, seed_axes), stream.horizon(max_new_tokens))
+        wanted, found = requests(prompts, stream.group, seed_axes), {name: (sources or {}).get(name) for name in stream.sources}
+        if unlike := [name for name, source in found.items() if source is None or len(source) != len(wanted)]:
+            raise ZooError(f"a stream of author '{stream.author}' reads stream '{unlike[0]}' row by row, which must be written before, to the same prompts")
+        self._sources = {name: source for name, source in found.items() if source is not None}
+        written = self._write(stream, wanted, stream.horizon(max_new_tokens) if not isinstance(stream, Branch) else max_new_tokens)
         return replace(written, version=version)
 
     def _write(self, stream: Stream, wanted: Sequence[Request], limit: int) -> Rollout:
+        if isinstance(stream, Continued):
+            return self._continue(stream, wanted, limit)
+        if isinstance(stream, Edited):
+            return self._edit(stream, wanted, limit)
         if isinstance(stream, Mixture) and stream.per != "token":
             return self._by_author(stream, wanted, limit)
         if isinstance(stream, Dataset | Corpus):
@@ -139,22 +155,76 @@ class ReferenceEngine:
         """Parts put together, their row k going to place `order[k]`."""
         return concatenate(parts, pad_id=self.pad_id).rows(sorted(range(len(order)), key=order.__getitem__))
 
-    def _decode(self, stream: Stream, wanted: Sequence[Request], limit: int) -> Rollout:
-        """Let the stream's models write, in micro-batches of like prompts."""
+    def _decode(self, stream: Stream, wanted: Sequence[Request], limit: int, heads: Sequence[Sequence[int]] | None = None) -> Rollout:
+        """Let the stream's models write, in micro-batches of like prompts; with `heads`, behind these beginnings of the responses."""
         assert isinstance(stream, Policy)
-        shown = [self.format_prompt(request.prompt, stream.context) for request in wanted]
-        plain = shown if stream.context is None else [self.format_prompt(request.prompt, None) for request in wanted]
+        wanted, skipped = self._in_context(stream, wanted)
+        plain, after = [self.format_prompt(request.prompt, None) for request in wanted], REST_DRAW if heads else 0
+        shown = {name: self._shown(self._context_of(stream, name), wanted, plain, heads) for name in stream.reads}
         steppers = {name: self._stepper(name) for name in stream.reads}
-        chunks, parts = by_length(shown, self.max_batch), []
+        longest = max(shown.values(), key=lambda rows: sum(map(len, rows)))
+        chunks, parts = by_length(longest, self.max_batch), []
         for chunk in chunks:
             seeds = [wanted[i].seed for i in chunk]
-            uniform_TUB = torch.stack([uniforms(seeds, limit, stream=draw).T for draw in range(stream.draws)], 1)
-            written = lock_step(
-                stream, steppers, [shown[i] for i in chunk], uniform_TUB, stop_ids=self.stop_ids, score_student=stream.context is None
-            )
+            uniform_TUB = torch.stack([uniforms(seeds, limit, stream=after + draw).T for draw in range(stream.draws)], 1)
+            prompts = {name: [rows[i] for i in chunk] for name, rows in shown.items()}
+            written = lock_step(stream, steppers, prompts, uniform_TUB, stop_ids=self.stop_ids, score_student=stream.context is None)
             self.generated_tokens += int(written.mask_BT.sum())
             parts.append(self._rollout([wanted[i] for i in chunk], [plain[i] for i in chunk], **vars(written)))
-        return self._in_order(parts, [i for chunk in chunks for i in chunk])
+        rollout = self._in_order(parts, [i for chunk in chunks for i in chunk])
+        return replace(rollout, mask_BT=rollout.mask_BT & ~torch.tensor(skipped, device=rollout.mask_BT.device)[:, None])
+
+    def _in_context(self, stream: Stream, wanted: Sequence[Request]) -> tuple[list[Request], list[bool]]:
+        """The requests with the texts that the stream's contexts are made of, and which of them must be left out for want of one."""
+        made = [context for context in stream.contexts if context.made]
+        if not made:
+            return list(wanted), [False] * len(wanted)
+        if self.judge is None:
+            raise ZooError("a stream's context is made during the run, which needs the pair's task; pass judge= to the engine")
+        prompts = [request.prompt for request in wanted]
+        answers: dict[str | None, Answers] = {name: self.judge.answers(source) for name, source in self._sources.items()}
+        answers[None] = Answers(prompts, (), [request.group for request in wanted])
+        filled = made_prompts(prompts, [(context, context) for context in made], answers, self.judge)
+        skipped = [any(lacks(prompt, context) and context.absent == "skip" for context in made) for prompt in filled]
+        return [replace(request, prompt=prompt) for request, prompt in zip(wanted, filled, strict=True)], skipped
+
+    def _context_of(self, stream: Stream, name: str) -> Context | None:
+        return stream.context_of(name) if isinstance(stream, TeacherWarp) else stream.context
+
+    def _shown(
+        self, context: Context | None, wanted: Sequence[Request], plain: Sequence[Sequence[int]], heads: Sequence[Sequence[int]] | None
+    ) -> list[list[int]]:
+        """What a model reads: each prompt in its context, and the given beginning of the response."""
+        prompts = plain if context is None else [self.format_prompt(request.prompt, context) for request in wanted]
+        return [[*prompt, *head] for prompt, head in zip(prompts, heads or [()] * len(wanted), strict=True)]
+
+    def _continue(self, stream: Continued, wanted: Sequence[Request], limit: int) -> Rollout:
+        """Given beginnings, and what `by` makes of them."""
+        if isinstance(stream, Branch):
+            given, horizon = self._sources[stream.of], stream.horizon(limit)
+            # By the text it leaves from, so that two branches of one stream leave it at the same places.
+            seeds = [seed_for("branch", p.id, given.version, *ids) for p, ids in zip(given.prompts, written_ids(given), strict=True)]
+        else:
+            assert isinstance(stream, Prefix)
+            given, horizon = self._write(stream.of, wanted, stream.of.horizon(limit)), limit
+            seeds = [request.seed for request in wanted]
+        uniform_B = uniforms(seeds, 1, stream=LENGTH_DRAW)[:, 0].to(given.mask_BT.device)
+        length_B = stream.lengths(content_lengths(given, self.stop_ids), uniform_B).clamp(max=limit - 1)
+        rest = self._decode(stream.rest(), wanted, horizon, heads_of(given, length_B))
+        return spliced(given, rest, length_B, limit=limit, learn_given=stream.supervise == "all", pad_id=self.pad_id)
+
+    def _edit(self, stream: Edited, wanted: Sequence[Request], limit: int) -> Rollout:
+        """Another stream's texts, cut at their statement about themselves and ended by a computed one."""
+        if self.judge is None:
+            raise ZooError("an edited stream asks the pair's task; pass judge= to the engine")
+        source, judge = self._sources[stream.of], self.judge
+        answers: dict[str | None, Answers] = {name: judge.answers(rollout) for name, rollout in self._sources.items()}
+        answers[None] = answers[stream.of]
+        mark, put = judge.words["mark"], stream.put.texts(answers, judge)
+        kept = [text if said is None else text.split(mark)[0] + mark + said for text, said in zip(answers[None].texts, put, strict=True)]
+        ids = [[*self._encode(text), self.stop_ids[0]][:limit] for text in kept]
+        changed = edited(source, ids, learn_all=stream.supervise == "all", stop_ids=self.stop_ids, pad_id=self.pad_id)
+        return replace(changed, mask_BT=changed.mask_BT & torch.tensor([said is not None for said in put], device=changed.mask_BT.device)[:, None])
 
     def _given(self, stream: Dataset | Corpus, wanted: Sequence[Request], limit: int) -> Rollout:
         """Texts that no model writes: log-probabilities are NaN."""

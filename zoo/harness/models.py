@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from pydantic import Field, model_validator
 
-from zoo.components.base import Context, Strict
+from zoo.components.base import ABSENT, Context, Strict
 from zoo.errors import ZooError, suggest
 from zoo.paths import declared, shipped_pair
 from zoo.tasks import Task, make_task
@@ -45,8 +45,13 @@ class TaskSource(Strict):
     hub: str | None = None
 
 
+# What texts made during the run say, unless a pair has words of its own: a verdict, a group's share of right answers, what stands
+# between several texts, and what an answer's statement about itself begins with.
+WORDS = {"right": "right", "wrong": "wrong", "rate": "{rate:.2f}", "between": "\n\n", "mark": "Confidence: "}
+
+
 class PairSpec(Strict):
-    """A pair as its YAML file declares it."""
+    """A pair as its YAML file declares it. `contexts` are templates by name, `words` replace those of `WORDS`."""
 
     id: str
     title: str
@@ -57,6 +62,7 @@ class PairSpec(Strict):
     prompt_suffix: str = ""
     max_new_tokens: int = Field(ge=1)
     contexts: dict[str, str] = {}
+    words: dict[str, str] = {}
     weights_note: str | None = None
 
 
@@ -77,17 +83,27 @@ class LoadedPair:
 
     def format_prompt(self, prompt: Prompt, context: Context | None = None) -> list[int]:
         """Token ids that a model reads before it writes: the prompt, in a context if one is given, in the chat format if the pair has one."""
-        text = prompt.text
-        if context is not None:
-            missing = [name for name in context.fields if name not in prompt.fields]
-            if missing:
-                raise ZooError(f"prompt '{prompt.id}' has no field '{missing[0]}' for context '{context.template}'")
-            text = self.spec.contexts[context.template].format(prompt=text, **prompt.fields)
+        text = prompt.text if context is None else self._arranged(prompt, context)
         text += self.spec.prompt_suffix
         if self.spec.chat:
             message = [{"role": "user", "content": text}]
             text = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
         return list(self.tokenizer.encode(text, add_special_tokens=not self.spec.chat))
+
+    def _arranged(self, prompt: Prompt, context: Context) -> str:
+        """The prompt in the pair's template; plain where a part made during the run has nothing to show."""
+        places = {name: name for name in context.fields} | {part.kind: context.key(part) for part in context.made}
+        if missing := [name for name, field in places.items() if field not in prompt.fields]:
+            raise ZooError(f"prompt '{prompt.id}' has no field '{missing[0]}' for context '{context.template}'")
+        if ABSENT in (prompt.fields[field] for field in places.values()):
+            return prompt.text
+        shown = {**prompt.fields, **{name: prompt.fields[field] for name, field in places.items()}}
+        return self.spec.contexts[context.template].format(prompt=prompt.text, **shown)
+
+    @property
+    def words(self) -> dict[str, str]:
+        """What texts made during the run say."""
+        return {**WORDS, **self.spec.words}
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of an answer, special tokens left out."""

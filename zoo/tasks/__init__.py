@@ -24,6 +24,10 @@ class Task(Protocol):
         """1.0 where `text` (the decoded answer without its stop token) passes `check`, else 0.0; `ZooError` for an unknown check."""
         ...
 
+    def feedback(self, text: str, prompt: Prompt) -> str:
+        """What can be said about an answer without giving the right one away; empty for none."""
+        ...
+
 
 def make_task(kind: str, folder: Path | None = None, hub: str | None = None) -> Task:
     """The task of a pair: `micro` (made by us, needs no data) or `gsm8k` (read from `folder`, else from the hub's data set)."""

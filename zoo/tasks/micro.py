@@ -32,6 +32,27 @@ COPY_LENGTHS = range(3, 9)
 
 # The formats of the pair's `contexts` in registry/pairs/micro.yaml; pre-training shows both models the same ones.
 CONTEXTS = {"solution": "!{solution}!{prompt}", "hint": "?{hint}?{prompt}"}
+# Further formats of the pair, for texts made during a run; neither model saw them in pre-training. A right answer of a peer stands where
+# the solution would.
+MADE_CONTEXTS = {
+    "attempt": "?{attempt}?{prompt}",
+    "feedback": "?{feedback}?{prompt}",
+    "attempt_feedback": "?{attempt}?{feedback}?{prompt}",
+    "outcome": "?{outcome}?{prompt}",
+    "attempt_outcome": "?{attempt}?{outcome}?{prompt}",
+    "solution_outcome": "!{solution}!?{outcome}?{prompt}",
+    "peer_success": "!{peer_success}!{prompt}",
+    "peer_failure": "?{peer_failure}?{prompt}",
+    "peers": "?{peer_failure}?!{peer_success}!{prompt}",
+    "peer_success_attempt": "?{attempt}?!{peer_success}!{prompt}",
+    "peer_success_feedback": "?{feedback}?!{peer_success}!{prompt}",
+    "reflection": "?{reflection}?{prompt}",
+    "feedback_other": "?{feedback}?{other_prompt}",
+    "partial_solution": "?{partial_solution}?{prompt}",
+    "ablated": "{ablated}",
+    "answer": "?{answer}?{prompt}",
+}
+WORDS = {"right": "good", "wrong": "bad", "rate": "{percent}", "between": " ", "mark": "@"}
 
 _TRAIN_SIZE, _VALID_SIZE, _TEST_SIZE = 20_000, 512, 256
 _WELL_FORMED = re.compile(r"[0-9]+(?: [0-9]+)*#([0-9]+)")
@@ -142,3 +163,15 @@ class MicroTask:
         if check not in CHECKS:
             raise ZooError(f"task micro has no check '{check}'{suggest(check, CHECKS)}")
         return float(CHECKS[check](text, prompt))
+
+    def feedback(self, text: str, prompt: Prompt) -> str:
+        """Where an answer goes wrong, in the task's own characters: `good`; `bad 3`, the third running total being wrong or missing;
+        `bad #`, all being right but the answer; `form` where nothing can be read."""
+        right, said = prompt.fields["solution"].split("#")[0].split(" "), text.strip()
+        if CHECKS["exact"](text, prompt):
+            return "good"
+        if not CHECKS["format"](text, prompt) or prompt.fields["domain"] == "copy":
+            return "form"
+        written = said.split("#")[0].split(" ")
+        off = next((i for i, total in enumerate(right) if i >= len(written) or written[i] != total), len(right))
+        return f"bad {off + 1}" if off < max(len(right), len(written)) else "bad #"

@@ -1,25 +1,33 @@
 """Streams: who writes the tokens that a method trains on. Each class is one `author` of the grammar."""
 
-from zoo.components.rollouts.base import AnyStream, Choice, Policy, Reuse, Stream
+from zoo.components.rollouts.base import AnyStream, Choice, Policy, Reuse, Stream, in_order
+from zoo.components.rollouts.blended import Blended
 from zoo.components.rollouts.composed import Corpus, Dataset, Mixture, Replay
 from zoo.components.rollouts.decoded import Interleaved, Student, Switch, Teacher
+from zoo.components.rollouts.derived import Branch, Continued, Edited, Prefix
 from zoo.components.rollouts.sampling import Draw, inverse_cdf, sample_from, token_logp, warp
 
 __all__ = [
     "AnyStream",
+    "Blended",
+    "Branch",
     "Choice",
+    "Continued",
     "Corpus",
     "Dataset",
     "Draw",
+    "Edited",
     "Interleaved",
     "Mixture",
     "Policy",
+    "Prefix",
     "Replay",
     "Reuse",
     "Stream",
     "Student",
     "Switch",
     "Teacher",
+    "in_order",
     "inverse_cdf",
     "sample_from",
     "token_logp",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Protocol, Self, runtime_checkable
 
@@ -58,15 +59,36 @@ class Stream(Component):
         """Names of the models that this stream decodes with (`student`, or teachers by name)."""
         return ()
 
+    @property
+    def contexts(self) -> tuple[Context, ...]:
+        """Every context in which one of its authors writes."""
+        return () if self.context is None else (self.context,)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Streams that have to be written before this one, because its contexts or its text read them."""
+        parts = [part for context in self.contexts for outer in context.made for part in outer.alternatives()]
+        return tuple(dict.fromkeys(part.stream for part in parts if part.stream is not None))
+
 
 AnyStream = Annotated[Stream, Slot("rollout")]
 
 
 class TeacherWarp(Stream):
-    """Streams in which a teacher samples too may warp it differently; left out, it is warped as the student is."""
+    """Streams in which a teacher writes too. It may be warped differently, left out as the student is; and it may see a context of its own
+    while the student sees the stream's."""
 
     teacher_temperature: Number | None = None
     teacher_top_p: Number | None = None
+    teacher_context: Context | None = None
+
+    @property
+    def contexts(self) -> tuple[Context, ...]:
+        return tuple(context for context in (self.context, self.teacher_context) if context is not None)
+
+    def context_of(self, name: str) -> Context | None:
+        """What one author sees beside the prompt."""
+        return self.context if name == "student" or self.teacher_context is None else self.teacher_context
 
     def warp_of(self, name: str) -> tuple[float, float]:
         """Temperature and top-p of one author."""
@@ -78,11 +100,13 @@ class TeacherWarp(Stream):
 
 @dataclass(frozen=True)
 class Choice:
-    """The next token of each row: id, who wrote it, and its log-probability under the law that it was drawn from."""
+    """The next token of each row: id, who wrote it, and its log-probability under the law that it was drawn from. Rows in `end_B` end
+    before this token, unfinished."""
 
     token_B: Tensor
     author_B: Tensor
     behaviour_logp_B: Tensor
+    end_B: Tensor | None = None
 
 
 @runtime_checkable
@@ -109,3 +133,12 @@ def author_of(name: str) -> Author:
 def constant_author(name: str, like_B: Tensor) -> Tensor:
     """A column in which one model wrote every token."""
     return torch.full_like(like_B, int(author_of(name)), dtype=torch.long)
+
+
+def in_order(streams: Mapping[str, Stream]) -> list[tuple[str, Stream]]:
+    """Streams by name, each behind those that it reads; otherwise as written. Streams that read each other in a circle come last."""
+    left, found = dict(streams), dict[str, Stream]()
+    while left:
+        ready = next((name for name, stream in left.items() if not any(source in left for source in stream.sources)), next(iter(left)))
+        found[ready] = left.pop(ready)
+    return list(found.items())

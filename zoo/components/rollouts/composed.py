@@ -76,7 +76,7 @@ class Mixture(TeacherWarp):
     def part(self, name: str) -> Stream:
         """One author's own stream, with this stream's length, warp and context."""
         temperature, top_p = self.warp_of(name)
-        limits: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "context": self.context}
+        limits: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "context": self.context_of(name)}
         common = {"temperature": temperature, "top_p": top_p, **limits}
         if name in GIVEN:
             return GIVEN[name](**common)
@@ -143,5 +143,3 @@ class Replay(Stream):
     @property
     def reads(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(self.of.reads + self.otherwise.reads))
-
-

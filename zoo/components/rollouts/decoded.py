@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zoo.components.base import Component, Number, Slot, check_range, component
 from zoo.components.rollouts.base import Choice, Logits, State, Stream, TeacherWarp, constant_author
+from zoo.components.rollouts.handovers import DivergenceJump, Handover
 from zoo.components.rollouts.sampling import inverse_cdf, sample_from, warp
 from zoo.tensors import Author
 
@@ -54,8 +55,8 @@ class Verify(Component):
 
     by: str = "teacher"
 
-    def accepts(self, teacher_BV: Tensor) -> Tensor:
-        """Boolean (B, V): tokens that would be kept, given the verifier's unwarped logits."""
+    def accepts(self, teacher_BV: Tensor, student_BV: Tensor) -> Tensor:
+        """Boolean (B, V): tokens that would be kept, given the verifier's and the student's unwarped logits."""
         raise NotImplementedError
 
 
@@ -66,7 +67,7 @@ class RankVerify(Verify):
     kind: Literal["rank"] = "rank"
     at_most: int = Field(ge=1)
 
-    def accepts(self, teacher_BV: Tensor) -> Tensor:
+    def accepts(self, teacher_BV: Tensor, student_BV: Tensor) -> Tensor:
         edge_B1 = teacher_BV.topk(min(self.at_most, teacher_BV.shape[-1]), dim=-1).values[:, -1:]
         return teacher_BV >= edge_B1
 
@@ -83,8 +84,24 @@ class ProbabilityVerify(Verify):
         check_range("at_least", self.at_least, 0.0, 1.0)
         return self
 
-    def accepts(self, teacher_BV: Tensor) -> Tensor:
+    def accepts(self, teacher_BV: Tensor, student_BV: Tensor) -> Tensor:
         return teacher_BV.softmax(-1) >= self.at_least
+
+
+@component("verify")
+class ProbabilityRatioVerify(Verify):
+    """Kept where the verifier gives at least `at_least` times the student's own probability (Warmup-Distill 2502.11766, reconstructed)."""
+
+    kind: Literal["probability_ratio"] = "probability_ratio"
+    at_least: Number
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        check_range("at_least", self.at_least, 0.0)
+        return self
+
+    def accepts(self, teacher_BV: Tensor, student_BV: Tensor) -> Tensor:
+        return teacher_BV.softmax(-1) >= self.at_least * student_BV.softmax(-1)
 
 
 @component("rollout")
@@ -109,7 +126,7 @@ class Interleaved(TeacherWarp):
         student_BV, teacher_BV = logits[self.propose], logits[self.verify.by]
         student_logp_BV = warp(student_BV, *self.warp_of(self.propose)).log_softmax(-1)
         teacher_logp_BV = warp(teacher_BV, *self.warp_of(self.verify.by)).log_softmax(-1)
-        accepted_BV = self.verify.accepts(teacher_BV)
+        accepted_BV = self.verify.accepts(teacher_BV, student_BV)
         proposed_B = inverse_cdf(student_logp_BV, uniform_UB[0])
         kept_B = accepted_BV.gather(-1, proposed_B[:, None])[:, 0]
         token_B = torch.where(kept_B, proposed_B, inverse_cdf(teacher_logp_BV, uniform_UB[1]))
@@ -123,59 +140,6 @@ class Interleaved(TeacherWarp):
         return Choice(token_B, author_B, law_B.log()), state
 
 
-class Handover(Component):
-    """When a stream changes hands, once for each row and for good."""
-
-    def observe(self, state: State, first_BV: Tensor, then_BV: Tensor, uniform_B: Tensor) -> tuple[Tensor, State]:
-        """Whether each row hands over before this token: boolean (B,), and the state for the next token (None at first)."""
-        raise NotImplementedError
-
-
-@component("handover")
-class DivergenceJump(Handover):
-    """At the first token whose divergence exceeds `ratio` times the mean of the last `window` (AdaSwitch 2510.07842).
-
-    The paper does not say what holds before the window is full: here the mean is over what there is, and never at the first token.
-    """
-
-    kind: Literal["divergence_jump"] = "divergence_jump"
-    ratio: Number = 3.0
-    window: int = Field(10, ge=1)
-    divergence: Literal["forward_kl", "reverse_kl"] = "forward_kl"
-
-    @model_validator(mode="after")
-    def _range(self) -> Self:
-        check_range("ratio", self.ratio, 0.0, inclusive=False)
-        return self
-
-    def observe(self, state: State, first_BV: Tensor, then_BV: Tensor, uniform_B: Tensor) -> tuple[Tensor, State]:
-        first_logp_BV, then_logp_BV = first_BV.log_softmax(-1), then_BV.log_softmax(-1)
-        p_BV, q_BV = (then_logp_BV, first_logp_BV) if self.divergence == "forward_kl" else (first_logp_BV, then_logp_BV)
-        now_B = (p_BV.exp() * (p_BV - q_BV)).sum(-1)
-        recent_BL = now_B[:, None] if state is None else torch.cat([state, now_B[:, None]], -1)[:, -self.window :]
-        jump_B = torch.zeros_like(now_B, dtype=torch.bool) if state is None else now_B > self.ratio * state.mean(-1)
-        return jump_B, recent_BL
-
-
-@component("handover")
-class AtPosition(Handover):
-    """After a number of tokens drawn uniformly from `low`..`high` for each row (random prefixes of one author, continued by another)."""
-
-    kind: Literal["position"] = "position"
-    low: int = Field(0, ge=0)
-    high: int = Field(ge=0)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.low > self.high:
-            raise ValueError(f"low ({self.low}) must not exceed high ({self.high})")
-        return self
-
-    def observe(self, state: State, first_BV: Tensor, then_BV: Tensor, uniform_B: Tensor) -> tuple[Tensor, State]:
-        left_B = self.low + (uniform_B * (self.high - self.low + 1)).floor() if state is None else state
-        return left_B <= 0, left_B - 1
-
-
 @dataclass(frozen=True)
 class _Hands:
     """State of a hand-over stream."""
@@ -186,12 +150,16 @@ class _Hands:
 
 @component("rollout")
 class Switch(TeacherWarp):
-    """`first` writes until `when` says so, then `then` writes the rest, the present token included (AdaSwitch 2510.07842)."""
+    """`first` writes until `when` says so, then `then` writes the rest, the present token included (AdaSwitch 2510.07842).
+
+    With `stop` the text ends there instead, unfinished and after one token at least, and `then` has only been watching.
+    """
 
     author: Literal["switch"] = "switch"
     first: str = "student"
     then: str = "teacher"
     when: Annotated[Handover, Slot("handover")] = DivergenceJump()
+    stop: bool = False
     draws: ClassVar[int] = 2
 
     @model_validator(mode="after")
@@ -208,6 +176,9 @@ class Switch(TeacherWarp):
         now_B, inner = self.when.observe(state.inner if state else None, logits[self.first], logits[self.then], uniform_UB[1])
         given_B = now_B | state.given_B if state else now_B
         first = sample_from(logits[self.first], uniform_UB[0], *self.warp_of(self.first))
+        if self.stop:
+            end_B = None if state is None else given_B
+            return Choice(first.token_B, constant_author(self.first, first.token_B), first.behaviour_logp_B, end_B), _Hands(given_B, inner)
         then = sample_from(logits[self.then], uniform_UB[0], *self.warp_of(self.then))
         token_B = torch.where(given_B, then.token_B, first.token_B)
         author_B = torch.where(given_B, constant_author(self.then, token_B), constant_author(self.first, token_B))

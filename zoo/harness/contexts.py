@@ -1,0 +1,93 @@
+"""Contexts made during the run: texts about what was written, kept with each sequence's prompt until a scorer or an author reads them.
+
+A made text is a field of the sequence's own copy of its prompt, so that it follows the sequence through minibatches, micro-batches
+and every later scoring without further bookkeeping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.components.base import ABSENT, Context
+from zoo.components.contexts import Answers
+from zoo.errors import ZooError
+from zoo.harness.models import LoadedPair
+from zoo.tensors import Prompt, Rollout
+
+
+class TaskJudge:
+    """A pair's task and words, as made parts ask for them."""
+
+    def __init__(self, pair: LoadedPair) -> None:
+        self.pair = pair
+
+    @property
+    def words(self) -> Mapping[str, str]:
+        """The pair's words."""
+        return self.pair.words
+
+    @cached_property
+    def pool(self) -> Sequence[Prompt]:
+        """All training prompts."""
+        return self.pair.task.prompts("train")
+
+    def verify(self, check: str, text: str, prompt: Prompt) -> float:
+        """The task's verdict."""
+        return self.pair.task.verify(check, text, prompt)
+
+    def feedback(self, text: str, prompt: Prompt) -> str:
+        """What the task says about an answer.
+
+        Raises:
+            ZooError: the task gives none.
+        """
+        tell: Any = getattr(self.pair.task, "feedback", None)
+        if tell is None:
+            raise ZooError(f"the task of pair '{self.pair.spec.id}' gives no feedback on answers; use a context without feedback, or another pair")
+        return str(tell(text, prompt))
+
+    def answers(self, rollout: Rollout) -> Answers:
+        """A stream's sequences as texts."""
+        texts = [self.pair.decode([i for i in ids if i not in self.pair.stop_ids]) for ids in written_ids(rollout)]
+        return Answers(rollout.prompts, texts, rollout.group_B.tolist())
+
+
+def written_ids(rollout: Rollout) -> list[list[int]]:
+    """Each response's tokens up to the last supervised one, unsupervised ones before it included."""
+    written_BT = rollout.written_BT.to("cpu")
+    return [[i for i, m in zip(ids, mask, strict=True) if m] for ids, mask in zip(rollout.response_BT.tolist(), written_BT.tolist(), strict=True)]
+
+
+def made_prompts(
+    prompts: Sequence[Prompt], named: Iterable[tuple[Context, Context]], answers_of: Mapping[str | None, Answers], judge: TaskJudge
+) -> tuple[Prompt, ...]:
+    """One prompt for each sequence, with the texts of all made parts among its fields.
+
+    `named` pairs each context with itself as of now, its schedules resolved; `answers_of` holds the sequences of the streams that
+    parts read, under None those that the context is for.
+    """
+    fields: list[dict[str, str]] = [{} for _ in prompts]
+    for declared, now in named:
+        for part, resolved in zip(declared.made, now.made, strict=True):
+            texts = resolved.texts(answers_of, judge)
+            for own, text in zip(fields, texts, strict=True):
+                own[declared.key(part)] = ABSENT if text is None else text
+    return tuple(replace(prompt, fields={**prompt.fields, **own}) if own else prompt for prompt, own in zip(prompts, fields, strict=True))
+
+
+def lacks(prompt: Prompt, context: Context | None) -> bool:
+    """Whether a part of the context has nothing to show for this sequence."""
+    return context is not None and any(prompt.fields.get(context.key(part)) == ABSENT for part in context.made)
+
+
+def absent(rollout: Rollout, context: Context | None) -> Tensor | None:
+    """Sequences (B,) that a scorer with this context must leave out; None where it leaves none out by its nature."""
+    if context is None or not context.made or context.absent == "plain":
+        return None
+    return torch.tensor([lacks(prompt, context) for prompt in rollout.prompts], device=rollout.mask_BT.device)
