@@ -65,7 +65,7 @@ MAIN_SEED = 4040  # one for which gates, clips and supports all act on some toke
 class Stream:
     """One stream's batch; `reward_B` is the verifier's verdict per sequence (1 right, 0 wrong).
 
-    `gold_BT` holds the given answer's token of each index, whatever was written there.
+    `gold_BT` holds the given answer's token of each index, whatever was written there; `value_BT` a learned value of each state.
     """
 
     logits: Mapping[str, Array]
@@ -74,6 +74,7 @@ class Stream:
     group_B: Ids
     reward_B: Array
     gold_BT: Ids
+    value_BT: Array
 
     def logp(self, model: str) -> Array:
         """Full log-probabilities of a model, (B, T, V)."""
@@ -138,6 +139,7 @@ def _stream(seed: int, mask: tuple[tuple[bool, ...], ...], reward: tuple[float, 
         group_B=np.array([0, 0]),
         reward_B=np.array(reward),
         gold_BT=np.asarray(np.random.RandomState(9000 + seed).randint(0, VOCABULARY, size=(2, 4)), dtype=np.int64),
+        value_BT=np.round(np.random.RandomState(9500 + seed).standard_normal((2, 4)), 2),
     )
 
 

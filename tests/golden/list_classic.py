@@ -32,6 +32,7 @@ CLASSIC: dict[str, Reference] = {
     "warmup_distill": Reference(more.warmup_preference, PAIRS),
     "distillspec": Reference(classic.distillspec),
     "cmdp_kd": Reference(more.cmdp_kd),
+    "training_wheels": Reference(more.training_wheels),
     "abkd": Reference(classic.abkd, ("data", "corpus")),
     "minitron": Reference(partial(classic.forward_kl, stream_name="corpus"), TEXTS),
     "distill_step_by_step": Reference(more.distill_step_by_step, ("data", "theirs")),

@@ -174,6 +174,29 @@ def cmdp_kd(fixture: Fixture, *, d: float = 0.35, n: float = 10.0, clip: float =
     return loss
 
 
+def training_wheels(fixture: Fixture, *, steps: int = 2, with_value: bool = True) -> Loss:
+    """Path consistency with a learned value on any text (2502.17717, a reconstruction); without the budgeted calls of the teacher.
+
+    C_t = -V(s_t) + V(s_{t+d}) + sum_{i < d} [ log p(y_{t+i}) - log q(y_{t+i}) ], cut at the response's end, where V = 0; L = (1/N) sum_t C_t^2 / 2 on `main`.
+    q is differentiated, V held: it learns from the same loss, beside the student. open: d (not found); `with_value` False: V = 0.
+    """
+    stream = fixture["main"]
+    lengths = stream.mask_BT.sum(axis=1).astype(int)
+    teacher_BT = stream.sampled("teacher")
+
+    def loss(student: Mapping[str, Array]) -> Terms:
+        gap_BT = teacher_BT + nll(stream, student["main"])
+        path_BT = np.zeros_like(gap_BT)
+        for i, length in enumerate(lengths):
+            value = np.append(stream.value_BT[i, :length], 0.0) if with_value else np.zeros(length + 1)
+            for t in range(length):
+                end = min(t + steps, length)
+                path_BT[i, t] = -value[t] + value[end] + gap_BT[i, t:end].sum()
+        return {"consistency": token_mean(0.5 * path_BT**2, stream.mask_BT)}
+
+    return loss
+
+
 def distill_step_by_step(fixture: Fixture, *, a: float = 0.5) -> Loss:
     """Likelihood of the label (`data`) and of the teacher's rationale (`theirs`), each under its own task prefix (2305.02301).
 

@@ -75,6 +75,15 @@ def test_a_ketchup_return_telescopes_along_greedy_tokens() -> None:
     assert abs(one - two) > 0.1
 
 
+def test_whole_paths_without_a_value_square_the_remaining_log_ratio() -> None:
+    gap = np.where(MAIN.mask_BT, MAIN.sampled("teacher") - MAIN.sampled("student"), 0.0)
+    rest = gap[:, ::-1].cumsum(axis=1)[:, ::-1]
+    assert value(partial(more.training_wheels, steps=9, with_value=False)) == pytest.approx((0.5 * rest**2)[MAIN.mask_BT].mean())
+    one = -MAIN.value_BT[1, 1] + gap[1, 1]
+    total = 6.0 * (value(more.training_wheels) - value(partial(more.training_wheels, steps=2, with_value=False)))
+    assert abs(total) > 1e-3 and one != 0.0
+
+
 def test_guided_advantages_switched_off_are_the_group_advantage() -> None:
     plain = Reference(partial(grpo, beta=0.0))(SIX).loss
     off = [

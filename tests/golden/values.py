@@ -38,6 +38,7 @@ VALUES: dict[str, float] = {
     "warmup_distill": 0.7254475347307707,
     "distillspec": 0.5263564113285366,
     "cmdp_kd": 0.21111589939437725,
+    "training_wheels": 2.9696859973782845,
     "abkd": 3.9315120651652316,
     "minitron": 0.6514831933210546,
     "distill_step_by_step": 2.506019563283446,
