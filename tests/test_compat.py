@@ -63,6 +63,8 @@ RULES: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({f"{FOURTH}.chosen": "thers"}, "objective[3]: stream 'thers' is not under rollouts; did you mean 'theirs'?"),
         ({f"{SECOND}.teacher": "techer"}, "objective[1]: scorer 'techer' is not under teachers; did you mean 'teacher'?"),
         ({f"{FIRST}.reward": {"kind": "contrast", "of": {"taecher": 1}}}, "objective[0]: scorer 'taecher' is not under teachers; did you mean 'teacher'?"),
+        ({"teachers.teacher.target": {"kind": "delta", "minus": "bse"}, "teachers.base": "external"},
+         "teachers.teacher.target: 'bse' is not under teachers; did you mean 'base'?"),
         ({f"{THIRD}.reward": "corect"}, "objective[2]: reward 'corect' is not under rewards; did you mean 'correct'?"),
         ({f"{SECOND}.gates.0.name": "corect"}, "objective[1]: reward 'corect' is not under rewards; did you mean 'correct'?"),
         ({f"{FOURTH}.keep_rejected.0.name": "corect"}, "objective[3]: reward 'corect' is not under rewards; did you mean 'correct'?"),
@@ -93,6 +95,11 @@ RULES: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({f"{SECOND}.divergence": "k2"}, "objective[1]: k2 is a function of the sampled token; set support: sampled"),
         ({f"{SECOND}.divergence": "total_variation", f"{SECOND}.support": "sampled"},
          "objective[1]: the entry on the sampled token alone is no estimate of total_variation; use a policy_gradient term with shaping w_f"),
+    ],
+    "chained_targets": [
+        ({"teachers.teacher.target": {"kind": "extrapolate", "lambda": 1.2, "base": "second"},
+          "teachers.second": {"kind": "external", "target": {"kind": "interpolate", "t": 0.5}}},
+         "teachers.teacher.target reads 'second', whose own target reads student; drop one of the two targets"),
     ],
     "whole_vocabulary": [
         ({f"{SECOND}.divergence": "adaptive_kl"}, "objective[1]: adaptive_kl is defined on the whole vocabulary; set support: full"),

@@ -15,6 +15,7 @@ from zoo.components.divergences import K1, K3, Divergence, FDivergence, ReverseK
 from zoo.components.ratios import Shaped
 from zoo.components.rollouts import Stream
 from zoo.components.supports import Detach, Full, Sampled
+from zoo.components.targets import with_inputs
 from zoo.components.teachers import External, SelfTeacher
 from zoo.components.terms.direct import DivergenceTerm
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
@@ -39,6 +40,10 @@ def unknown_names(entry: MethodEntry) -> Messages:
             for scorer in term.scorers(entry.rewards):
                 if scorer not in RESERVED and scorer not in entry.teachers:
                     yield f"objective[{i}]: scorer '{scorer}' is not under teachers{suggest(scorer, [*entry.teachers, *RESERVED])}"
+    for name, teacher in entry.teachers.items():
+        for other in teacher.target.reads if teacher.target is not None else ():
+            if other == "behaviour" or (other not in RESERVED and other not in entry.teachers):
+                yield f"teachers.{name}.target: '{other}' is not under teachers{suggest(other, [*entry.teachers, 'student', 'reference'])}"
     for name, stream in entry.rollouts.items():
         for model in stream.reads:
             if model not in RESERVED and model not in entry.teachers:
@@ -63,7 +68,7 @@ def black_box_probabilities(entry: MethodEntry) -> Messages:
     """A black-box teacher gives texts, not probabilities."""
     closed = {name for name, t in entry.teachers.items() if isinstance(t, External) and t.access == "black_box"}
     for i, term in enumerate(entry.objective):
-        for name in closed.intersection(term.scorers(entry.rewards)):
+        for name in closed.intersection(with_inputs(term.scorers(entry.rewards), entry.teachers)):
             yield (
                 f"objective[{i}] reads probabilities of '{name}', a black-box teacher that gives only texts; "
                 "learn from its texts (likelihood, log_prob_loss), or set access: white_box"
@@ -183,14 +188,24 @@ def zero_signal(entry: MethodEntry) -> Messages:
             yield f"objective[{i}]: the student is compared with itself, so the signal is 0; name another teacher"
 
 
+def chained_targets(entry: MethodEntry) -> Messages:
+    """A target combines distributions as they are, so those that it reads have no such target of their own."""
+    for name, teacher in entry.teachers.items():
+        for other in teacher.target.reads if teacher.target is not None else ():
+            inner = entry.teachers[other].target if other in entry.teachers else None
+            if inner is not None and inner.reads:
+                yield f"teachers.{name}.target reads '{other}', whose own target reads {', '.join(inner.reads)}; drop one of the two targets"
+
+
 def unused_parts(entry: MethodEntry) -> Messages:
     """Declared but never read: usually a misspelling."""
     streams = {s for term in entry.objective for s in term.streams()}
-    read = {s for term in entry.objective for s in term.scorers(entry.rewards)} | {m for s in entry.rollouts.values() for m in s.reads}
-    named = {name for term in entry.objective for name in term.reward_names()}
+    named = (s for term in entry.objective for s in term.scorers(entry.rewards))
+    read = {*with_inputs(named, entry.teachers), *(m for s in entry.rollouts.values() for m in s.reads)}
+    rewarded = {name for term in entry.objective for name in term.reward_names()}
     yield from (f"rollouts.{name} is written but no term reads it; remove it or name it with `on:`" for name in entry.rollouts if name not in streams)
     yield from (f"teachers.{name} is declared but nothing reads it; remove it" for name in entry.teachers if name not in read)
-    yield from (f"rewards.{name} is declared but nothing reads it; remove it" for name in entry.rewards if name not in named)
+    yield from (f"rewards.{name} is declared but nothing reads it; remove it" for name in entry.rewards if name not in rewarded)
     critics = {t.credit.critic() for t in entry.objective if isinstance(t, PolicyGradientTerm)}
     yield from (f"learners.{name} is declared but nothing reads it; remove it" for name in entry.learners if name not in critics)
 
@@ -215,7 +230,7 @@ def labelled_k3(entry: MethodEntry) -> Messages:
 NAMES = (reserved_names, unknown_names)
 RULES: tuple[Callable[[Any], Messages], ...] = (
     black_box_probabilities, sampled_divergence, whole_vocabulary, truncated_mass, null_advantage, group_credit, value_head, foreign_tokens,
-    idle_ratio, zero_signal, unused_parts, warped_sampling, labelled_k3, *placement.RULES,
+    idle_ratio, zero_signal, chained_targets, unused_parts, warped_sampling, labelled_k3, *placement.RULES,
 )  # fmt: skip
 
 

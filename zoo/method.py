@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zoo.components.base import Component, resolve
 from zoo.components.rewards import Verifier
-from zoo.components.targets import Target
+from zoo.components.targets import Target, with_inputs
 from zoo.components.terms.base import TokenTerm, unique
 from zoo.entry import MethodEntry
 from zoo.statistics import Statistic, TokenContext, View
@@ -58,10 +58,9 @@ class Method:
         """Scorers whose distributions the columns of a stream read."""
         return unique(self.with_target_inputs(s for statistic in self.statistics(stream) for s in statistic.scorers))
 
-    def with_target_inputs(self, names: Iterable[str]) -> list[str]:
-        """The names, and the student where one of their targets reads it."""
-        found, targets = [name for name in names if name != BEHAVIOUR], self.targets
-        return [*found, *(["student"] if any(n in targets and targets[n].reads_student for n in found) else [])]
+    def with_target_inputs(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The names, and the scorers that their targets read."""
+        return with_inputs((name for name in names if name != BEHAVIOUR), self.entry.teachers)
 
     @property
     def targets(self) -> dict[str, Target]:

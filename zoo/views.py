@@ -17,7 +17,7 @@ class LogitView:
     """N tokens seen through functions that give each scorer's logits (N, V); implements `zoo.statistics.View`.
 
     Logits become fp32 (float64 stays) before the temperature and the softmax. A scorer's target transform follows; the
-    student reaches it without gradient. Logits that are wider than the narrowest scorer's are cut, never padded. Tokens that
+    others that it reads reach it without gradient. Logits that are wider than the narrowest scorer's are cut, never padded. Tokens that
     a scorer rules out (-inf) get the log-probability `FLOOR`.
     """
 
@@ -42,7 +42,8 @@ class LogitView:
             logp_NV = (raw_NV if temperature == 1.0 else raw_NV / temperature).log_softmax(-1).clamp(min=FLOOR)
             target = self._targets.get(scorer)
             if target is not None:
-                logp_NV = target.transform(logp_NV, self.logp_NV("student", temperature).detach()).clamp(min=FLOOR)
+                others = {name: self.logp_NV(name, temperature).detach() for name in target.reads}
+                logp_NV = target.transform(logp_NV, others).clamp(min=FLOOR)
             self._logp[key] = logp_NV
         return self._logp[key]
 

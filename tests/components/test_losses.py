@@ -217,21 +217,50 @@ def test_preference_of_certain_and_of_empty_answers(kind: str) -> None:
     assert torch.isfinite(slopes).all()
 
 
+RAW = log_softmax(1.1 * np.random.RandomState(3).standard_normal(P.shape))
 TARGETS: Table = {
     "temperature": [({"tau": tau}, log_softmax(Q / tau)) for tau in (0.5, 1.0, 3.0)],
     "interpolate": [({"t": t}, log_softmax((1 - t) * P + t * Q)) for t in (0.0, 0.3, 1.0)],
+    "geometric": [({"power": b}, log_softmax(Q + b * P)) for b in (0.0, 0.3, 0.8, 1.0)],
+    "extrapolate": [({"lambda": c, "base": "raw"}, log_softmax(c * Q + (1 - c) * RAW)) for c in (0.0, 0.5, 1.0, 1.25)],
+    "delta": [
+        *(({"plus": "student", "minus": "raw", "power": a}, log_softmax(Q + a * (P - RAW))) for a in (0.0, 0.5, 1.0)),
+        ({"plus": "student", "minus": "raw", "clip": 0.2}, log_softmax(Q + np.clip(P - RAW, -0.2, 0.2))),
+    ],
 }
+OTHERS = {"student": tensor(P), "raw": tensor(RAW)}
 
 
 @pytest.mark.parametrize(("kind", "fields", "expected"), cases(TARGETS))
 def test_target(kind: str, fields: dict[str, Any], expected: Array) -> None:
-    found = build("target", kind, **fields).transform(tensor(Q), tensor(P)).numpy()
+    target = build("target", kind, **fields)
+    found = target.transform(tensor(Q), {name: OTHERS[name] for name in target.reads}).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 def test_interpolation_ends_at_the_student_and_at_the_teacher() -> None:
-    np.testing.assert_allclose(build("target", "interpolate", t=0).transform(tensor(Q), tensor(P)).numpy(), P, atol=1e-12)
-    np.testing.assert_allclose(build("target", "interpolate", t=1).transform(tensor(Q), tensor(P)).numpy(), Q, atol=1e-12)
+    np.testing.assert_allclose(build("target", "interpolate", t=0).transform(tensor(Q), OTHERS).numpy(), P, atol=1e-12)
+    np.testing.assert_allclose(build("target", "interpolate", t=1).transform(tensor(Q), OTHERS).numpy(), Q, atol=1e-12)
+
+
+def test_extrapolation_starts_at_the_base_and_passes_the_teacher_and_the_bridge_starts_there() -> None:
+    def found(kind: str, **fields: Any) -> Array:
+        return build("target", kind, **fields).transform(tensor(Q), OTHERS).numpy()  # type: ignore[no-any-return]
+
+    np.testing.assert_allclose(found("extrapolate", **{"lambda": 0.0}, base="raw"), RAW, atol=1e-12)
+    np.testing.assert_allclose(found("extrapolate", **{"lambda": 1.0}, base="raw"), Q, atol=1e-12)
+    np.testing.assert_allclose(found("geometric", power=0.0), Q, atol=1e-12)
+    np.testing.assert_allclose(found("delta", plus="student", minus="student"), Q, atol=1e-12)
+    np.testing.assert_allclose(found("delta", plus="student", minus="raw", power=0.0), Q, atol=1e-12)
+
+
+def test_the_reverse_bridge_descends_the_printed_advantage() -> None:
+    """Veto: reverse KL to q p^b has the score-function weight log q - (1 - b) log p, p held fixed."""
+    b = 0.4
+    target = build("target", "geometric", power=b).transform(tensor(Q), OTHERS)
+    found = gradient(lambda z: build("divergence", "reverse_kl").entries(z.log_softmax(-1), target).sum(), P)
+    advantage, p = Q - (1 - b) * P, np.exp(P)
+    np.testing.assert_allclose(found, -p * (advantage - (p * advantage).sum(-1, keepdims=True)), atol=1e-12)
 
 
 SCHEDULES: Table = {
@@ -262,6 +291,8 @@ def test_schedule(kind: str, fields: dict[str, Any], expected: dict[float, float
         ("schedule", {"kind": "stepwise", "at": (0, 0.5), "values": (1,)}, "of one length"),
         ("ratio", {"kind": "ppo_clip", "at": 0}, "at must lie in"),
         ("target", {"kind": "temperature", "tau": 0}, "tau must lie in"),
+        ("target", {"kind": "geometric", "power": 1.2}, "power must lie in"),
+        ("target", {"kind": "delta", "minus": "raw", "clip": 0.0}, "greater than 0"),
         ("target", {"kind": "temperature", "tau": {"schedule": "linear", "start": 1, "end": 0}}, "tau must lie in"),
     ],
 )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from zoo.components.base import Context
+from zoo.components.targets import with_inputs
 from zoo.components.teachers import External, SelfTeacher
 from zoo.entry import MethodEntry
 from zoo.harness.models import LoadedPair
@@ -75,6 +76,7 @@ def bank_for(entry: MethodEntry, pair: LoadedPair, *, micro_tokens: int, chunk_t
     models: dict[str, Any] = {"student": pair.student, **dict(restored or {})}
     keys = {"student": ScorerKey("student"), "reference": ScorerKey("initial")}
     read = {s for term in entry.objective for s in term.scorers(entry.rewards)} | {s for t in entry.objective for s in _reference(t)}
+    read.update(with_inputs(read, entry.teachers))
     for name, teacher in entry.teachers.items():
         if isinstance(teacher, External):
             keys[name] = ScorerKey(teacher.model, teacher.context)
