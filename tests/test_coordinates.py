@@ -85,6 +85,10 @@ ROWS: dict[str, tuple[MethodEntry, tuple[set[str], str, str, set[str], set[str]]
         entry(likelihood(), rollouts={"main": {"author": "mixture", "of": {"student": 1, "teacher": 1}, "per": "token"}}),
         ({"label"}, "white_box", "token", {"mle"}, {"sampled_token"}),
     ),
+    "a student's beginnings that a teacher ends": (
+        entry(likelihood(), rollouts={"main": {"author": "prefix", "of": {"author": "student"}, "by": "teacher", "high": 1, "supervise": "continuation"}}),
+        ({"label"}, "black_box", "token", {"mle"}, {"sampled_token"}),
+    ),
     "texts kept in a buffer": (
         entry(likelihood(), rollouts={"main": {"author": "replay", "of": {"author": "teacher"}}}),
         ({"label"}, "black_box", "token", {"mle"}, {"sampled_token"}),

@@ -266,6 +266,14 @@ def test_a_truncated_horizon_is_never_longer_than_the_comparisons() -> None:
     assert write(Student(max_new_tokens=90), new=4).response_BT.shape[1] == 4
 
 
+@pytest.mark.parametrize(("share", "limit", "length"), [(0.25, 128, 32), (0.29, 100, 29), (0.1, 24, 2), (0.01, 24, 1), (0.0, 24, 1), (1.0, 24, 24)])
+def test_a_share_of_the_comparisons_horizon_rounds_down_to_one_token_at_least(share: float, limit: int, length: int) -> None:
+    assert Student(horizon_share=share).horizon(limit) == length
+    assert Student(horizon_share=share, max_new_tokens=5).horizon(limit) == min(5, length)
+    with pytest.raises(ValueError, match="horizon_share must lie in"):
+        Student(horizon_share=1.5)
+
+
 def test_rollouts_leave_training_mode_gradients_and_global_randomness_alone() -> None:
     STUDENT.train()
     state = torch.get_rng_state()

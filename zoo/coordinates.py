@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.components.base import Strict
-from zoo.components.rollouts import Mixture, Replay, Stream
+from zoo.components.rollouts import Mixture, Prefix, Replay, Stream
 from zoo.components.teachers import InitialWeights, SelfTeacher
 from zoo.components.terms.direct import DivergenceTerm, LikelihoodTerm
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
@@ -110,9 +110,10 @@ def derive_term(entry: MethodEntry, index: int) -> TermCoordinates:
     signals: list[str] = []
     reward = term.resolved_reward(entry.rewards) if isinstance(term, PolicyGradientTerm) else None
     outcome_factor = any(part.outcome for _, part in term.parts())
+    shown = [part for s in scorers if s in entry.teachers and (c := entry.teachers[s].context) for outer in c.made for part in outer.alternatives()]
     if external_scorers(entry, term):
         signals.append("logit")
-    if outcome_factor or (reward is not None and reward.per_sequence):
+    if outcome_factor or (reward is not None and reward.per_sequence) or any(part.outcome for part in shown):
         signals.append("outcome")
     if any(s != "student" and s in entry.teachers and entry.teachers[s].lineage and not _initial(entry, s) for s in scorers):
         signals.append("self_play")
@@ -173,5 +174,9 @@ def read_while_writing(stream: Stream) -> tuple[str, ...]:
     """Models whose next-token probabilities a stream needs while it is written; the text of a model that writes alone needs none."""
     if isinstance(stream, Replay):
         return (*read_while_writing(stream.of), *read_while_writing(stream.otherwise))
+    if isinstance(stream, Prefix):
+        return read_while_writing(stream.of)
+    if isinstance(stream, Prefix):
+        return read_while_writing(stream.of)
     alone = len(stream.reads) < 2 or (isinstance(stream, Mixture) and stream.per != "token")
     return () if alone else stream.reads

@@ -96,9 +96,18 @@ BASELINES: Table = {
 }
 WHITE = (ADVANTAGE - ADVANTAGE[MASK].mean()) / np.sqrt(ADVANTAGE[MASK].var() + 1e-8)
 SHAPINGS: Table = {
-    "clip": [({"at": 1.0}, np.clip(ADVANTAGE, -1, 1)), ({"at": 1.0, "side": "upper"}, np.minimum(ADVANTAGE, 1))],
+    "clip": [
+        ({"at": 1.0}, np.clip(ADVANTAGE, -1, 1)),
+        ({"at": 1.0, "side": "upper"}, np.minimum(ADVANTAGE, 1)),
+        ({"at": 1.0, "side": "lower"}, np.maximum(ADVANTAGE, -1)),
+    ],
     "soft_log": [({}, np.sign(ADVANTAGE) * np.log(1 + np.abs(ADVANTAGE)))],
     "power": [({"exponent": e}, np.sign(ADVANTAGE) * np.abs(ADVANTAGE) ** e) for e in (0.5, 1.0, 2.0)],
+    "w_f": [({"of": {"kind": kind, **fields}}, weight) for kind, fields, weight in (
+        ("forward_kl", {}, np.exp(ADVANTAGE)), ("reverse_kl", {}, ADVANTAGE - 1), ("generalized_jsd", {}, 0.5 * np.log((1 + np.exp(ADVANTAGE)) / 2)),
+        ("generalized_jsd", {"beta": 0.9}, 0.1 * np.log(0.9 * np.exp(ADVANTAGE) + 0.1)), ("total_variation", {}, 0.5 * np.sign(ADVANTAGE)),
+        ("alpha", {"alpha": 0.3}, (np.exp(0.3 * ADVANTAGE) - 1) / 0.3), ("squared_hellinger", {}, np.exp(ADVANTAGE / 2) - 1),
+        ("skew_reverse_kl", {"skew": 0.1}, np.log(0.9 * np.exp(ADVANTAGE) + 0.1) - 0.9 * np.exp(ADVANTAGE) / (0.9 * np.exp(ADVANTAGE) + 0.1)))],
     "whiten": [({}, inside(WHITE)), ({"centre": False}, inside(ADVANTAGE / np.sqrt(ADVANTAGE[MASK].var() + 1e-8)))],
 }
 GAP = np.exp(T) - np.exp(S)
@@ -143,7 +152,13 @@ def test_baseline(kind: str, fields: dict[str, Any], expected: Array) -> None:
 @pytest.mark.parametrize(("kind", "fields", "expected"), cases(SHAPINGS))
 def test_shaping(kind: str, fields: dict[str, Any], expected: Array) -> None:
     found = build("shaping", kind, **fields).apply(tensor(ADVANTAGE), KNOWN)
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [{"of": "k2"}, {"of": "entrywise_kl"}, {"of": "forward_kl", "where": "entry"}])
+def test_w_f_needs_a_generator_and_an_advantage(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"w_f needs an f-divergence|set where: advantage"):
+        build("shaping", "w_f", **bad)
 
 
 @pytest.mark.parametrize(("kind", "fields", "expected"), cases(GATES))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from zoo.components.base import Component, Number, check_range, component
+from zoo.components.base import Component, Number, Slot, check_range, component
 from zoo.statistics import TokenContext
 
 Where = Literal["entry", "token", "advantage"]
@@ -27,11 +27,12 @@ class Shaping(Component):
 
 @component("shaping")
 class Clip(Shaping):
-    """Clamp to [-at, at], or only from above (`side: upper`, as OPSD caps each entry of its divergence)."""
+    """Clamp to [-at, at], or only from above (`side: upper`, as OPSD caps each entry of its divergence) or from below (`side: lower`,
+    REOPOLD's floor of the log-ratio)."""
 
     kind: Literal["clip"] = "clip"
     at: Number
-    side: Literal["both", "upper"] = "both"
+    side: Literal["both", "upper", "lower"] = "both"
 
     @model_validator(mode="after")
     def _positive(self) -> Clip:
@@ -39,7 +40,7 @@ class Clip(Shaping):
         return self
 
     def apply(self, value: Tensor, context: TokenContext | None) -> Tensor:
-        return value.clamp(max=self.at) if self.side == "upper" else value.clamp(-self.at, self.at)
+        return value.clamp(min=None if self.side == "upper" else -self.at, max=None if self.side == "lower" else self.at)
 
 
 @component("shaping")
@@ -65,6 +66,28 @@ class Power(Shaping):
         zero = value == 0
         size = torch.where(zero, torch.ones_like(value), value.abs()).pow(self.exponent)
         return torch.where(zero, torch.zeros_like(value), value.sign() * size)
+
+
+@component("shaping")
+class DivergenceWeight(Shaping):
+    """w_f(u) = u f'(u) - f(u) with log u the advantage so far, which must be the log-ratio log q(y) - log p(y): the advantage whose
+    immediate policy gradient descends the f-divergence `of` (OPD+ 2606.01039; catalogue A.3). Clip the log-ratio before it where
+    w_f has no bound (forward KL: u itself)."""
+
+    kind: Literal["w_f"] = "w_f"
+    of: Annotated[Any, Slot("divergence")]
+
+    @model_validator(mode="after")
+    def _generated(self) -> DivergenceWeight:
+        if not hasattr(self.of, "pg_weight"):
+            raise ValueError(f"w_f needs an f-divergence, and {self.of.kind} is none; use forward_kl, reverse_kl, generalized_jsd, alpha or another with a generator")
+        if self.where != "advantage":
+            raise ValueError("w_f turns a log-ratio into an advantage; set where: advantage")
+        return self
+
+    def apply(self, value: Tensor, context: TokenContext | None) -> Tensor:
+        weighted: Tensor = self.of.pg_weight(value)
+        return weighted
 
 
 @component("shaping")

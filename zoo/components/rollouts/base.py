@@ -27,8 +27,9 @@ class Reuse(Strict):
 
 class Stream(Component):
     """Fields of every stream. `group` answers are written to each prompt; `max_new_tokens` shortens the horizon of the
-    comparison, never lengthens it; `share` is the part of a step's prompts that this stream takes. `context` is the author's
-    alone: a rollout carries the plain prompt, so what was written with a hint is learned without it."""
+    comparison, never lengthens it, and `horizon_share` shortens it to a share, rounded down; `share` is the part of a step's
+    prompts that this stream takes. `context` is the author's alone: a rollout carries the plain prompt, so what was written
+    with a hint is learned without it."""
 
     tag: ClassVar[str] = "author"
 
@@ -37,6 +38,7 @@ class Stream(Component):
     top_p: Number = 1.0
     group: int = Field(1, ge=1)
     max_new_tokens: Number | None = None
+    horizon_share: Number = 1.0
     context: Context | None = None
     reuse: Reuse = Reuse()
     share: Number = 1.0
@@ -46,13 +48,16 @@ class Stream(Component):
         check_range("temperature", self.temperature, 0.0)
         check_range("top_p", self.top_p, 0.0, 1.0)
         check_range("share", self.share, 0.0, 1.0)
+        check_range("horizon_share", self.horizon_share, 0.0, 1.0)
         if self.max_new_tokens is not None:
             check_range("max_new_tokens", self.max_new_tokens, 1.0)
         return self
 
     def horizon(self, limit: int) -> int:
-        """Response tokens at most, given the comparison's own limit."""
-        return limit if self.max_new_tokens is None else min(limit, int(self.max_new_tokens))
+        """Response tokens at most, given the comparison's own limit; at least one."""
+        # Rounding must not turn 0.29 * 100 into 28 tokens.
+        part = max(1, int(limit * self.horizon_share + 1e-9))
+        return part if self.max_new_tokens is None else min(part, int(self.max_new_tokens))
 
     @property
     def reads(self) -> tuple[str, ...]:

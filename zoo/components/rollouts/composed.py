@@ -135,7 +135,7 @@ class Replay(Stream):
                 raise ValueError("a replay inside a replay has no meaning; name a plain author")
             if self.group != 1 or inner.group != 1:
                 raise ValueError("replay mixes answers of many steps, so groups fall apart; leave group at 1")
-        own = {name: type(self).model_fields[name].default for name in ("temperature", "top_p", "context", "max_new_tokens")}
+        own = {name: type(self).model_fields[name].default for name in ("temperature", "top_p", "context", "max_new_tokens", "horizon_share")}
         if misplaced := [name for name, default in own.items() if getattr(self, name) != default]:
             raise ValueError(f"write '{min(misplaced)}' inside 'of', the stream that is decoded")
         return self
