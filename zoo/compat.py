@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
-from zoo import placement
+from zoo import context_rules, placement
 from zoo.components.base import extremes
 from zoo.components.credits import Group, LeaveOneOut
 from zoo.components.divergences import K1, K3, Divergence, FDivergence, ReverseKL, SkewReverseKL
 from zoo.components.ratios import Shaped
-from zoo.components.rollouts import Stream
+from zoo.components.rollouts import Continued, Stream, Switch
 from zoo.components.supports import Detach, Full, Sampled
 from zoo.components.targets import with_inputs
 from zoo.components.teachers import External, SelfTeacher
@@ -199,7 +199,7 @@ def chained_targets(entry: MethodEntry) -> Messages:
 
 def unused_parts(entry: MethodEntry) -> Messages:
     """Declared but never read: usually a misspelling."""
-    streams = {s for term in entry.objective for s in term.streams()}
+    streams = {s for term in entry.objective for s in term.streams()} | context_rules.read_streams(entry)
     named = (s for term in entry.objective for s in term.scorers(entry.rewards))
     read = {*with_inputs(named, entry.teachers), *(m for s in entry.rollouts.values() for m in s.reads)}
     rewarded = {name for term in entry.objective for name in term.reward_names()}
@@ -227,10 +227,10 @@ def labelled_k3(entry: MethodEntry) -> Messages:
             yield f"objective[{i}]: direct k3 descends the FORWARD KL; use k2 for the reverse KL, or role: anchor where it only holds the student"
 
 
-NAMES = (reserved_names, unknown_names)
+NAMES = (reserved_names, unknown_names, *context_rules.NAMES)
 RULES: tuple[Callable[[Any], Messages], ...] = (
     black_box_probabilities, sampled_divergence, whole_vocabulary, truncated_mass, null_advantage, group_credit, value_head, foreign_tokens,
-    idle_ratio, zero_signal, chained_targets, unused_parts, warped_sampling, labelled_k3, *placement.RULES,
+    idle_ratio, zero_signal, chained_targets, unused_parts, warped_sampling, labelled_k3, *placement.RULES, *context_rules.RULES,
 )  # fmt: skip
 
 
@@ -244,12 +244,7 @@ def pair_problems(entry: MethodEntry, *, templates: Collection[str], fields: Col
                   same_vocabulary: bool) -> list[str]:  # fmt: skip
     """What a pair lacks for an entry: teachers, prompt fields, templates, verifier checks, a common vocabulary; None is not checked."""
     found: list[str] = []
-    for where, context in _contexts(entry):
-        for field in context.fields:
-            if fields is not None and field not in fields:
-                found.append(f"{where}.context needs the prompt field '{field}', which this pair's prompts lack{suggest(field, fields)}")
-        if context.template not in templates:
-            found.append(f"{where}.context.template '{context.template}' is not among the pair's contexts{suggest(context.template, templates)}")
+    found += context_rules.pair_contexts(entry, templates, fields, checks)
     for name, teacher in entry.teachers.items():
         if isinstance(teacher, External) and teacher.model not in teachers:
             found.append(f"teachers.{name}.model '{teacher.model}' is no teacher of this pair{suggest(teacher.model, teachers)}")
@@ -262,17 +257,16 @@ def pair_problems(entry: MethodEntry, *, templates: Collection[str], fields: Col
     return found
 
 
-def _contexts(entry: MethodEntry) -> Iterator[tuple[str, Any]]:
-    yield from ((f"teachers.{name}", t.context) for name, t in entry.teachers.items() if t.context is not None)
-    yield from ((f"rollouts.{name}", s.context) for name, s in entry.rollouts.items() if s.context is not None)
-
-
 def _kind(component: Any) -> str:
     return str(component.kind)
 
 
 def _student_writes_all(stream: Stream) -> bool:
-    return stream.author == "student" and stream.context is None
+    if stream.context is not None:
+        return False
+    if isinstance(stream, Continued):
+        return stream.by == "student" and stream.supervise == "continuation"
+    return stream.author == "student" or (isinstance(stream, Switch) and stream.stop and stream.first == "student")
 
 
 def _plain_sampling(stream: Stream) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.components.base import Strict
 from zoo.components.rollouts import Mixture, Prefix, Replay, Stream
+from zoo.components.targets import with_inputs
 from zoo.components.teachers import InitialWeights, SelfTeacher
 from zoo.components.terms.direct import DivergenceTerm, LikelihoodTerm
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
@@ -110,7 +111,8 @@ def derive_term(entry: MethodEntry, index: int) -> TermCoordinates:
     signals: list[str] = []
     reward = term.resolved_reward(entry.rewards) if isinstance(term, PolicyGradientTerm) else None
     outcome_factor = any(part.outcome for _, part in term.parts())
-    shown = [part for s in scorers if s in entry.teachers and (c := entry.teachers[s].context) for outer in c.made for part in outer.alternatives()]
+    seen = [entry.teachers[s].context for s in with_inputs(scorers, entry.teachers) if s in entry.teachers]
+    shown = [part for context in seen if context is not None for outer in context.made for part in outer.alternatives()]
     if external_scorers(entry, term):
         signals.append("logit")
     if outcome_factor or (reward is not None and reward.per_sequence) or any(part.outcome for part in shown):
@@ -174,8 +176,6 @@ def read_while_writing(stream: Stream) -> tuple[str, ...]:
     """Models whose next-token probabilities a stream needs while it is written; the text of a model that writes alone needs none."""
     if isinstance(stream, Replay):
         return (*read_while_writing(stream.of), *read_while_writing(stream.otherwise))
-    if isinstance(stream, Prefix):
-        return read_while_writing(stream.of)
     if isinstance(stream, Prefix):
         return read_while_writing(stream.of)
     alone = len(stream.reads) < 2 or (isinstance(stream, Mixture) and stream.per != "token")

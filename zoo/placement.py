@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from zoo.components.base import walk
 from zoo.components.gates import AuthorGate, Gate
-from zoo.components.rollouts import Corpus, Dataset, Mixture, Stream
+from zoo.components.rollouts import Continued, Corpus, Dataset, Edited, Mixture, Stream
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
 from zoo.components.terms.preference import LogProbLossTerm
 from zoo.errors import suggest
@@ -113,13 +113,17 @@ def pairs_of_streams(entry: MethodEntry) -> Messages:
 
 
 def _holds_given_text(stream: Stream) -> bool:
+    if isinstance(stream, Continued) and stream.supervise == "continuation":
+        return False
     streams = [part for part in walk(stream) if isinstance(part, Stream)]
-    return any(isinstance(s, Dataset | Corpus) or (isinstance(s, Mixture) and {"dataset", "corpus"}.intersection(s.names)) for s in streams)
+    return any(isinstance(s, Dataset | Corpus | Edited) or (isinstance(s, Mixture) and {"dataset", "corpus"}.intersection(s.names)) for s in streams)
 
 
 def _student_takes_part(stream: Stream) -> bool:
     if stream.context is not None or "student" not in stream.reads or _holds_given_text(stream):
         return False
+    if isinstance(stream, Continued):
+        return stream.by == "student" and (stream.supervise == "continuation" or _student_takes_part(stream.of))  # type: ignore[attr-defined]
     return len(stream.reads) == 1 or getattr(stream, "per", "token") == "token"
 
 

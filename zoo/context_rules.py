@@ -1,0 +1,152 @@
+"""Compatibility rules about contexts and about streams that read other streams; `zoo.compat` runs them.
+
+A part made during the run needs what it is made of: a group with peers, a stream written before to the same prompts, a check of the task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from string import Formatter
+from typing import TYPE_CHECKING, Any
+
+from zoo.components.base import Context, walk
+from zoo.components.baselines import BatchMean
+from zoo.components.contexts import Part
+from zoo.components.rollouts import Corpus, Edited, Replay, Stream, in_order
+from zoo.components.targets import with_inputs
+from zoo.components.terms.policy_gradient import PolicyGradientTerm
+from zoo.errors import suggest
+
+if TYPE_CHECKING:
+    from zoo.entry import MethodEntry
+
+Messages = Iterator[str]
+
+
+def parts_of(context: Context) -> list[Part]:
+    """Every part of a context, those that stand in included."""
+    return [part for outer in context.made for part in outer.alternatives()]
+
+
+def all_contexts(entry: MethodEntry) -> Iterator[tuple[str, Context]]:
+    """Every context of an entry, with its place."""
+    yield from ((f"teachers.{name}.context", t.context) for name, t in entry.teachers.items() if t.context is not None)
+    for name, stream in entry.rollouts.items():
+        for inner in (part for part in walk(stream) if isinstance(part, Stream)):
+            for context in inner.contexts:
+                yield f"rollouts.{name}.{'context' if context is inner.context else 'teacher_context'}", context
+
+
+def read_streams(entry: MethodEntry) -> set[str]:
+    """Streams that another stream or a scorer's context reads."""
+    shown = {part.stream for _, context in all_contexts(entry) for part in parts_of(context) if part.stream is not None}
+    return shown | {source for stream in entry.rollouts.values() for source in stream.sources}
+
+
+def unknown_sources(entry: MethodEntry) -> Messages:
+    """Streams that are read but not declared, or that read each other in a circle."""
+    for name, stream in entry.rollouts.items():
+        for source in stream.sources:
+            if source not in entry.rollouts:
+                yield f"rollouts.{name}: stream '{source}' is not under rollouts{suggest(source, entry.rollouts)}"
+    for name, teacher in entry.teachers.items():
+        for part in parts_of(teacher.context) if teacher.context is not None else ():
+            if part.stream is not None and part.stream not in entry.rollouts:
+                yield f"teachers.{name}.context: stream '{part.stream}' is not under rollouts{suggest(part.stream, entry.rollouts)}"
+    order = [name for name, _ in in_order(entry.rollouts)]
+    for place, name in enumerate(order):
+        if late := [s for s in entry.rollouts[name].sources if s in entry.rollouts and order.index(s) >= place]:
+            yield f"rollouts.{name} reads '{late[0]}', which reads it in turn; one of them must be written first"
+
+
+def author_contexts(entry: MethodEntry) -> Messages:
+    """Before a stream is written there is nothing of its own to show."""
+    for name, stream in entry.rollouts.items():
+        inner = [part for s in walk(stream) if isinstance(s, Stream) for context in s.contexts for part in parts_of(context)]
+        for part in inner:
+            if part.reads_text and part.stream is None:
+                yield f"rollouts.{name}: context {part.kind} reads what was written, and this stream is not written yet; name another one with of"  # type: ignore[attr-defined]
+
+
+def side_by_side(entry: MethodEntry) -> Messages:
+    """Streams read row by row need the same prompts, groups and order."""
+    pairs = [(name, source) for name, stream in entry.rollouts.items() for source in stream.sources]
+    for term in entry.objective:
+        for scorer in with_inputs(term.scorers(entry.rewards), entry.teachers):
+            context = entry.teachers[scorer].context if scorer in entry.teachers else None
+            pairs += [(on, part.stream) for on in term.streams() for part in (parts_of(context) if context else ()) if part.stream is not None]
+    for name, source in dict.fromkeys(pairs):
+        one, other = entry.rollouts[name], entry.rollouts[source]
+        if name != source and (isinstance(one, Replay) or isinstance(other, Replay)):
+            yield f"rollouts.{name} and rollouts.{source} are read row by row, but a replayed batch answers other prompts; use a plain author"
+        elif (one.group, one.share) != (other.group, other.share):
+            yield f"rollouts.{name} and rollouts.{source} are read row by row; give both the same group and share"
+        elif isinstance(other, Corpus):
+            yield f"rollouts.{source} is a corpus, which answers no prompt; read another stream"
+
+
+def peers(entry: MethodEntry) -> Messages:
+    """A group of one has no peers."""
+    for term in entry.objective:
+        for scorer in with_inputs(term.scorers(entry.rewards), entry.teachers):
+            context = entry.teachers[scorer].context if scorer in entry.teachers else None
+            for part in parts_of(context) if context is not None else ():
+                for on in term.streams() if part.stream is None else (part.stream,):
+                    yield from _too_few(entry, f"teachers.{scorer}.context", part, on)
+    for name, stream in entry.rollouts.items():
+        for context in stream.contexts:
+            for part in parts_of(context):
+                if part.stream is not None:
+                    yield from _too_few(entry, f"rollouts.{name}.context", part, part.stream)
+        if isinstance(stream, Edited):
+            yield from _too_few(entry, f"rollouts.{name}.put", stream.put, stream.put.stream or stream.of)
+
+
+def _too_few(entry: MethodEntry, where: str, part: Any, on: str) -> Messages:
+    if (part.needs_group or getattr(part, "scope", None) == "group") and entry.rollouts[on].group < 2:
+        yield f"{where}: {part.kind} reads a group, but rollouts.{on} has group 1; set group to 2 or more"
+
+
+def absent_in_batch(entry: MethodEntry) -> Messages:
+    """Sequences without a context have no advantage, which a statistic of the whole batch would count all the same."""
+    for i, term in enumerate(entry.objective):
+        if not isinstance(term, PolicyGradientTerm):
+            continue
+        batchwide = any(shaping.batchwide for shaping in term.shaping) or isinstance(term.baseline, BatchMean)
+        for scorer in with_inputs(term.scorers(entry.rewards), entry.teachers) if batchwide else ():
+            context = entry.teachers[scorer].context if scorer in entry.teachers else None
+            if context is not None and context.absent == "skip" and any(_may_lack(part) for part in context.made):
+                yield (
+                    f"objective[{i}]: teachers.{scorer} says nothing about sequences without its context, but the batch's mean counts them; "
+                    "set absent: plain, or drop the statistic of the batch"
+                )
+
+
+def _may_lack(part: Any) -> bool:
+    return bool(part.needs_group) or part.kind in ("ablated", "other_prompt", "given", "partial_solution")
+
+
+def pair_contexts(entry: MethodEntry, templates: Collection[str], fields: Collection[str] | None, checks: Collection[str] | None) -> Messages:
+    """What a pair lacks for an entry's contexts: prompt fields, templates and their places, checks."""
+    for where, context in all_contexts(entry):
+        given = [*context.fields, *(p.name for p in parts_of(context) if hasattr(p, "name")), *(p.part for p in parts_of(context) if hasattr(p, "part"))]
+        for field in given:
+            if fields is not None and field not in fields:
+                yield f"{where} needs the prompt field '{field}', which this pair's prompts lack{suggest(field, fields)}"
+        if context.template not in templates:
+            yield f"{where}.template '{context.template}' is not among the pair's contexts{suggest(context.template, templates)}"
+        elif isinstance(templates, Mapping):
+            shown = ["prompt", *context.fields, *(part.kind for part in context.made)]
+            for _, place, _, _ in Formatter().parse(templates[context.template]):
+                if place and place not in shown:
+                    yield f"{where}.template '{context.template}' has a place for '{place}', which the context does not fill; add it to fields or made"
+    parts = [(where, part) for where, context in all_contexts(entry) for part in parts_of(context)]
+    parts += [(f"rollouts.{name}.put", part) for name, s in entry.rollouts.items() if isinstance(s, Edited) for part in s.put.alternatives()]
+    for where, part in parts:
+        check = getattr(part, "check", None)
+        if check is not None and checks is not None and check not in checks:
+            yield f"{where}: check '{check}' is not among the task's checks{suggest(check, checks)}"
+
+
+NAMES = (unknown_sources,)
+RULES = (author_contexts, side_by_side, peers, absent_in_batch)
