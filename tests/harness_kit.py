@@ -26,7 +26,7 @@ from zoo.harness.models import LoadedPair, load_pair, load_pair_spec
 from zoo.harness.parallel import Processes
 from zoo.harness.train import Trainer, make_trainer
 from zoo.paths import data_root
-from zoo.tasks.micro import CONTEXTS, add_prompt
+from zoo.tasks.micro import CONTEXTS, MADE_CONTEXTS, WORDS, add_prompt
 from zoo.tensors import Prompt, Rollout
 
 TESTS = Path(__file__).parent
@@ -47,6 +47,9 @@ class ToyTask:
     def verify(self, check: str, text: str, prompt: Prompt) -> float:
         return float(sum(map(ord, text)) % 2)
 
+    def feedback(self, text: str, prompt: Prompt) -> str:
+        return "good" if self.verify("answer", text, prompt) else f"bad {len(text)}"
+
 
 def llama(seed: int, hidden: int, tied: bool, vocabulary: int = 40) -> LlamaForCausalLM:
     """A small Llama whose distributions are uneven and which stops by itself now and then."""
@@ -66,7 +69,7 @@ def write_pair(folder: Path, **changes: Any) -> Path:
         make_tokenizer().save_pretrained(folder / name)
     spec = {
         "id": "tiny", "title": "Tiny random models", "student": {"path": str(folder / "student")},
-        "teachers": {"teacher": {"path": str(folder / "teacher")}}, "task": {"kind": "micro"}, "max_new_tokens": 8, "contexts": dict(CONTEXTS),
+        "teachers": {"teacher": {"path": str(folder / "teacher")}}, "task": {"kind": "micro"}, "max_new_tokens": 8, "contexts": {**CONTEXTS, **MADE_CONTEXTS}, "words": dict(WORDS),
     }  # fmt: skip
     file = folder / "tiny.yaml"
     file.write_text(yaml.safe_dump({**spec, **changes}), encoding="utf-8")
@@ -205,6 +208,29 @@ def stateful_entries() -> list[MethodEntry]:
         made("critic", rollout={"author": "student", "reuse": {"epochs": 2, "minibatches": 2}}, **TEACHER, learners={
             "value": {"kind": "value_head", "learning_rate": 0.05}}, objective=[
             {"term": "policy_gradient", "reward": log_ratio, "credit": gae, "ratio": [{"ppo_clip": 0.2}], "reduce": "token_mean"}]),
+        *moving_entries(),
+    ]  # fmt: skip
+
+
+def moving_entries() -> list[MethodEntry]:
+    """Every kind of state that a step, a schedule or a copied teacher keeps."""
+    hint = {"fields": ["solution"], "template": "solution"}
+    own = {"rollout": {"author": "student"}}
+    momentum = {"schedule": "momentum", "start": 0.2, "rate": 0.3, "beta": 0.5}
+    trend = {"schedule": "loss_trend", "measure": "loss.0", "tolerance": 0.0, "warmup": 0.1, "change": 0.3, "decay": 0.5}
+    return [
+        made("foreseeing", **own, **TEACHER, objective=[REVERSE_KL], update={"kind": "adamw", "step": {"kind": "extrapolate", "prompts": 8, "factor": 0.5}}),
+        made("private", **own, **TEACHER, objective=[{**REVERSE_KL, "reduce": "sequence_mean"}], update={
+            "kind": "adamw", "step": {"kind": "dp", "clip": 0.5, "noise": 0.7, "delta": 1e-3}}),
+        made("anchored", **own, **TEACHER, objective=[REVERSE_KL], update={"kind": "adamw", "anchor": {"kind": "fisher", "strength": 5.0, "samples": 4}}),
+        made("following", **own, teachers={"teacher": {"kind": "external", "target": {"kind": "interpolate", "t": momentum}}}, objective=[
+            {**REVERSE_KL, "coefficient": trend}]),
+        made("copied", **own, rewards={"correct": {"kind": "verifier"}}, teachers={
+            "clock": {"kind": "student", "weights": {"kind": "periodic", "every": 2}, "context": hint},
+            "rounds": {"kind": "student", "weights": {"kind": "periodic", "rounds": 3}, "context": hint},
+            "gate": {"kind": "student", "weights": {"kind": "gated", "measure": "reward.correct.main", "every": 2, "smooth": 0.5}, "context": hint}},
+            objective=[*({**REVERSE_KL, "teacher": name} for name in ("clock", "rounds", "gate")), {
+                "term": "policy_gradient", "reward": "correct", "credit": "return_to_go", "coefficient": 0.1, "reduce": "token_mean"}]),
     ]  # fmt: skip
 
 

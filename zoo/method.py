@@ -7,7 +7,7 @@ the differentiable loss, in chunks of tokens of any size. Nothing here knows a m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from zoo.components.base import Component, resolve
 from zoo.components.rewards import Verifier
 from zoo.components.targets import Target, with_inputs
-from zoo.components.terms.base import TokenTerm, unique
+from zoo.components.terms.base import Signal, TokenTerm, unique
 from zoo.entry import MethodEntry
 from zoo.statistics import Statistic, TokenContext, View
 
@@ -32,12 +32,19 @@ class Prepared:
     columns: Mapping[str, Tensor]
     value: Tensor | None
 
+    def rows(self, rows: Sequence[int]) -> Prepared:
+        """The same for some of the sequences."""
+        at = torch.as_tensor(list(rows), device=self.scale_BT.device)
+        return replace(self, scale_BT=self.scale_BT[at], columns={name: column[at] for name, column in self.columns.items()})
+
 
 class Method:
-    """An entry with its schedules resolved at `progress` (0 to 1), ready to be asked what it needs and what its loss is."""
+    """An entry with its schedules resolved at `progress` (0 to 1), ready to be asked what it needs and what its loss is. `measured` has
+    the present numbers of schedules that follow a measure; the others are at their start."""
 
-    def __init__(self, entry: MethodEntry, progress: float = 0.0) -> None:
-        self.entry = resolve(entry, at=lambda schedule: _scheduled(schedule, progress))
+    def __init__(self, entry: MethodEntry, progress: float = 0.0, measured: Mapping[Component, float] | None = None) -> None:
+        known = measured or {}
+        self.entry = resolve(entry, at=lambda schedule: known[schedule] if schedule in known else _scheduled(schedule, progress))
         self.terms = tuple((i, term) for i, term in enumerate(self.entry.objective) if term.active(progress))
 
     @property
@@ -81,6 +88,7 @@ class Method:
         with torch.no_grad():
             for index, term in self.terms:
                 for signal in term.prepare(contexts, self.entry.rewards):
+                    signal = _heard(signal, contexts[signal.stream].heard_B(self.with_target_inputs(term.scorers(self.entry.rewards))))
                     scale_BT = signal.weight_BT
                     if not signal.reduced:
                         assert isinstance(term, TokenTerm)
@@ -109,6 +117,13 @@ def annotate(statistics: Sequence[Statistic], view: View, mask_BT: Tensor, chunk
         value_N = statistic.compute(view).detach()
         column_BT = columns.setdefault(statistic, torch.zeros(mask_BT.shape, dtype=value_N.dtype, device=mask_BT.device))
         column_BT.view(-1)[place_N] = value_N
+
+
+def _heard(signal: Signal, heard_B: Tensor | None) -> Signal:
+    """The signal without the sequences that a scorer it reads knows nothing about."""
+    if heard_B is None:
+        return signal
+    return replace(signal, kept_BT=signal.kept_BT & heard_B[:, None], weight_BT=signal.weight_BT * heard_B[:, None])
 
 
 def _scheduled(schedule: Component, progress: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from zoo.components.base import Component, Context, Slot, component
 
@@ -34,6 +34,47 @@ class EmaWeights(Weights):
     kind: Literal["ema"] = "ema"
     shorthand = "decay"
     decay: float = Field(ge=0, lt=1)
+
+
+@component("weights_of")
+class PeriodicWeights(Weights):
+    """A copy of the student, made anew after `every` optimizer steps, or (`rounds`) at each of so many equal parts of the run."""
+
+    kind: Literal["periodic"] = "periodic"
+    every: int | None = Field(None, ge=1)
+    rounds: int | None = Field(None, ge=2)
+
+    @model_validator(mode="after")
+    def _one(self) -> PeriodicWeights:
+        if (self.every is None) == (self.rounds is None):
+            raise ValueError("give one of every (optimizer steps) and rounds (equal parts of the run)")
+        return self
+
+
+@component("weights_of")
+class GatedWeights(Weights):
+    """A copy of the student, made anew when all tests hold (2606.03532): `every` steps since the last copy; the running mean of `measure`
+    (decay `smooth`) above its best value at a copy by more than `margin`; `tail` (a measure that must not grow), if given, at most `limit`."""
+
+    kind: Literal["gated"] = "gated"
+    measure: str
+    every: int = Field(10, ge=1)
+    smooth: float = Field(0.9, ge=0, lt=1)
+    margin: float = Field(0.0, ge=0)
+    tail: str | None = None
+    limit: float = 1.0
+
+
+@component("weights_of")
+class SteeredWeights(Weights):
+    """The initial student with `scale` times a direction added to its hidden states after block `layer` (counted from 1; a share of the
+    depth below 1): the mean of the last prompt state shown with `toward` less that of the plain prompt, over `samples` prompts."""
+
+    kind: Literal["steered"] = "steered"
+    toward: Context
+    layer: float = Field(0.5, gt=0)
+    scale: float = 1.0
+    samples: int = Field(64, ge=1)
 
 
 class Teacher(Component):

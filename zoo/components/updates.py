@@ -2,11 +2,107 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from zoo.components.base import Component, component
+from zoo.components.base import Component, Slot, component
+
+
+def absent(value: Any) -> bool:
+    """Whether an optional part was not given; it then leaves no trace in what an entry runs."""
+    return value is None
+
+
+class Move(Component):
+    """Base of the ways in which a step departs from the optimizer's own."""
+
+
+@component("step")
+class Extrapolate(Move):
+    """EffOPD (2605.11739, its code): when the number of steps is a power of two, further along the direction of travel,
+    theta' = theta + f (theta - base) on the matrices of attention and MLP blocks, kept where the score on `prompts` validation prompts
+    (greedy answers, the share that `check` accepts) rises strictly. After each accepted trial f <- f / (1 + f), which is the same stride
+    again; the first failure or `trials` trials end the search. `base` is the best point of the last search, at first the initial student.
+    """
+
+    kind: Literal["extrapolate"] = "extrapolate"
+    factor: float = Field(2.0, gt=0)
+    trials: int = Field(5, ge=1)
+    prompts: int = Field(50, ge=1)
+    check: str = "answer"
+
+
+@component("step")
+class PrivateStep(Move):
+    """DP-SGD (1607.00133): g = (1/B) (sum_i g_i min(1, clip / |g_i|) + Normal(0, (noise clip)^2)), where g_i is the gradient of B times
+    sequence i's part of the loss, each sequence taken by itself. With `delta` the row of each step carries the epsilon spent so far, by
+    Opacus's accountant of Renyi divergences (optional extra `dp`); its sampling rate is the share of the prompts drawn for a step.
+    """
+
+    kind: Literal["dp"] = "dp"
+    clip: float = Field(gt=0)
+    noise: float = Field(ge=0)
+    delta: float | None = Field(None, gt=0, lt=1)
+
+
+@component("step")
+class MatchNorm(Move):
+    """The combined gradient g, scaled to the norm of one term's own: g |g_term| / |g| (2606.00564, its eta)."""
+
+    kind: Literal["match_norm"] = "match_norm"
+    to: int = Field(0, ge=0)
+
+
+@component("step")
+class TrustRegionStep(Move):
+    """TRPO (1502.05477, appendix C): in place of the optimizer's step, along x = (H + damping)^-1 g with H the Hessian of the mean
+    KL(old || new) over the batch's states (conjugate gradients, products with H by differences of gradients), at first of the length that
+    makes the quadratic model of the KL equal `kl`; halved until the KL holds and the surrogate improves. The learning rate plays no part."""
+
+    kind: Literal["trust_region"] = "trust_region"
+    kl: float = Field(0.01, gt=0)
+    damping: float = Field(0.1, ge=0)
+    iterations: int = Field(10, ge=1)
+    backtracks: int = Field(10, ge=1)
+
+
+class Anchor(Component):
+    """Base of the pulls of all weights towards the initial ones; their gradient is added before the clip."""
+
+    strength: float = Field(gt=0)
+
+
+@component("anchor")
+class L2Anchor(Anchor):
+    """(strength / 2) |theta - theta_0|^2."""
+
+    kind: Literal["l2"] = "l2"
+    shorthand = "strength"
+
+
+@component("anchor")
+class FisherAnchor(Anchor):
+    """(strength / 2) sum_i F_i (theta_i - theta_0,i)^2 (EWC 1612.00796, eq. 3), F the diagonal of the initial student's Fisher information:
+    the mean over `samples` training prompts of the squared gradient of log p(y|x), y drawn from the student itself."""
+
+    kind: Literal["fisher"] = "fisher"
+    shorthand = "strength"
+    samples: int = Field(64, ge=1)
+
+
+class Adapter(Component):
+    """Base of the small modules that are trained in place of all weights."""
+
+
+@component("adapter")
+class Lora(Adapter):
+    """W + (alpha / rank) B A on the linear maps whose names end in `targets`; B starts at 0 (2106.09685; peft, optional extra `peft`)."""
+
+    kind: Literal["lora"] = "lora"
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 class Update(Component):
@@ -16,9 +112,18 @@ class Update(Component):
 
 @component("update")
 class AdamW(Update):
-    """Decoupled weight decay Adam on all parameters."""
+    """Decoupled weight decay Adam, on all parameters or on an adapter's; `step` departs from the optimizer's own, `anchor` pulls back."""
 
     kind: Literal["adamw"] = "adamw"
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     epsilon: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
+    step: Annotated[Move, Slot("step")] | None = Field(None, exclude_if=absent)
+    anchor: Annotated[Anchor, Slot("anchor")] | None = Field(None, exclude_if=absent)
+    adapter: Annotated[Adapter, Slot("adapter")] | None = Field(None, exclude_if=absent)
+
+    @model_validator(mode="after")
+    def _compatible(self) -> AdamW:
+        if self.adapter is not None and (self.anchor is not None or isinstance(self.step, Extrapolate)):
+            raise ValueError("an anchor and step extrapolate act on the student's own weights, which an adapter freezes; drop one of the two")
+        return self

@@ -16,25 +16,25 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from zoo.errors import ZooError
-from zoo.harness.learners import extra_state, load_extra_state, load_optimizer_tensors, optimizer_tensors
+from zoo.harness.parts import load_optimizer_tensors, optimizer_tensors
 
 if TYPE_CHECKING:
     from zoo.harness.train import Trainer
 
-VERSION = 1
+VERSION = 2
 STATE = "state.json"
 
 
 def save(trainer: Trainer, folder: Path) -> None:
     """Checkpoint everything that the next step depends on."""
-    tensors = {"student": dict(trainer.pair.student.state_dict()), "optimizer": optimizer_tensors(trainer.optimizer), **extra_state(trainer.bank)}
-    memories = {}
-    for name, memory in trainer.memories.items():
-        memories[name], tensors[f"memory:{name}"] = split_state(memory.state_dict())
+    tensors = {"student": dict(trainer.pair.student.state_dict()), "optimizer": optimizer_tensors(trainer.optimizer)}
+    parts = {}
+    for name, part in trainer.parts.items():
+        parts[name], tensors[f"part:{name}"] = split_state(part.state_dict())
     tied = trainer.pair.student.config.tie_word_embeddings
-    tensors["student"] = {k: v for k, v in tensors["student"].items() if not (tied and k == "lm_head.weight")}
-    state = {"spent": asdict(trainer.spent), "phases": asdict(trainer.phases), "iteration": trainer.iteration, "rows": trainer.rows, "memories": memories}
-    save_checkpoint(folder, state, tensors)
+    tensors = {group: {k: v for k, v in named.items() if not (tied and k == "lm_head.weight")} for group, named in tensors.items()}
+    state = {"spent": asdict(trainer.spent), "phases": asdict(trainer.phases), "iteration": trainer.iteration, "rows": trainer.rows, "parts": parts}
+    save_checkpoint(folder, state, {group: named for group, named in tensors.items() if named or group == "optimizer"})
 
 
 def restore(trainer: Trainer, folder: Path) -> None:
@@ -45,9 +45,8 @@ def restore(trainer: Trainer, folder: Path) -> None:
     state, tensors = found
     trainer.pair.student.load_state_dict(tensors["student"], strict=False)
     load_optimizer_tensors(trainer.optimizer, tensors["optimizer"])
-    load_extra_state(trainer.bank, {k: v for k, v in tensors.items() if k.startswith(("ema:", "critic:"))})
-    for name, memory in trainer.memories.items():
-        memory.load_state_dict({**state["memories"][name], **tensors[f"memory:{name}"]})
+    for name, part in trainer.parts.items():
+        part.load_state_dict({**state["parts"][name], **tensors.get(f"part:{name}", {})})
     trainer.spent, trainer.phases = type(trainer.spent)(**state["spent"]), type(trainer.phases)(**state["phases"])
     trainer.iteration, trainer.rows = state["iteration"], state["rows"]
 

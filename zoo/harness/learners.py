@@ -1,88 +1,55 @@
-"""What is trained beside the student, and other state that outlives a step: critics and averaged teachers."""
+"""What is trained beside the student with an optimizer of its own: critics. And the order in which prompts are read."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zoo.components.learners import ValueHead
-from zoo.components.teachers import SelfTeacher
 from zoo.entry import MethodEntry
+from zoo.harness.parts import Part, load_optimizer_tensors, optimizer_tensors
 from zoo.harness.scoring import Bank
 from zoo.seeds import seed_for
 
 
-class Critic(nn.Module):
+class Critic(Part):
     """A linear value of the student's last hidden state; starts at 0, so that its first baseline changes nothing."""
 
-    def __init__(self, hidden: int, learning_rate: float) -> None:
-        super().__init__()
-        self.weight_H, self.bias = nn.Parameter(torch.zeros(hidden)), nn.Parameter(torch.zeros(()))
+    def __init__(self, hidden: int, learning_rate: float, device: torch.device) -> None:
+        self.weight_H, self.bias = nn.Parameter(torch.zeros(hidden, device=device)), nn.Parameter(torch.zeros((), device=device))
         self.optimizer = torch.optim.AdamW(self.parameters(), lr=learning_rate, weight_decay=0.0)
 
-    def forward(self, hidden_NH: Tensor) -> Tensor:
+    def parameters(self) -> list[nn.Parameter]:
+        return [self.weight_H, self.bias]
+
+    def __call__(self, hidden_NH: Tensor) -> Tensor:
         """Values (N,)."""
         return hidden_NH @ self.weight_H + self.bias
 
-    def after_step(self) -> None:
+    def after_step(self, metrics: Mapping[str, float]) -> None:
         """Take the optimizer step on the gradients gathered during the student's update."""
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"weight_H": self.weight_H.detach(), "bias": self.bias.detach(), **optimizer_tensors(self.optimizer)}
 
-def make_critics(entry: MethodEntry, bank: Bank) -> dict[str, Critic]:
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.weight_H.copy_(state["weight_H"])
+        self.bias.copy_(state["bias"])
+        load_optimizer_tensors(self.optimizer, state)
+
+
+def make_critics(entry: MethodEntry, bank: Bank) -> dict[str, Part]:
     """The value heads an entry declares, registered with the bank."""
     size = bank.models["student"].get_output_embeddings().weight.shape[1]
-    found = {n: Critic(size, s.learning_rate).to(bank.device) for n, s in entry.learners.items() if isinstance(s, ValueHead)}
+    found = {name: Critic(size, spec.learning_rate, bank.device) for name, spec in entry.learners.items() if isinstance(spec, ValueHead)}
     bank.values.update(found)
-    return found
-
-
-@torch.no_grad()
-def move_averages(entry: MethodEntry, bank: Bank) -> None:
-    """Every EMA teacher takes its step towards the student."""
-    for name, teacher in entry.teachers.items():
-        average = bank.models.get(f"ema:{name}")
-        if isinstance(teacher, SelfTeacher) and average is not None:
-            decay = teacher.weights.decay  # type: ignore[attr-defined]
-            for kept, live in zip(average.parameters(), bank.models["student"].parameters(), strict=True):
-                kept.lerp_(live.to(kept.dtype), 1.0 - decay)
-
-
-def extra_state(bank: Bank) -> dict[str, dict[str, Any]]:
-    """Tensors to checkpoint beside the student: averaged teachers and critics with their optimizers."""
-    state = {name: dict(model.state_dict()) for name, model in bank.models.items() if name.startswith("ema:")}
-    for name, critic in bank.values.items():
-        state[f"critic:{name}"] = dict(critic.state_dict()) | optimizer_tensors(critic.optimizer)
-    return state
-
-
-def load_extra_state(bank: Bank, state: dict[str, dict[str, Tensor]]) -> None:
-    """Restore what `extra_state` gave."""
-    for name, tensors in state.items():
-        if name.startswith("ema:"):
-            bank.models[name].load_state_dict(tensors, strict=False)
-        else:
-            critic = bank.values[name.removeprefix("critic:")]
-            critic.load_state_dict({k: v for k, v in tensors.items() if not k.startswith("optimizer.")})
-            load_optimizer_tensors(critic.optimizer, tensors)
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimizer's state as a flat mapping of tensors, for safetensors."""
-    return {f"optimizer.{i}.{name}": value for i, entry in optimizer.state_dict()["state"].items() for name, value in entry.items()}
-
-
-def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Restore what `optimizer_tensors` gave; other names are ignored."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".")
-            state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return {f"critic:{name}": critic for name, critic in found.items()}
 
 
 def prompts_written(rollouts: int, share: float, group: int) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zoo.components.rollouts import Replay, Stream
 from zoo.errors import ZooError
+from zoo.harness.parts import VALIDATION_LOSS, Part
 from zoo.seeds import uniforms
 from zoo.tensors import Prompt, Rollout
 
@@ -37,8 +38,10 @@ def concatenate(parts: Sequence[Rollout], *, pad_id: int) -> Rollout:
     )
 
 
-class ReplayBuffer:
+class ReplayBuffer(Part):
     """State of one `replay` stream: the sequences, phi, and the validation loss that phi was last raised at (DistiLLM 2402.03898)."""
+
+    watches = (VALIDATION_LOSS,)
 
     def __init__(self, stream: Replay, *, pad_id: int) -> None:
         self.capacity, self.rule, self.pad_id = stream.capacity, stream.phi, pad_id

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -19,11 +19,14 @@ from zoo.components.base import Context
 from zoo.components.targets import with_inputs
 from zoo.components.teachers import External, SelfTeacher
 from zoo.entry import MethodEntry
+from zoo.harness.contexts import TaskJudge, absent, made_prompts, written_ids
 from zoo.harness.models import LoadedPair
 from zoo.method import Method, Prepared, annotate
 from zoo.statistics import LogProb, Statistic, TokenContext
 from zoo.tensors import Rollout
 from zoo.views import LogitView
+
+MOVING = ("ema:", "copy:")  # keys of weights that move with the steps
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class ScorerKey:
 
 @dataclass
 class Bank:
-    """The models behind an entry's scorer names. `models` is keyed by weights: student, initial, ema:NAME, or a teacher's name."""
+    """The models behind an entry's scorer names. `models` is keyed by weights: student, initial, ema:NAME, copy:NAME, or a teacher's name."""
 
     pair: LoadedPair
     models: dict[str, Any]
@@ -49,7 +52,7 @@ class Bank:
     def moves(self, scorer: str) -> bool:
         """Whether a scorer's weights change from step to step."""
         weights = self.keys[scorer].weights
-        return weights == "student" or weights.startswith("ema:")
+        return weights == "student" or weights.startswith(MOVING)
 
     @property
     def device(self) -> torch.device:
@@ -62,9 +65,17 @@ class Bank:
 
     def hidden(self, scorer: str, rollout: Rollout) -> Tensor:
         """Last hidden states (N, H) at the positions that predict the supervised tokens, in the order of the flattened mask."""
-        key = self.keys[scorer]
-        prompts = rollout.prompt_ids if key.context is None else [tuple(self.pair.format_prompt(p, key.context)) for p in rollout.prompts]
-        return response_hidden(self.models[key.weights], prompts, rollout, self.pair.pad_id)
+        return response_hidden(self.models[self.keys[scorer].weights], self.prompts(scorer, rollout), rollout, self.pair.pad_id)
+
+    def prompts(self, scorer: str, rollout: Rollout) -> Sequence[tuple[int, ...]]:
+        """What a scorer reads before each response."""
+        context = self.keys[scorer].context
+        return rollout.prompt_ids if context is None else [tuple(self.pair.format_prompt(p, context)) for p in rollout.prompts]
+
+    @cached_property
+    def judge(self) -> TaskJudge:
+        """What is asked about answers."""
+        return TaskJudge(self.pair)
 
     def head(self, scorer: str) -> Callable[[Tensor], Tensor]:
         """Hidden states (N, H) to logits (N, V)."""
@@ -82,14 +93,15 @@ def bank_for(entry: MethodEntry, pair: LoadedPair, *, micro_tokens: int, chunk_t
             keys[name] = ScorerKey(teacher.model, teacher.context)
             models[teacher.model] = pair.teachers[teacher.model]
         elif isinstance(teacher, SelfTeacher):
-            weights = {"live": "student", "initial": "initial"}.get(teacher.weights.kind, f"ema:{name}")  # type: ignore[attr-defined]
+            kind = teacher.weights.kind  # type: ignore[attr-defined]
+            weights = {"live": "student", "initial": "initial", "ema": f"ema:{name}"}.get(kind, f"copy:{name}")
             keys[name] = ScorerKey(weights, teacher.context)
             read.add(name)
     dtype = torch.bfloat16 if next(pair.student.parameters()).is_cuda else None
     for name in read:
         if name in keys and keys[name].weights == "initial" and "initial" not in models:
             models["initial"] = pair.frozen_student(dtype)
-        if name in keys and keys[name].weights.startswith("ema:") and keys[name].weights not in models:
+        if name in keys and keys[name].weights.startswith(MOVING) and keys[name].weights not in models:
             models[keys[name].weights] = pair.frozen_student()
     return Bank(pair, models, keys, micro_tokens, chunk_tokens)
 
@@ -115,9 +127,11 @@ def response_hidden(model: Any, prompts: Sequence[Sequence[int]], rollout: Rollo
     return hidden_BLH.flatten(0, 1)[flat_N.to(device)]
 
 
-def micro_batches(rollout: Rollout, micro_tokens: int) -> list[list[int]]:
-    """Row indices in groups of like length whose padded size stays within `micro_tokens` (one row at least)."""
-    size = [len(p) + int(n) for p, n in zip(rollout.prompt_ids, rollout.mask_BT.sum(1).tolist(), strict=True)]
+def micro_batches(rollout: Rollout, micro_tokens: int, prompts: Sequence[Sequence[int]] | None = None) -> list[list[int]]:
+    """Row indices in groups of like length whose padded size stays within `micro_tokens` (one row at least); `prompts` where a scorer
+    reads others than the student."""
+    before = rollout.prompt_ids if prompts is None else prompts
+    size = [len(p) + int(n) for p, n in zip(before, rollout.written_BT.sum(1).tolist(), strict=True)]
     order = sorted((i for i in range(len(rollout)) if bool(rollout.mask_BT[i].any())), key=lambda i: (-size[i], i))
     groups: list[list[int]] = []
     for i in order:
@@ -154,19 +168,44 @@ class Scored:
             {s: column[at] for s, column in self.context.columns.items()},
             {name: reward[at] for name, reward in self.context.rewards.items()},
             self.context.total,
+            {scorer: absent_B[at] for scorer, absent_B in self.context.absent.items()},
         )
         return Scored(context, {name: h[flat.to(h.device)] for name, h in self.hidden.items()}, self.version)
 
 
 @torch.no_grad()
-def score(method: Method, bank: Bank, stream: str, rollout: Rollout, total: Callable[[Tensor], Tensor], version: int = 0) -> Scored:
-    """Rewards, columns and hidden states of one stream, without gradient, after `version` optimizer steps."""
-    rewards = {name: _verified(bank.pair, rollout, reward.check) for name, reward in method.verifiers(stream).items()}
+def score(
+    method: Method,
+    bank: Bank,
+    stream: str,
+    rollout: Rollout,
+    total: Callable[[Tensor], Tensor],
+    version: int = 0,
+    others: Mapping[str, Rollout] | None = None,
+) -> Scored:
+    """Rewards, columns and hidden states of one stream, without gradient, after `version` optimizer steps. `others` are the streams
+    whose texts the scorers' contexts may show."""
+    rollout, absent = in_context(method, bank, stream, rollout, others or {})
+    rewards = {name: verified(bank.pair, rollout, reward.check) for name, reward in method.verifiers(stream).items()}
     statistics = method.statistics(stream)
     kept = [s for s in method.update_scorers(stream) if bank.keys[s] != bank.keys["student"] or s != "student"]
     hidden = hidden_states(bank, [*(method.annotation_scorers(stream) if statistics else ()), *kept], rollout)
     columns = columns_of(statistics, method, bank, rollout, hidden)
-    return Scored(TokenContext(rollout, columns, rewards, total), {name: hidden[name] for name in kept}, version)
+    return Scored(TokenContext(rollout, columns, rewards, total, absent), {name: hidden[name] for name in kept}, version)
+
+
+def in_context(method: Method, bank: Bank, stream: str, rollout: Rollout, others: Mapping[str, Rollout]) -> tuple[Rollout, dict[str, Tensor]]:
+    """The rollout with the texts that its scorers' contexts are made of, and the sequences that each scorer must leave out."""
+    read = with_inputs((name for _, term in method.terms if stream in term.streams() for name in term.scorers(method.entry.rewards)), method.entry.teachers)
+    named = {n: (bank.keys[n].context, method.entry.teachers[n].context) for n in method.entry.teachers if n in read and n in bank.keys}
+    made = {name: (context, now) for name, (context, now) in named.items() if context is not None and now is not None and context.made}
+    if not made:
+        return rollout, {}
+    texts: dict[str | None, Rollout] = {None: rollout} | {name: other for name, other in others.items()}
+    wanted = {part.stream for context, _ in made.values() for outer in context.made for part in outer.alternatives()}
+    answers = {name: bank.judge.answers(texts[name]) for name in {None, *wanted}}
+    rollout = replace(rollout, prompts=made_prompts(rollout.prompts, made.values(), answers, bank.judge))
+    return rollout, {name: left_B for name, (context, _) in made.items() if (left_B := absent(rollout, context)) is not None}
 
 
 @torch.no_grad()
@@ -192,21 +231,20 @@ def hidden_states(bank: Bank, names: Sequence[str], rollout: Rollout) -> dict[st
         key = bank.keys[name]
         if key in found:
             continue
-        for group in micro_batches(rollout, bank.micro_tokens):
+        for group in micro_batches(rollout, bank.micro_tokens, bank.prompts(name, rollout)):
             with bank.precision():
                 states_NH = bank.hidden(name, rollout.rows(group))
             if key not in found:
                 found[key] = states_NH.new_empty(rollout.tokens, states_NH.shape[-1])
             place = torch.cat([torch.arange(starts[i], starts[i] + sizes[i]) for i in group])
             found[key][place.to(states_NH.device)] = states_NH
+        found.setdefault(key, torch.zeros(0, bank.head(name).weight.shape[1], device=bank.device))  # type: ignore[attr-defined]
         if key.weights not in ("student", "initial"):
             bank.scored_tokens += rollout.tokens
     return {name: found[bank.keys[name]] for name in names if bank.keys[name] in found}
 
 
-def columns_of(
-    statistics: Sequence[Statistic], method: Method, bank: Bank, rollout: Rollout, hidden: Mapping[str, Tensor]
-) -> dict[Statistic, Tensor]:
+def columns_of(statistics: Sequence[Statistic], method: Method, bank: Bank, rollout: Rollout, hidden: Mapping[str, Tensor]) -> dict[Statistic, Tensor]:
     """The statistics' columns (B, T) from hidden states, chunk by chunk."""
     columns: dict[Statistic, Tensor] = {}
     token_N = rollout.response_BT[rollout.mask_BT]
@@ -219,21 +257,23 @@ def columns_of(
 
 def chunk_view(method: Method, bank: Bank, token_N: Tensor, hidden: Mapping[str, Tensor]) -> LogitView:
     """The distributions of a chunk of tokens, each scorer's head applied when first asked for."""
-    logits = {name: partial(_logits, bank, name, states_NH) for name, states_NH in hidden.items()}
+    logits = {name: partial(logits_of, bank, name, states_NH) for name, states_NH in hidden.items()}
     values = {name: partial(head, hidden["student"].detach().float()) for name, head in bank.values.items()} if "student" in hidden else {}
     return LogitView(token_N, logits, method.targets, values, bank.pair.vocab_size)
 
 
-def _logits(bank: Bank, scorer: str, states_NH: Tensor) -> Tensor:
+def logits_of(bank: Bank, scorer: str, states_NH: Tensor) -> Tensor:
+    """A scorer's head on its states, (N, V)."""
     # A live teacher has the student's own head, which must not learn from being compared with.
     with bank.precision(), torch.set_grad_enabled(torch.is_grad_enabled() and scorer == "student"):
         return bank.head(scorer)(states_NH)
 
 
-def _verified(pair: LoadedPair, rollout: Rollout, check: str) -> Tensor:
+def verified(pair: LoadedPair, rollout: Rollout, check: str) -> Tensor:
+    """What the task's check says of each answer, (B,)."""
     scores = []
-    for prompt, ids, mask in zip(rollout.prompts, rollout.response_BT.tolist(), rollout.mask_BT.tolist(), strict=True):
-        text = pair.decode([i for i, m in zip(ids, mask, strict=True) if m and i not in pair.stop_ids])
+    for prompt, ids in zip(rollout.prompts, written_ids(rollout), strict=True):
+        text = pair.decode([i for i in ids if i not in pair.stop_ids])
         scores.append(pair.task.verify(check, text, prompt))
     return torch.tensor(scores, device=rollout.mask_BT.device)
 
@@ -248,7 +288,7 @@ def backward(method: Method, bank: Bank, scored: Scored, parts: Sequence[Prepare
     totals = [torch.zeros((), device=bank.device) for _ in parts]
     for group in micro_batches(rollout, bank.micro_tokens):
         piece = scored.rows(group)
-        part_rows = [_rows(part, group) for part in parts]
+        part_rows = [part.rows(group) for part in parts]
         with bank.precision():
             hidden_NH = bank.hidden("student", piece.context.rollout)
         leaf_NH = hidden_NH.detach().requires_grad_()
@@ -266,28 +306,8 @@ def backward(method: Method, bank: Bank, scored: Scored, parts: Sequence[Prepare
     return totals
 
 
-@torch.no_grad()
-def cross_entropy(bank: Bank, rollout: Rollout) -> float:
-    """Mean of -log p of a stream's tokens under the student on the plain prompts, in nats."""
-    total = torch.zeros((), dtype=torch.float64, device=bank.device)
-    for group in micro_batches(rollout, bank.micro_tokens):
-        part = rollout.rows(group)
-        with bank.precision():
-            hidden_NH = response_hidden(bank.models["student"], part.prompt_ids, part, bank.pair.pad_id)
-        token_N = part.response_BT[part.mask_BT]
-        for chunk in chunks(len(token_N), bank.chunk_tokens):
-            logits_NV = _logits(bank, "student", hidden_NH[chunk])[:, : bank.pair.vocab_size]
-            total += torch.nn.functional.cross_entropy(logits_NV.float(), token_N[chunk], reduction="sum")
-    return float(total / rollout.tokens)
-
-
 def _pick(place_N: Tensor, value_BT: Tensor) -> Tensor:
     return value_BT.flatten()[place_N]
-
-
-def _rows(part: Prepared, rows: Sequence[int]) -> Prepared:
-    at = torch.as_tensor(list(rows), device=part.scale_BT.device)
-    return Prepared(part.term, part.stream, part.scale_BT[at], {n: c[at] for n, c in part.columns.items()}, part.value)
 
 
 def _critics(method: Method, view: LogitView, parts: Sequence[Prepared], at: Callable[[Tensor], Tensor]) -> Tensor:

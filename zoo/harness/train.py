@@ -4,52 +4,35 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
-from zoo.components.rollouts import Corpus, Dataset, Stream
+from zoo.components.rollouts import Corpus, Dataset, Stream, Student, in_order
+from zoo.components.updates import AdamW
 from zoo.entry import MethodEntry
 from zoo.errors import ZooError
 from zoo.harness.comparison import Comparison
 from zoo.harness.engine import ReferenceEngine
-from zoo.harness.learners import make_critics, move_averages, prompt_order, prompts_written
+from zoo.harness.learners import make_critics, prompt_order, prompts_written
+from zoo.harness.ledger import Diverged, Phases, Spent, measures_of, row_of
+from zoo.harness.likelihoods import cross_entropy
 from zoo.harness.models import LoadedPair
+from zoo.harness.moves import Mover, Pull, mover_of
 from zoo.harness.parallel import Processes
+from zoo.harness.parts import VALIDATION_LOSS, Part
 from zoo.harness.replay import ReplayBuffer, buffer_for
-from zoo.harness.scoring import Bank, Scored, backward, bank_for, cross_entropy, refreshed, score
+from zoo.harness.scoring import Bank, Scored, bank_for, refreshed, score, verified
+from zoo.harness.state import Measured, lineage_copies
 from zoo.method import Method
 from zoo.tensors import Prompt, Rollout
 
+__all__ = ["Diverged", "Report", "Trainer", "make_trainer"]
+
 Report = Callable[[dict[str, Any]], None]
-
-
-class Diverged(ZooError):
-    """The loss or a gradient stopped being finite."""
-
-
-@dataclass
-class Spent:
-    """What a run has used so far; tokens are global, over all processes."""
-
-    supervised_tokens: int = 0
-    generated_tokens: int = 0
-    teacher_tokens: int = 0
-    steps: int = 0
-    rollouts: int = 0
-    seconds: float = 0.0
-    flops_estimate: float = 0.0
-
-
-@dataclass
-class Phases:
-    """Seconds and tokens by phase."""
-
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("rollout", "score", "update"), 0.0))
-    tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("rollout", "score", "update"), 0))
 
 
 @dataclass
@@ -67,6 +50,10 @@ class Trainer:
     prompts: list[Prompt]
     validation: list[Prompt]
     memories: dict[str, ReplayBuffer]
+    measured: Measured
+    parts: dict[str, Part] = field(default_factory=dict)
+    mover: Mover = field(init=False)
+    pull: Pull | None = None
     spent: Spent = field(default_factory=Spent)
     phases: Phases = field(default_factory=Phases)
     iteration: int = 0
@@ -97,7 +84,7 @@ class Trainer:
 
     def iterate(self) -> Iterator[dict[str, Any]]:
         """Write one batch of every stream, then take all the steps that the entry takes on it."""
-        method = Method(self.entry, self.progress)
+        method = Method(self.entry, self.progress, self.measured.values)
         streams = self.write(method)
         cuts = {name: [len(part) * s.group for part in self.places(s)] for name, s in method.entry.rollouts.items()}
         for _ in range(self.reuse("refresh_every")):
@@ -119,9 +106,10 @@ class Trainer:
 
     def write(self, method: Method) -> dict[str, Rollout]:
         """Every stream's sequences for this iteration, this process's share of them."""
-        began, settings, streams = time.perf_counter(), self.comparison.settings, {}
+        began, settings = time.perf_counter(), self.comparison.settings
+        streams: dict[str, Rollout] = {}
         generated = self.engine.generated_tokens
-        for name, stream in method.entry.rollouts.items():
+        for name, stream in in_order(method.entry.rollouts):
             count = prompts_written(settings.rollouts_per_step, stream.share, stream.group)
             if self.processes.idle(count, self.reuse("minibatches")):
                 raise ZooError(f"method '{self.entry.id}' writes {count} x {stream.group} sequences a step, too few for {self.processes.count} processes; "
@@ -137,6 +125,7 @@ class Trainer:
                 version=self.spent.steps,
                 memory=self.memories.get(name),
                 progress=self.progress,
+                sources=streams,
             ).to(self.bank.device)
         written = self.processes.total_int(self.engine.generated_tokens - generated)
         self.spent.generated_tokens += written
@@ -146,10 +135,11 @@ class Trainer:
         return streams
 
     def judge(self, method: Method, streams: dict[str, Rollout]) -> dict[str, Scored]:
-        """Rewards, columns and frozen scorers' states of every stream."""
+        """Rewards, columns and frozen scorers' states of every stream that a term reads; others are there for contexts to show."""
         began, before = time.perf_counter(), self.bank.scored_tokens
         total, steps = self.processes.total, self.spent.steps
-        scored = {name: score(method, self.bank, name, rollout, total, steps) for name, rollout in streams.items()}
+        read = {name for term in method.entry.objective for name in term.streams()}
+        scored = {name: score(method, self.bank, name, rollout, total, steps, streams) for name, rollout in streams.items() if name in read}
         judged = self.processes.total_int(self.bank.scored_tokens - before)
         self.spent.teacher_tokens += judged
         self._clock("score", began, judged)
@@ -164,49 +154,65 @@ class Trainer:
         self.spent.teacher_tokens += self.processes.total_int(self.bank.scored_tokens - before)
         contexts = {name: part.context for name, part in scored.items()}
         prepared = method.prepare(contexts)
-        values: dict[int, Tensor] = {}
-        for name, part in scored.items():
-            mine = [p for p in prepared if p.stream == name]
-            for p, loss in zip(mine, backward(method, self.bank, part, mine) if mine else [], strict=True):
-                own = loss if p.value is None else p.value
-                if p.value is not None or not _reduced(method, p.term):
-                    values[p.term] = values.get(p.term, torch.zeros_like(loss)) + own
+        values = self.mover.gather(method, scored, prepared)
         norm = self._apply()
         tokens = self.processes.total_int(sum(c.rollout.tokens for c in contexts.values()))
         self.spent.steps += 1
         self.spent.supervised_tokens += tokens
         self.spent.flops_estimate += 6.0 * self.parameters * tokens
-        self._after_step(method)
+        known = {"step": self.spent.steps, "progress": self.progress, "grad_norm": norm, "learning_rate": rate, "tokens": tokens}
+        row = row_of(method, contexts, values, self.processes, self.bank.device, **known)
+        self._after_step(measures_of(row, prepared, contexts, self.processes))
         self._clock("update", began, tokens)
-        return self._row(method, contexts, values, norm, rate, tokens)
+        return {**row, **self.mover.figures()}
 
     def _apply(self) -> float:
         """Sum gradients over processes, check that they are finite, clip, step."""
-        parameters = [p for p in self.pair.student.parameters() if p.requires_grad]
+        parameters = self.trained
         self.processes.sum_gradients(parameters)
+        self.mover.finish(parameters)
+        if self.pull is not None:
+            self.pull.add()
         norm = torch.nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], self.comparison.settings.clip_norm)
         if not math.isfinite(float(norm)):
             raise Diverged(f"gradient norm is {float(norm)} at step {self.spent.steps}; lower the learning rate or bound the signal (shaping: clip)")
-        self.optimizer.step()
+        self.mover.step()
         self.optimizer.zero_grad(set_to_none=True)
         return float(norm)
 
-    def _after_step(self, method: Method) -> None:
-        """Averaged teachers, critics and replay buffers take their own steps."""
-        move_averages(method.entry, self.bank)
-        for critic in self.bank.values.values():
-            self.processes.sum_gradients(list(critic.parameters()))
-            critic.after_step()
-        if self.memories and self.spent.steps % self.comparison.settings.validate_every == 0:
-            loss = self.validation_loss()
-            for memory in self.memories.values():
-                memory.after_step({"validation_loss": loss})
+    def _after_step(self, measures: dict[str, float]) -> None:
+        """Everything with a state of its own takes its step: averaged teachers, critics, replay buffers, adaptive schedules, the mover."""
+        watched = any(VALIDATION_LOSS in part.watches for part in self.parts.values())
+        if watched and self.spent.steps % self.comparison.settings.validate_every == 0:
+            measures = {**measures, VALIDATION_LOSS: self.validation_loss()}
+        for part in self.parts.values():
+            self.processes.sum_gradients(part.parameters())
+            part.after_step(measures)
 
     def validation_loss(self) -> float:
         """Mean cross-entropy of the given solutions of the validation prompts."""
         axes = (self.comparison.id, self.seed, "validation")
         given = self.engine.rollout(Dataset(), self.validation, max_new_tokens=self.comparison.settings.max_new_tokens, seed_axes=axes)
         return cross_entropy(self.bank, given.to(self.bank.device))
+
+    def validation_score(self, check: str, count: int) -> float:
+        """Share of the first `count` validation prompts whose greedy answer the task's `check` accepts."""
+        prompts = self.processes.share(self.pair.task.prompts("valid")[:count])
+        written = self.sampled(prompts, (self.comparison.id, self.seed, "validation"), temperature=0.0)
+        accepted_B = verified(self.pair, written, check) if prompts else torch.zeros(0)
+        return float(self.processes.total(accepted_B.double().sum().to(self.bank.device))) / max(self.processes.total_int(len(prompts)), 1)
+
+    def sampled(self, prompts: Sequence[Prompt], axes: tuple[str | int, ...], temperature: float = 1.0) -> Rollout:
+        """One answer of the student to each prompt."""
+        written = self.engine.rollout(
+            Student(temperature=temperature), prompts, max_new_tokens=self.comparison.settings.max_new_tokens, seed_axes=axes, version=self.spent.steps
+        )
+        return written.to(self.bank.device)
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that the optimizer moves."""
+        return [p for p in self.pair.student.parameters() if p.requires_grad]
 
     @property
     def parameters(self) -> int:
@@ -233,30 +239,13 @@ class Trainer:
         self.phases.tokens[phase] += tokens
         self.spent.seconds += elapsed
 
-    def _row(self, method: Method, contexts: Any, values: dict[int, Tensor], norm: float, rate: float, tokens: int) -> dict[str, Any]:
-        total = self.processes.total
-        row: dict[str, Any] = {"step": self.spent.steps, "progress": self.progress, "grad_norm": norm, "learning_rate": rate, "tokens": tokens}
-        for index, value in values.items():
-            term = method.entry.objective[index]
-            row[f"loss.{index}.{term.term}"] = float(total(value))
-        for name, context in contexts.items():
-            rows = total(torch.tensor(float(len(context.rollout)), device=self.bank.device))
-            row[f"length.{name}"] = float(total(context.mask_BT.sum().float()) / rows)
-            row[f"truncated.{name}"] = 1.0 - float(total(context.rollout.finished_B.float().sum()) / rows)
-            for reward, value_B in context.rewards.items():
-                row[f"reward.{reward}.{name}"] = float(total(value_B.float().sum()) / rows)
-        losses = [v for k, v in row.items() if k.startswith("loss.")]
-        if not all(math.isfinite(v) for v in losses):
-            raise Diverged(f"a loss is not finite at step {self.spent.steps}: {losses}")
-        return row
-
 
 def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: LoadedPair, processes: Processes) -> Trainer:
     """A cell at its first step: the student at its initial weights, nothing spent."""
     settings, student = comparison.settings, pair.reset_student()
     student.eval()  # no dropout in any model; gradients flow all the same
     bank = bank_for(entry, pair, micro_tokens=settings.micro_tokens, chunk_tokens=settings.chunk_tokens)
-    make_critics(entry, bank)
+    critics = make_critics(entry, bank)
     engine = ReferenceEngine(
         student,
         {name: bank.models.get(bank.keys[name].weights, pair.teachers.get(name)) for name in entry.teachers},
@@ -267,14 +256,7 @@ def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: Lo
         vocab_size=pair.vocab_size,
         max_batch=settings.decode_batch,
         decode_dtype=torch.bfloat16 if bank.device.type == "cuda" else None,
-    )
-    update = entry.update
-    optimizer = torch.optim.AdamW(
-        [p for p in student.parameters() if p.requires_grad],
-        lr=comparison.learning_rate(entry.id),
-        betas=update.betas,  # type: ignore[attr-defined]
-        eps=update.epsilon,  # type: ignore[attr-defined]
-        weight_decay=update.weight_decay,  # type: ignore[attr-defined]
+        judge=bank.judge,
     )
     memories = {name: memory for name, s in entry.rollouts.items() if (memory := buffer_for(s, pad_id=pair.pad_id)) is not None}
     if memories and processes.count > 1:
@@ -282,7 +264,24 @@ def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: Lo
     # A prompt's noise is seeded by its id, so ids are made unique; the number of processes then changes nothing.
     prompts = [replace(prompt, id=f"{prompt.id}@{i}") for i, prompt in enumerate(pair.task.prompts("train"))]
     validation = pair.task.prompts("valid")[: settings.validation_prompts] if memories else []
-    return Trainer(entry, comparison, seed, pair, processes, bank, engine, optimizer, prompts, validation, memories)
+    rate = comparison.learning_rate(entry.id)
+    trainer = Trainer(
+        entry, comparison, seed, pair, processes, bank, engine, optimizer_of(entry, student, rate), prompts, validation, memories, Measured(entry)
+    )
+    trainer.mover = mover_of(entry.update.step, trainer)  # type: ignore[attr-defined]
+    anchor = entry.update.anchor  # type: ignore[attr-defined]
+    trainer.pull = None if anchor is None else Pull(anchor, trainer)
+    buffers: dict[str, Part] = {f"memory:{name}": memory for name, memory in memories.items()}
+    trainer.parts = {**lineage_copies(entry, bank), **critics, **buffers, "measured": trainer.measured, "mover": trainer.mover}
+    return trainer
+
+
+def optimizer_of(entry: MethodEntry, student: Any, rate: float) -> torch.optim.Optimizer:
+    """The entry's optimizer over the student's trained parameters."""
+    update = entry.update
+    assert isinstance(update, AdamW)
+    trained = [p for p in student.parameters() if p.requires_grad]
+    return torch.optim.AdamW(trained, lr=rate, betas=update.betas, eps=update.epsilon, weight_decay=update.weight_decay)
 
 
 def split(scored: dict[str, Scored], cuts: dict[str, list[int]]) -> Iterator[dict[str, Scored]]:
@@ -293,7 +292,3 @@ def split(scored: dict[str, Scored], cuts: dict[str, list[int]]) -> Iterator[dic
         return
     for index in range(minibatches):
         yield {name: part.rows(range(sum(cuts[name][:index]), sum(cuts[name][: index + 1]))) for name, part in scored.items()}
-
-
-def _reduced(method: Method, index: int) -> bool:
-    return method.entry.objective[index].live
