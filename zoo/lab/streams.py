@@ -1,0 +1,152 @@
+"""The exact law of each kind of stream, from its own rules; where there is none, its own sampler on an even lattice of uniforms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.components.rollouts import Blended, Corpus, Dataset, Interleaved, Mixture, Policy, Replay, Stream, warp
+from zoo.components.rollouts.base import author_of
+from zoo.components.rollouts.decoded import Solo
+from zoo.lab.doubles import Tables
+from zoo.lab.laws import Exempt, Ints, Law, grouped, mixed, product_of, unrolled
+from zoo.lab.world import Array
+from zoo.tensors import Author
+
+GRID, LATTICE, PHI = 2048, 4096, 0.5
+
+
+def law_of(stream: Stream, tables: Tables) -> Law:
+    """All that a stream may hold, groups included.
+
+    Raises:
+        Exempt: the lab has no double for the stream.
+    """
+    if isinstance(stream, Mixture) and stream.per == "group_member":
+        members = [(name, int(count)) for name, count in stream.of.items() if count > 0]
+        return product_of([grouped(single(stream.part(name), tables), count) for name, count in members])
+    law = single(stream, tables)
+    return grouped(law, stream.group) if stream.group > 1 else law
+
+
+def single(stream: Stream, tables: Tables) -> Law:
+    """The law of one sequence."""
+    horizon = stream.horizon(tables.world.horizon)
+    if isinstance(stream, Dataset | Corpus):
+        return _given(stream, tables, horizon)
+    if isinstance(stream, Replay):
+        return mixed([(PHI, single(stream.of, tables)), (1.0 - PHI, single(stream.otherwise, tables))])
+    if isinstance(stream, Mixture) and stream.per != "token":
+        return mixed([(share, single(stream.part(name), tables)) for name, share in zip(stream.names, stream.shares, strict=True)])
+    if isinstance(stream, Solo):
+        [name] = stream.reads
+        law_SV = _warped(stream, name, tables)
+        return unrolled(tables.world, horizon, lambda s, t: (np.exp(law_SV[s])[:, None], law_SV[s], (int(author_of(name)),)))
+    if isinstance(stream, Mixture):
+        return _mixture(stream, tables, horizon)
+    if isinstance(stream, Interleaved):
+        return _interleaved(stream, tables, horizon)
+    if isinstance(stream, Blended):
+        return _stated(stream, tables, horizon)
+    if isinstance(stream, Policy):
+        return _sampled(stream, tables, horizon)
+    raise Exempt(f"rollout.{stream.author}: no double yet")
+
+
+def read_logits(stream: Stream, name: str, tables: Tables) -> Tensor:
+    """The table with which a model writes for a stream, with the context that it sees there."""
+    context = getattr(stream, "context_of", lambda _: stream.context)(name)
+    logits_SV = tables.logits(name).detach()
+    return logits_SV if context is None else logits_SV + tables.context_table(context)
+
+
+def _warped(stream: Any, name: str, tables: Tables) -> Array:
+    how = stream.warp_of(name) if hasattr(stream, "warp_of") else (stream.temperature, stream.top_p)
+    found: Array = warp(read_logits(stream, name, tables), *how).log_softmax(-1).numpy()
+    return found
+
+
+def _given(stream: Dataset | Corpus, tables: Tables, horizon: int) -> Law:
+    law_SV = tables.world.table(f"{stream.author}:{stream.field}").log_softmax(-1).numpy()
+    author = int(Author.DATASET if isinstance(stream, Dataset) else Author.CORPUS)
+    nothing_SV = np.full_like(law_SV, np.nan)
+    return unrolled(tables.world, horizon, lambda s, t: (np.exp(law_SV[s])[:, None], nothing_SV[s], (author,)), given=True)
+
+
+def _mixture(stream: Mixture, tables: Tables, horizon: int) -> Law:
+    laws_ASV = np.stack([np.exp(_warped(stream, name, tables)) for name in stream.names])
+    joint_SAV = np.einsum("a,asv->sav", np.array(stream.shares), laws_ASV)
+    with np.errstate(divide="ignore"):
+        law_SV = np.log(joint_SAV.sum(1))
+    authors = tuple(int(author_of(name)) for name in stream.names)
+    return unrolled(tables.world, horizon, lambda s, t: (joint_SAV[s], law_SV[s], authors))
+
+
+def _interleaved(stream: Interleaved, tables: Tables, horizon: int) -> Law:
+    student_SV, teacher_SV = (np.exp(_warped(stream, name, tables)) for name in stream.reads)
+    unwarped = [read_logits(stream, name, tables) for name in reversed(stream.reads)]
+    accepted_SV = stream.verify.accepts(*unwarped).numpy()
+    rejected_S1 = np.where(accepted_SV, 0.0, student_SV).sum(-1, keepdims=True)
+    joint_SAV = np.stack([student_SV * accepted_SV, rejected_S1 * teacher_SV], 1)
+    with np.errstate(divide="ignore"):
+        law_SV = np.log(joint_SAV.sum(1))
+    return unrolled(tables.world, horizon, lambda s, t: (joint_SAV[s], law_SV[s], (int(Author.STUDENT), int(Author.TEACHER))))
+
+
+def _stated(stream: Any, tables: Tables, horizon: int) -> Law:
+    """A rule without memory that draws once: every token that the grid finds, with the probability that the rule itself states."""
+    states, vocabulary = len(tables.world.states), tables.world.vocabulary
+    logits = {name: read_logits(stream, name, tables).repeat_interleave(GRID, 0) for name in stream.reads}
+    uniform_B = ((torch.arange(GRID, dtype=torch.float64) + 0.5) / GRID).repeat(states)
+    choice, _ = stream.choose(None, logits, uniform_B[None])
+    law_SV, author_SV = np.full((states, vocabulary), -np.inf), np.zeros((states, vocabulary), dtype=np.int64)
+    at = np.repeat(np.arange(states), GRID), choice.token_B.numpy()
+    law_SV[at], author_SV[at] = choice.behaviour_logp_B.numpy(), choice.author_B.numpy()
+    law_SV = law_SV - np.log(np.exp(law_SV).sum(-1, keepdims=True))
+    authors = tuple(sorted({int(a) for a in author_SV.reshape(-1)}))
+    joint_SAV = np.stack([np.where(author_SV == a, np.exp(law_SV), 0.0) for a in authors], 1)
+    return unrolled(tables.world, horizon, lambda s, t: (joint_SAV[s], law_SV[s], authors))
+
+
+def _sampled(stream: Any, tables: Tables, horizon: int) -> Law:
+    """The stream's own rule, all rows in lock step, on a rank-one lattice; equal rows are counted together."""
+    world, draws, horizon = tables.world, stream.draws, min(horizon, tables.world.horizon)
+    uniform = _lattice(LATTICE, horizon * draws).reshape(LATTICE, horizon, draws)
+    read = {name: read_logits(stream, name, tables) for name in stream.reads}
+    state_B, policy_state, alive_B = np.zeros(LATTICE, dtype=np.int64), None, np.ones(LATTICE, dtype=bool)
+    width = world.horizon
+    token, state, author = (np.full((LATTICE, width), fill, dtype=np.int64) for fill in (0, -1, 0))
+    behaviour, finished = np.zeros((LATTICE, width)), np.zeros(LATTICE, dtype=bool)
+    for t in range(horizon):
+        at = np.maximum(state_B, 0)
+        choice, policy_state = stream.choose(policy_state, {n: table_SV[at] for n, table_SV in read.items()}, torch.from_numpy(uniform[:, t].T.copy()))
+        if choice.end_B is not None:
+            alive_B = alive_B & ~choice.end_B.numpy()
+        token[alive_B, t], state[alive_B, t] = choice.token_B.numpy()[alive_B], state_B[alive_B]
+        author[alive_B, t], behaviour[alive_B, t] = choice.author_B.numpy()[alive_B], choice.behaviour_logp_B.numpy()[alive_B]
+        finished |= alive_B & (token[:, t] == world.stop)
+        state_B = np.where(alive_B, world.children[at, token[:, t]], -1)
+        alive_B = alive_B & (state_B >= 0)
+    whole = _counted(token, state, author, behaviour, finished)
+    halves = [_counted(token[i::2], state[i::2], author[i::2], behaviour[i::2], finished[i::2]).tokens(len(world.states), world.vocabulary) for i in (0, 1)]
+    return Law(**{**vars(whole), "error": float(np.abs(halves[0] - halves[1]).max())})
+
+
+def _counted(token: Ints, state: Ints, author: Ints, behaviour: Array, finished: Any) -> Law:
+    _, first, inverse = np.unique(np.concatenate([token, state, author, finished[:, None]], 1), axis=0, return_index=True, return_inverse=True)
+    probability = np.bincount(inverse.reshape(-1), minlength=len(first)) / len(token)
+    given = np.zeros(len(first), dtype=bool)
+    return Law(token[first], state[first], author[first], behaviour[first], finished[first], given, probability, np.arange(len(first)))
+
+
+def _lattice(points: int, dimensions: int) -> Array:
+    """(i + 1/2) a_d mod 1 with the generalised golden ratio, an even filling of the cube."""
+    phi = 2.0
+    for _ in range(40):
+        phi = (1.0 + phi) ** (1.0 / (dimensions + 1))
+    step = (1.0 / phi) ** np.arange(1, dimensions + 1)
+    found: Array = np.mod((np.arange(points)[:, None] + 0.5) * step, 1.0)
+    return found
