@@ -13,7 +13,7 @@ from zoo.coordinates import derive_coordinates
 from zoo.entry import MethodEntry, body, diff, flatten, load_entry, load_registry
 from zoo.errors import ZooError
 from zoo.paths import data_root
-from zoo.tasks.micro import CHECKS, CONTEXTS, add_prompt
+from zoo.tasks.micro import CHECKS, CONTEXTS, MADE_CONTEXTS, add_prompt
 
 FOLDER = data_root() / "registry" / "methods"
 REGISTRY = load_registry()
@@ -83,7 +83,7 @@ def test_every_kind_of_term_is_used() -> None:
 @each_running
 def test_the_micro_pair_has_what_a_method_needs(entry: MethodEntry) -> None:
     fields = add_prompt("12").fields
-    assert pair_problems(entry, templates=CONTEXTS, fields=fields, teachers=["teacher"], checks=CHECKS, same_vocabulary=True) == []
+    assert pair_problems(entry, templates={**CONTEXTS, **MADE_CONTEXTS}, fields=fields, teachers=["teacher"], checks=CHECKS, same_vocabulary=True) == []
 
 
 def test_the_difference_of_two_entries_names_what_differs() -> None:

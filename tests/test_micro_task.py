@@ -112,9 +112,19 @@ def test_unknown_names_get_the_legal_ones() -> None:
         TASK.prompts("test")
 
 
+MADE = {"attempt": "3 8 1a", "feedback": "bad #", "outcome": "good", "peer_success": "3 8#8", "peer_failure": "3 9#9", "reflection": "h?",
+        "other_prompt": "+12=", "partial_solution": "3", "ablated": "+1="}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("3 8 15 17#17", "good"), ("3 8 14 17#17", "bad 3"), ("3 8#8", "bad 3"), ("3 8 15 17 17#17", "bad 5"), ("3 8 15 17#16", "bad #"), ("3 8", "form")])  # fmt: skip
+def test_feedback_names_the_first_wrong_step(text: str, said: str) -> None:
+    assert TASK.feedback(text, micro.add_prompt("3572")) == said
+
+
 def test_the_tokenizer_returns_every_prompt_and_solution_as_it_was(tokenizer: Any) -> None:
     prompts = [p for group in everything().values() for p in group]
-    texts = [p.text for p in prompts] + [p.fields["solution"] for p in prompts] + [t.format(prompt=ADD.text, **ADD.fields) for t in contexts()]
+    texts = [p.text for p in prompts] + [p.fields["solution"] for p in prompts] + [t.format_map({**MADE, "prompt": ADD.text, **ADD.fields}) for t in contexts()]
     ids = tokenizer(texts).input_ids
     assert all(len(row) == len(text) for row, text in zip(ids, texts, strict=True))
     assert tokenizer.batch_decode(ids) == texts
@@ -135,7 +145,8 @@ def contexts() -> list[str]:
 
 def test_the_pair_declares_the_contexts_of_pretraining_and_room_for_the_longest_answer() -> None:
     pair = yaml.safe_load((data_root() / "registry" / "pairs" / "micro.yaml").read_text())
-    assert pair["contexts"] == micro.CONTEXTS
+    assert pair["contexts"] == {**micro.CONTEXTS, **micro.MADE_CONTEXTS}
+    assert pair["words"] == micro.WORDS
     longest = max(len(p.fields["solution"]) for prompts in everything().values() for p in prompts)
     assert longest + 1 < pair["max_new_tokens"] == build_micro.MAX_NEW_TOKENS
 

@@ -112,4 +112,4 @@ def divergence_of(kind: str, first_BV: Tensor, then_BV: Tensor) -> Tensor:
     """forward_kl: KL(then || first); reverse_kl: KL(first || then); per row in nats."""
     first_logp_BV, then_logp_BV = first_BV.log_softmax(-1), then_BV.log_softmax(-1)
     p_BV, q_BV = (then_logp_BV, first_logp_BV) if kind == "forward_kl" else (first_logp_BV, then_logp_BV)
-    return (p_BV.exp() * (p_BV - q_BV)).sum(-1)
+    return torch.where(p_BV > -torch.inf, p_BV.exp() * (p_BV - q_BV), torch.zeros_like(p_BV)).sum(-1)
