@@ -106,6 +106,19 @@ ROWS: dict[str, tuple[MethodEntry, tuple[set[str], str, str, set[str], set[str]]
         entry({**GRPO, "gates": ({"kind": "probability_gap", "above": 0},)}, rollouts=GROUP, rewards=CORRECT),
         ({"logit", "outcome"}, "white_box", "hybrid", {"pg_group"}, {"sampled_token"}),
     ),
+    "verifier times a weight from a hinted student": (
+        entry({**GRPO, "weights": ({"kind": "evidence_ratio", "of": {"kind": "log_ratio", "of": {"self": 1, "student": -1}}},)}, rollouts=GROUP,
+              rewards=CORRECT, teachers={"self": {"kind": "student", "weights": "live", "context": HINT}}),
+        ({"outcome", "self_play"}, "teacher_free", "hybrid", {"pg_group"}, {"sampled_token"}),
+    ),
+    "verifier times the student's own entropy": (
+        entry({**GRPO, "gates": ({"kind": "share", "of": "entropy", "share": 0.2},)}, rollouts=GROUP, rewards=CORRECT, teachers={}),
+        ({"outcome"}, "teacher_free", "sequence", {"pg_group"}, {"sampled_token"}),
+    ),
+    "outcome gate inside a weight on a token signal": (
+        entry(divergence(weights=({"kind": "soft_gate", "gate": RIGHT, "outside": 0.5},)), rewards=CORRECT),
+        ({"logit", "outcome"}, "white_box", "hybrid", {"direct"}, {"full_vocab"}),
+    ),
     "outcome gate on a token signal": (
         entry(divergence(gates=(RIGHT,)), rewards=CORRECT), ({"logit", "outcome"}, "white_box", "hybrid", {"direct"}, {"full_vocab"}),
     ),

@@ -130,7 +130,9 @@ def derive_term(entry: MethodEntry, index: int) -> TermCoordinates:
         granularity, estimator, routing = "token", "direct", term.support.routing
     else:
         granularity, estimator, routing = "token", "mle", "sampled_token"
-    modulated = reward is not None and reward.per_sequence and any(gate.scorers() for gate in term.gates)
+    # A token's own probability or entropy is no second signal; what a teacher says of it is.
+    teachers = {name for _, part in term.parts() for name in part.scorers()} - {"student", "behaviour"}
+    modulated = reward is not None and reward.per_sequence and bool(teachers)
     if modulated or (outcome_factor and granularity == "token"):
         granularity = "hybrid"
     return TermCoordinates(index, tuple(signals), granularity, estimator, routing)
