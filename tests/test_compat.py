@@ -96,6 +96,16 @@ RULES: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({f"{SECOND}.divergence": "total_variation", f"{SECOND}.support": "sampled"},
          "objective[1]: the entry on the sampled token alone is no estimate of total_variation; use a policy_gradient term with shaping w_f"),
     ],
+    "spread_candidates": [
+        ({f"{FIRST}.routing": {"kind": "student_topk", "k": 4}, f"{FIRST}.ratio": None, f"{FIRST}.reward": "correct", "rewards.correct": {"kind": "verifier"}},
+         "objective[0]: routing student_topk pushes tokens that were not written, so their reward must be a contrast of scorers, "
+         "written in the term and without 'behaviour'"),
+        ({f"{FIRST}.routing": {"kind": "student_topk", "k": 4}},
+         "objective[0]: routing student_topk pushes tokens that were not written, so their old probabilities are not kept and a ratio would be 1; drop ratio"),
+        ({f"{FIRST}.routing": {"kind": "multi_sample", "n": 4}, f"{FIRST}.baseline": "kl"},
+         "objective[0]: routing multi_sample pushes tokens that were not written, so credit must be immediate, baseline none, "
+         "and no shaping may read the batch"),
+    ],
     "chained_targets": [
         ({"teachers.teacher.target": {"kind": "extrapolate", "lambda": 1.2, "base": "second"},
           "teachers.second": {"kind": "external", "target": {"kind": "interpolate", "t": 0.5}}},

@@ -13,7 +13,9 @@ from zoo.components.base import extremes
 from zoo.components.credits import Group, LeaveOneOut
 from zoo.components.divergences import K1, K3, Divergence, FDivergence, ReverseKL, SkewReverseKL
 from zoo.components.ratios import Shaped
+from zoo.components.rewards import Contrast
 from zoo.components.rollouts import Continued, Stream, Switch
+from zoo.components.routings import Spread
 from zoo.components.supports import Detach, Full, Sampled
 from zoo.components.targets import with_inputs
 from zoo.components.teachers import External, SelfTeacher
@@ -173,9 +175,23 @@ def idle_ratio(entry: MethodEntry) -> Messages:
         stream = entry.rollouts[term.on]
         # The loop takes the largest reuse of all streams.
         steps = max(s.reuse.epochs * s.reuse.minibatches * s.reuse.refresh_every for s in entry.rollouts.values())
-        unlike = any(isinstance(ratio, Shaped) and ratio.behaviour == "one" for ratio in term.ratio)
+        unlike = any(isinstance(ratio, Shaped) and ratio.behaviour == "one" for ratio in term.ratio) or any(ratio.own for ratio in term.ratio)
         if steps == 1 and not unlike and _student_writes_all(stream) and _plain_sampling(stream):
             yield f"objective[{i}]: with one minibatch per rollout every ratio is 1; set rollouts.{term.on}.reuse, or drop ratio"
+
+
+def spread_candidates(entry: MethodEntry) -> Messages:
+    """Candidates beside the written token have a reward where it is a function of log-probabilities, and neither a future nor a past."""
+    for i, term in enumerate(entry.objective):
+        if not isinstance(term, PolicyGradientTerm) or not isinstance(term.routing, Spread):
+            continue
+        start = f"objective[{i}]: routing {_kind(term.routing)} pushes tokens that were not written, so"
+        if not isinstance(term.reward, Contrast) or "behaviour" in term.reward.of:
+            yield f"{start} their reward must be a contrast of scorers, written in the term and without 'behaviour'"
+        if _kind(term.credit) != "immediate" or _kind(term.baseline) != "none" or any(shaping.batchwide for shaping in term.shaping):
+            yield f"{start} credit must be immediate, baseline none, and no shaping may read the batch"
+        if term.ratio and not term.routing.keeps_written:
+            yield f"{start} their old probabilities are not kept and a ratio would be 1; drop ratio"
 
 
 def zero_signal(entry: MethodEntry) -> Messages:
@@ -230,7 +246,7 @@ def labelled_k3(entry: MethodEntry) -> Messages:
 NAMES = (reserved_names, unknown_names, *context_rules.NAMES)
 RULES: tuple[Callable[[Any], Messages], ...] = (
     black_box_probabilities, sampled_divergence, whole_vocabulary, truncated_mass, null_advantage, group_credit, value_head, foreign_tokens,
-    idle_ratio, zero_signal, chained_targets, unused_parts, warped_sampling, labelled_k3, *placement.RULES, *context_rules.RULES,
+    idle_ratio, spread_candidates, zero_signal, chained_targets, unused_parts, warped_sampling, labelled_k3, *placement.RULES, *context_rules.RULES,
 )  # fmt: skip
 
 

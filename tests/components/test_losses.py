@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from zoo.components.preferences import Sums
+from zoo.components.routings import uniforms
 
 from .six import MASK, Array, V, build, gradient, log_softmax, rows, sampled, slope, tensor
 
@@ -18,7 +19,7 @@ from .six import MASK, Array, V, build, gradient, log_softmax, rows, sampled, sl
 STATES_P = np.append(rows("student"), np.log([[0.4, 0.3, 0.1, 0.1, 0.05, 0.05]]), 0)
 STATES_Q = np.append(rows("teacher"), np.log([[0.1, 0.1, 0.5, 0.2, 0.05, 0.05]]), 0)
 P, Q, Y = np.repeat(STATES_P, V, 0), np.repeat(STATES_Q, V, 0), np.tile(np.arange(V), len(STATES_P))
-NOW, OLD, WRITER = sampled("student")[MASK], sampled("reference")[MASK], sampled("old")[MASK]
+NOW, OLD, WRITER, TEACHER = (sampled(name)[MASK] for name in ("student", "reference", "old", "teacher"))
 Table = dict[str, list[tuple[dict[str, Any], Any]]]
 
 
@@ -32,7 +33,15 @@ def shaped(gamma: float, rho: Array) -> Array:
 
 # Factor as a function of the present log-probabilities, and the clipped product (None: not clipped).
 RATIOS: Table = {
-    "importance": [({}, (lambda now: np.exp(now - WRITER), None))],
+    "importance": [({}, (lambda now: np.exp(now - WRITER), None)), ({"cap": 0.9}, (lambda now: np.minimum(np.exp(now - WRITER), 0.9), None))],
+    "trust_region": [
+        ({"at": 0.2, "alpha": a}, (lambda now, a=a: np.exp(now) / (np.exp(OLD) ** a * np.exp(TEACHER) ** (1 - a)), lambda rho: np.clip(rho, 0.8, 1.2)))
+        for a in (0.0, 0.5, 1.0)
+    ],
+    "one_sided": [
+        ({"below": 0.5, "above": 2.0}, (lambda now: ((np.exp(now - OLD) >= 0.5) & (np.exp(now - OLD) <= 2.0)).astype(float), None)),
+        ({"above": 1.1}, (lambda now: (np.exp(now - OLD) <= 1.1).astype(float), None)),
+    ],
     "mixture_importance": [({}, (lambda now: np.exp(OLD - WRITER) + 0 * now, None))],
     "ppo_clip": [
         ({"at": 0.2}, (lambda now: np.exp(now - OLD), lambda rho: np.clip(rho, 0.8, 1.2))),
@@ -48,7 +57,7 @@ RATIOS: Table = {
 @pytest.mark.parametrize(("kind", "fields", "expected"), cases(RATIOS))
 def test_ratio(kind: str, fields: dict[str, Any], expected: Any) -> None:
     ratio, (factor, clip) = build("ratio", kind, **fields), expected
-    old = {"student": tensor(OLD), "behaviour": tensor(WRITER)}
+    old = {"student": tensor(OLD), "behaviour": tensor(WRITER), "teacher": tensor(TEACHER)}
     rho = ratio.factor(tensor(NOW), old)
     np.testing.assert_allclose(rho.numpy(), factor(NOW), atol=1e-12)
     clipped = ratio.clip(rho)
@@ -65,8 +74,20 @@ def test_ratio(kind: str, fields: dict[str, Any], expected: Any) -> None:
 @pytest.mark.parametrize(("kind", "fields", "expected"), cases(RATIOS))
 def test_a_ratio_reads_what_it_says(kind: str, fields: dict[str, Any], expected: Any) -> None:
     ratio = build("ratio", kind, **fields)
-    known = {"student": tensor(OLD), "behaviour": tensor(WRITER)}
-    ratio.factor(tensor(NOW), {name: known[name] for name in ratio.reads})
+    known = {"student": tensor(OLD), "behaviour": tensor(WRITER), "teacher": tensor(TEACHER)}
+    ratio.factor(tensor(NOW), {name: known[name] for name in (*ratio.reads, *ratio.scorers())})
+
+
+def test_a_one_sided_mask_shuts_some_tokens_out_and_lets_others_pass() -> None:
+    old = {"student": tensor(OLD)}
+    assert set(build("ratio", "one_sided", above=1.1).factor(tensor(NOW), old).tolist()) == {0.0, 1.0}
+    with pytest.raises(ValueError, match="give below, above or both"):
+        build("ratio", "one_sided")
+
+
+def test_a_trust_region_at_the_old_student_alone_is_the_ppo_ratio() -> None:
+    old = {"student": tensor(OLD), "teacher": tensor(TEACHER)}
+    assert torch.equal(build("ratio", "trust_region", alpha=1.0).factor(tensor(NOW), old), build("ratio", "ppo_clip").factor(tensor(NOW), old))
 
 
 def routed(kind: str, **fields: Any) -> tuple[Array, Array]:
@@ -94,6 +115,8 @@ ROUTINGS: Table = {
     "sampled": [({}, None)],
     "teacher": [({}, routed("teacher"))],
     "teacher_topk": [({"k": k}, routed("teacher_topk", k=k)) for k in (1, 3, V)],
+    "student_topk": [({"k": 2}, None)],  # candidates of their own, below
+    "multi_sample": [({"n": 3}, None)],
     "counterfactual": [(COUNTERFACTUAL, routed("counterfactual", **COUNTERFACTUAL))],
 }
 
@@ -124,6 +147,42 @@ def test_counterfactual_without_alternatives_is_the_sampled_rule() -> None:
     rho, applies = build("routing", "counterfactual", tau_teacher=0.99, tau_student=0.99).redirect(tensor(P), tensor(Q), tensor(Y))
     assert not applies.any()
     assert torch.isfinite(rho).all()
+
+
+NOISE = torch.randint(-(2**62), 2**62, (len(P),), generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("k", [1, 3, V, V + 2])
+def test_student_topk_candidates(k: int) -> None:
+    index, weight = build("routing", "student_topk", k=k).candidates(tensor(P), tensor(Y), NOISE)
+    for n in range(len(P) - V):  # the last state holds a tie
+        best = np.argsort(-P[n])[:k]
+        assert set(index[n].tolist()) == {int(v) for v in best}
+        for v, w in zip(index[n].tolist(), weight[n].tolist(), strict=True):
+            assert w == pytest.approx(np.exp(P[n, v]) / np.exp(P[n, best]).sum(), abs=1e-12)
+
+
+def test_multi_sample_draws_from_the_student_after_the_written_token() -> None:
+    state, noise = tensor(P[:1]).expand(20_000, -1), torch.randint(-(2**62), 2**62, (20_000,), generator=torch.Generator().manual_seed(1))
+    written = torch.full((20_000,), 4)
+    index, weight = build("routing", "multi_sample", n=5).candidates(state, written, noise)
+    assert index.shape == weight.shape == (20_000, 5)
+    assert (index[:, 0] == 4).all()
+    assert torch.allclose(weight.sum(-1), torch.ones(20_000))
+    for r in range(1, 5):
+        shares = torch.bincount(index[:, r], minlength=V) / 20_000
+        np.testing.assert_allclose(shares.numpy(), np.exp(P[0]), atol=0.015)
+    pairs = torch.bincount(index[:, 1] * V + index[:, 2], minlength=V * V).reshape(V, V) / 20_000
+    np.testing.assert_allclose(pairs.numpy(), np.outer(np.exp(P[0]), np.exp(P[0])), atol=0.015)
+    one, _ = build("routing", "multi_sample", n=1).candidates(state, written, noise)
+    assert one.shape == (20_000, 1)
+
+
+def test_uniforms_are_splitmix64() -> None:
+    """The published test vector: the first outputs for the seed 1234567."""
+    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+    found = uniforms(torch.tensor([1234567]), 5)[0]
+    assert [int(u * 2**53) for u in found.tolist()] == [value >> 11 for value in expected]
 
 
 def test_teacher_topk_of_one_and_of_all() -> None:
@@ -269,6 +328,10 @@ SCHEDULES: Table = {
         ({"start": 1, "end": 0, "over": (0.2, 0.6)}, {0: 1.0, 0.2: 1.0, 0.4: 0.5, 0.6: 0.0, 1: 0.0}),
     ],
     "cosine": [({"start": 1, "end": 0}, {0: 1.0, 0.5: 0.5, 0.25: 0.5 * (1 + math.cos(math.pi / 4)), 1: 0.0})],
+    "exponential": [
+        ({"start": 1, "end": 0.01}, {0: 1.0, 0.5: 0.1, 0.25: 0.01**0.25, 1: 0.01}),
+        ({"start": 0.1, "end": 0.4, "over": (0.0, 0.5)}, {0.25: 0.2, 0.8: 0.4}),
+    ],
     "stepwise": [({"at": (0, 0.5, 0.75), "values": (1, 0.1, 7)}, {0: 1.0, 0.49: 1.0, 0.5: 0.1, 0.74: 0.1, 0.75: 7.0, 1: 7.0})],
 }
 
@@ -287,6 +350,7 @@ def test_schedule(kind: str, fields: dict[str, Any], expected: dict[float, float
     ("slot", "bad", "message"),
     [
         ("schedule", {"kind": "linear", "start": 0, "end": 1, "over": (0.5, 0.5)}, "two increasing shares"),
+        ("schedule", {"kind": "exponential", "start": 1, "end": 0}, "never reaches it"),
         ("schedule", {"kind": "stepwise", "at": (0.1,), "values": (1,)}, "rise from 0"),
         ("schedule", {"kind": "stepwise", "at": (0, 0.5), "values": (1,)}, "of one length"),
         ("ratio", {"kind": "ppo_clip", "at": 0}, "at must lie in"),

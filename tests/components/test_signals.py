@@ -103,11 +103,19 @@ SHAPINGS: Table = {
     ],
     "soft_log": [({}, np.sign(ADVANTAGE) * np.log(1 + np.abs(ADVANTAGE)))],
     "power": [({"exponent": e}, np.sign(ADVANTAGE) * np.abs(ADVANTAGE) ** e) for e in (0.5, 1.0, 2.0)],
-    "w_f": [({"of": {"kind": kind, **fields}}, weight) for kind, fields, weight in (
-        ("forward_kl", {}, np.exp(ADVANTAGE)), ("reverse_kl", {}, ADVANTAGE - 1), ("generalized_jsd", {}, 0.5 * np.log((1 + np.exp(ADVANTAGE)) / 2)),
-        ("generalized_jsd", {"beta": 0.9}, 0.1 * np.log(0.9 * np.exp(ADVANTAGE) + 0.1)), ("total_variation", {}, 0.5 * np.sign(ADVANTAGE)),
-        ("alpha", {"alpha": 0.3}, (np.exp(0.3 * ADVANTAGE) - 1) / 0.3), ("squared_hellinger", {}, np.exp(ADVANTAGE / 2) - 1),
-        ("skew_reverse_kl", {"skew": 0.1}, np.log(0.9 * np.exp(ADVANTAGE) + 0.1) - 0.9 * np.exp(ADVANTAGE) / (0.9 * np.exp(ADVANTAGE) + 0.1)))],
+    "w_f": [
+        ({"of": {"kind": kind, **fields}}, weight)
+        for kind, fields, weight in (
+            ("forward_kl", {}, np.exp(ADVANTAGE)),
+            ("reverse_kl", {}, ADVANTAGE - 1),
+            ("generalized_jsd", {}, 0.5 * np.log((1 + np.exp(ADVANTAGE)) / 2)),
+            ("generalized_jsd", {"beta": 0.9}, 0.1 * np.log(0.9 * np.exp(ADVANTAGE) + 0.1)),
+            ("total_variation", {}, 0.5 * np.sign(ADVANTAGE)),
+            ("alpha", {"alpha": 0.3}, (np.exp(0.3 * ADVANTAGE) - 1) / 0.3),
+            ("squared_hellinger", {}, np.exp(ADVANTAGE / 2) - 1),
+            ("skew_reverse_kl", {"skew": 0.1}, np.log(0.9 * np.exp(ADVANTAGE) + 0.1) - 0.9 * np.exp(ADVANTAGE) / (0.9 * np.exp(ADVANTAGE) + 0.1)),
+        )
+    ],
     "whiten": [({}, inside(WHITE)), ({"centre": False}, inside(ADVANTAGE / np.sqrt(ADVANTAGE[MASK].var() + 1e-8)))],
 }
 GAP = np.exp(T) - np.exp(S)

@@ -150,6 +150,48 @@ def test_policy_gradient_that_routes_negative_updates(routing: Any, share: int |
     check([{"term": "policy_gradient", "reward": CONTRAST, "credit": "immediate", "routing": routing, "reduce": "token_mean"}], expected)
 
 
+def test_policy_gradient_that_pushes_the_students_best() -> None:
+    """-sum over the k best of their renormalised probability times the clipped log-ratio times log p, weights and advantages held."""
+    p, q = logp("student"), logp("teacher")
+    best = p >= np.sort(p, -1)[..., [-3]]
+    weight = np.where(best, np.exp(p), 0) / np.where(best, np.exp(p), 0).sum(-1, keepdims=True)
+    advantage = np.clip(q - p, -0.8, 0.8)
+    term = {"term": "policy_gradient", "reward": CONTRAST, "credit": "immediate", "routing": {"kind": "student_topk", "k": 3},
+            "shaping": ({"kind": "clip", "at": 0.8},), "reduce": "token_mean"}  # fmt: skip
+    check([term], lambda z: float(-(weight * advantage * log_softmax(z)).sum(-1)[MASK].sum() / 6))
+
+
+def test_the_students_whole_vocabulary_is_the_exact_reverse_kl() -> None:
+    method = Method(legal(entry_of([{"term": "policy_gradient", "reward": CONTRAST, "credit": "immediate", "routing": {"kind": "student_topk", "k": 9},
+                                     "reduce": "token_mean"}])))  # fmt: skip
+    direct = Method(legal(entry_of([{"term": "divergence", "divergence": "reverse_kl", "reduce": "token_mean"}])))
+    slopes = []
+    for each in (method, direct):
+        streams = {"main": rollout()}
+        prepared = each.prepare(contexts_of(each, streams, MODELS, REWARDS))
+        slopes.append(
+            gradient(lambda z, each=each, prepared=prepared: loss_of(each, prepared, {"main": rollout()}, {**MODELS, "student": z}), LOGITS["student"])
+        )  # type: ignore[misc]
+    np.testing.assert_allclose(slopes[0], slopes[1], atol=1e-7)
+
+
+def test_policy_gradient_with_many_samples() -> None:
+    """One sample is the sampled rule; many come near the expectation; the draws do not depend on how the tokens are split."""
+
+    def slopes(n: int | None, chunk: int = 4) -> Array:
+        routing: Any = "sampled" if n is None else {"kind": "multi_sample", "n": n}
+        term = {"term": "policy_gradient", "reward": CONTRAST, "credit": "immediate", "routing": routing, "ratio": ("importance",), "reduce": "token_mean"}
+        method = Method(legal(entry_of([term], rollouts={"main": {"author": "student", "reuse": {"minibatches": 2}}})))
+        prepared = method.prepare(contexts_of(method, {"main": rollout()}, MODELS, REWARDS))
+        return gradient(lambda z: loss_of(method, prepared, {"main": rollout()}, {**MODELS, "student": z}, chunk=chunk), LOGITS["student"])
+
+    np.testing.assert_allclose(slopes(1), slopes(None), atol=1e-12)
+    np.testing.assert_allclose(slopes(4, chunk=1), slopes(4, chunk=6), atol=1e-12)
+    p, ell = np.exp(logp("student")), logp("teacher") - logp("student")
+    expected = -p * (ell - (p * ell).sum(-1, keepdims=True)) * MASK[..., None] / 6
+    np.testing.assert_allclose(slopes(5000), expected, atol=6e-3)
+
+
 def test_routed_updates_leave_other_logits_alone() -> None:
     """D.10: where rho sums to one, a redirected token moves no logit outside rho and itself."""
     routed = {"kind": "counterfactual", "tau_teacher": 0.1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -53,16 +54,21 @@ class Contrast(Reward):
         return log_probs(tuple(self.of))
 
     def tokens(self, context: TokenContext, name: str | None) -> Tensor:
-        reward_BT = torch.zeros_like(context.mask_BT, dtype=torch.float32)
-        for scorer, coefficient in self.of.items():
-            reward_BT = reward_BT + coefficient * self._mapped(context.logp_BT(scorer))
-        reward_BT = torch.where(context.mask_BT, reward_BT / self.scale, torch.zeros_like(reward_BT))
-        return reward_BT if self.clip is None else reward_BT.clamp(-self.clip, self.clip)
+        reward_BT = self.value({scorer: context.logp_BT(scorer) for scorer in self.of})
+        return torch.where(context.mask_BT, reward_BT, torch.zeros_like(reward_BT))
 
-    def _mapped(self, logp_BT: Tensor) -> Tensor:
+    def value(self, logp: Mapping[str, Tensor]) -> Tensor:
+        """The combination of given log-probabilities, of any shape, by scorer."""
+        reward = torch.zeros((), device=next(iter(logp.values())).device)
+        for scorer, coefficient in self.of.items():
+            reward = reward + coefficient * self._mapped(logp[scorer])
+        reward = reward / self.scale
+        return reward if self.clip is None else reward.clamp(-self.clip, self.clip)
+
+    def _mapped(self, logp: Tensor) -> Tensor:
         if self.map == "log":
-            return logp_BT
-        return logp_BT.exp() if self.map == "probability" else torch.expm1(self.alpha * logp_BT) / self.alpha
+            return logp
+        return logp.exp() if self.map == "probability" else torch.expm1(self.alpha * logp) / self.alpha
 
 
 @component("reward")
@@ -100,4 +106,3 @@ class StateDivergence(Reward):
 
     def tokens(self, context: TokenContext, name: str | None) -> Tensor:
         return torch.where(context.mask_BT, -context.column(self.statistics()[0]), 0.0)
-

@@ -80,7 +80,9 @@ class DivergenceWeight(Shaping):
     @model_validator(mode="after")
     def _generated(self) -> DivergenceWeight:
         if not hasattr(self.of, "pg_weight"):
-            raise ValueError(f"w_f needs an f-divergence, and {self.of.kind} is none; use forward_kl, reverse_kl, generalized_jsd, alpha or another with a generator")
+            raise ValueError(
+                f"w_f needs an f-divergence, and {self.of.kind} is none; use forward_kl, reverse_kl, generalized_jsd, alpha or another with a generator"
+            )
         if self.where != "advantage":
             raise ValueError("w_f turns a log-ratio into an advantage; set where: advantage")
         return self

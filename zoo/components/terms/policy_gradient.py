@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -14,7 +15,7 @@ from zoo.components.baselines import Baseline, NoBaseline
 from zoo.components.credits import Credit
 from zoo.components.ratios import Ratio
 from zoo.components.rewards import Reward
-from zoo.components.routings import Routing, SampledRouting
+from zoo.components.routings import Routing, SampledRouting, Spread
 from zoo.components.shapings import shape_values
 from zoo.components.terms.base import Signal, TokenTerm, unique
 from zoo.statistics import LogProb, Statistic, TokenContext, View
@@ -50,13 +51,17 @@ class PolicyGradientTerm(TokenTerm):
 
     def scorers(self, rewards: Mapping[str, Any]) -> tuple[str, ...]:
         read = [s for statistic in self.baseline.statistics() for s in statistic.scorers]
+        read += [s for ratio in self.ratio for s in ratio.scorers()]
         return unique([*self.resolved_reward(rewards).scorers(), *read, *super().scorers(rewards)])
 
     def statistics(self, rewards: Mapping[str, Any]) -> tuple[Statistic, ...]:
         own = [*self.resolved_reward(rewards).statistics(), *self.credit.statistics(), *self.baseline.statistics()]
+        own += [LogProb(s) for ratio in self.ratio for s in ratio.scorers()]
         return unique([*own, *super().statistics(rewards)])
 
     def update_scorers(self) -> tuple[str, ...]:
+        if self.routing.spread:
+            return tuple(s for s in getattr(self.reward, "of", ()) if s != "student")
         teacher = getattr(self.routing, "teacher", None)
         return () if teacher is None else (teacher,)
 
@@ -73,11 +78,16 @@ class PolicyGradientTerm(TokenTerm):
             "student": context.rollout.student_logp_BT.nan_to_num(0.0),
             "behaviour": context.rollout.behaviour_logp_BT.nan_to_num(0.0),
         }
+        columns |= {s: context.logp_BT(s) for ratio in self.ratio for s in ratio.scorers()}
+        if self.routing.spread:
+            columns["noise"] = _noise(context)
         if self.credit.critic() is not None:
             columns["value_target"] = credited_BT + context.column(self.credit.statistics()[0])
         return (self.gated(context, advantage_BT, columns),)
 
     def token_loss(self, view: View, columns_N: Mapping[str, Tensor]) -> Tensor:
+        if isinstance(self.routing, Spread):
+            return self._spread(self.routing, view, columns_N)
         advantage_N, logp_N = columns_N["advantage"], LogProb("student").compute(view)
         loss_N = self._surrogate(advantage_N, logp_N, columns_N)
         redirect = self._redirected(view)
@@ -87,6 +97,19 @@ class PolicyGradientTerm(TokenTerm):
         student_logp_NV = view.logp_NV("student")
         received_N = (rho_NV * student_logp_NV).sum(-1)
         return torch.where(applies_N & (advantage_N < 0), advantage_N.abs() * (logp_N - received_N), loss_N)
+
+    def _spread(self, routing: Spread, view: View, columns_N: Mapping[str, Tensor]) -> Tensor:
+        """-sum over candidates of weight * A * log p; the written one goes by its ratio."""
+        student_logp_NV = view.logp_NV("student")
+        index_NR, weight_NR = routing.candidates(student_logp_NV.detach(), view.token_N, columns_N["noise"])
+        value_NR = self.reward.value({s: view.logp_NV(s).detach().gather(-1, index_NR) for s in self.reward.of})
+        advantage_NR = shape_values(self.shaping, "advantage", value_NR)
+        logp_NR = student_logp_NV.gather(-1, index_NR)
+        loss_NR = -advantage_NR * logp_NR
+        if self.ratio:
+            written_N = self._surrogate(advantage_NR[:, 0], logp_NR[:, 0], columns_N)
+            loss_NR = torch.cat([written_N[:, None], loss_NR[:, 1:]], -1)
+        return (weight_NR * loss_NR).sum(-1)
 
     def _surrogate(self, advantage_N: Tensor, logp_N: Tensor, columns_N: Mapping[str, Tensor]) -> Tensor:
         if not self.ratio:
@@ -108,3 +131,16 @@ class PolicyGradientTerm(TokenTerm):
         if teacher is None:
             return None
         return self.routing.redirect(view.logp_NV("student").detach(), view.logp_NV(teacher), view.token_N)
+
+
+def _noise(context: TokenContext) -> Tensor:
+    """A random 64-bit number for each token, (B, T): a function of the prompt, the student's version and the sequence alone, whatever
+    stands behind the sequence or beside it."""
+    rollout = context.rollout
+    noise_BT = torch.zeros(rollout.mask_BT.shape, dtype=torch.long)
+    for row, (prompt, ids, mask) in enumerate(zip(rollout.prompts, rollout.response_BT.tolist(), rollout.mask_BT.tolist(), strict=True)):
+        places = [t for t, supervised in enumerate(mask) if supervised]
+        written = f"{prompt.id}:{rollout.version}:{[ids[t] for t in places]}"
+        generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(written.encode()).digest()[:7], "big"))
+        noise_BT[row, places] = torch.randint(-(2**62), 2**62, (len(places),), generator=generator)
+    return noise_BT.to(rollout.mask_BT.device)
