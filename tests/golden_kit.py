@@ -20,21 +20,21 @@ from tests.golden.fixture import TOP_K, Fixture, six_tokens
 from tests.golden.fixture import Stream as GoldenStream
 from zoo.components.base import Slot, Strict
 from zoo.components.rollouts import Corpus, Dataset, Mixture, Stream, Teacher
-from zoo.components.supports import TopK
 from zoo.entry import MethodEntry
-from zoo.entry.loading import load_entry
+from zoo.entry.loading import SHORT, expand
 from zoo.method import Method, annotate
 from zoo.paths import data_root
 from zoo.statistics import Statistic, TokenContext
 from zoo.tensors import Author, Prompt, Rollout
 from zoo.views import LogitView
+from zoo.yamlio import load_model
 
 SIX = six_tokens()
 FILES = {file.stem: file for file in (data_root() / "registry" / "methods").rglob("*.yaml")}
 
-# Streams and teachers of an entry that are played by another stream or model of the fixture than the rule in `fixture_name` and `view_of` says.
-STREAMS: dict[str, dict[str, str]] = {}
-MODELS: dict[str, dict[str, str]] = {}
+# Streams and teachers of an entry that are played by another stream or model of the fixture than its `fixture_name` and `fixture_model` say.
+STREAMS: dict[str, dict[str, str]] = {"offline_opkd": {"main": "main"}}
+MODELS: dict[str, dict[str, str]] = {"delta_kd": {"base": "base"}}
 
 
 @dataclass(frozen=True)
@@ -56,18 +56,31 @@ def fixture_name(stream: Stream) -> str:
     return "theirs" if isinstance(stream, Teacher) else "main"
 
 
+def played_by(entry: MethodEntry) -> dict[str, str]:
+    """The fixture's stream for each stream of an entry."""
+    return {name: fixture_name(stream) for name, stream in entry.rollouts.items()} | STREAMS.get(entry.id, {})
+
+
+def models_of(entry: MethodEntry) -> dict[str, str]:
+    """The fixture's model for each scorer of an entry: a self-teacher is `self`, any other `teacher`, unless `MODELS` says so."""
+    own = {name: "self" if teacher.lineage else "teacher" for name, teacher in entry.teachers.items()}
+    return {"reference": "reference", **own, **MODELS.get(entry.id, {})}
+
+
 def with_top_k(value: Any, k: int) -> Any:
-    """The same tree with every top-k support cut to `k`: the published ones exceed the fixture's vocabulary."""
+    """The same tree with no top-k support or statistic above `k`: the published ones exceed the fixture's vocabulary."""
     if isinstance(value, Strict):
         changed = {name: with_top_k(getattr(value, name), k) for name in type(value).model_fields}
-        return value.model_copy(update={**changed, **({"k": k} if isinstance(value, TopK) else {})})
+        cut = {name: min(changed[name], k) for name in ("k", "top_k") if isinstance(changed.get(name), int)}
+        return value.model_copy(update={**changed, **cut})
     if isinstance(value, dict):
         return {key: with_top_k(inner, k) for key, inner in value.items()}
     return tuple(with_top_k(inner, k) for inner in value) if isinstance(value, tuple) else value
 
 
 def load(name: str) -> MethodEntry:
-    entry = with_top_k(load_entry(FILES[name]), TOP_K)
+    """An entry's body on the fixture; whether its claims hold is for `tests/test_entries.py` to say."""
+    entry = with_top_k(load_model(MethodEntry, FILES[name], expand, SHORT), TOP_K)
     assert isinstance(entry, MethodEntry)
     return entry
 
@@ -86,9 +99,9 @@ def changed(entry: MethodEntry, change: Mapping[str, Any]) -> MethodEntry:
 def as_written(entry: MethodEntry) -> Fixture:
     """The fixture in which streams that serve one step were written by the student itself."""
     fixture = SIX
-    for stream in entry.rollouts.values():
-        if stream.reuse.epochs * stream.reuse.minibatches * stream.reuse.refresh_every == 1:
-            name = fixture_name(stream)
+    for own, name in played_by(entry).items():
+        reuse = entry.rollouts[own].reuse
+        if reuse.epochs * reuse.minibatches * reuse.refresh_every == 1:
             fixture = fixture.with_logits(name, old=fixture[name].logits["student"])
     return fixture
 
@@ -106,13 +119,13 @@ def behaviour_logp(stream: Stream, data: GoldenStream) -> np.ndarray[Any, Any]:
 def rollout_of(stream: Stream, data: GoldenStream) -> Rollout:
     rows, width = data.mask_BT.shape
     given = isinstance(stream, Dataset | Corpus)
-    author = {"data": Author.DATASET, "corpus": Author.CORPUS, "theirs": Author.TEACHER, "main": Author.STUDENT}[fixture_name(stream)]
+    authors = {Dataset: Author.DATASET, Corpus: Author.CORPUS, Teacher: Author.TEACHER}
     return Rollout(
         prompts=tuple(Prompt(id=f"prompt-{i}", text="") for i in range(rows)),
         prompt_ids=((0,),) * rows,
         response_BT=torch.from_numpy(data.response_BT),
         mask_BT=torch.from_numpy(data.mask_BT),
-        author_BT=torch.full((rows, width), int(author)),
+        author_BT=torch.full((rows, width), int(authors.get(type(stream), Author.STUDENT))),
         behaviour_logp_BT=torch.from_numpy(behaviour_logp(stream, data)),
         student_logp_BT=torch.from_numpy(np.full((rows, width), math.nan) if given else data.sampled("old")),
         group_B=torch.from_numpy(data.group_B),
@@ -123,8 +136,7 @@ def rollout_of(stream: Stream, data: GoldenStream) -> Rollout:
 def view_of(method: Method, data: GoldenStream, student_BTV: Tensor, chunk: slice) -> tuple[LogitView, Tensor]:
     """The supervised tokens of a chunk as the entry's scorers see them, and their places in the flattened batch."""
     place_N = torch.from_numpy(data.mask_BT).flatten().nonzero()[:, 0][chunk]
-    models = {name: "self" if teacher.lineage else "teacher" for name, teacher in method.entry.teachers.items()}
-    tables = {name: torch.from_numpy(data.logits[model]) for name, model in {"reference": "reference", **models}.items()}
+    tables = {name: torch.from_numpy(data.logits[model]) for name, model in models_of(method.entry).items()}
     logits = {name: (lambda table=table: table.flatten(0, 1)[place_N]) for name, table in {**tables, "student": student_BTV}.items()}
     return LogitView(torch.from_numpy(data.response_BT).flatten()[place_N], logits, method.targets), place_N
 
@@ -140,11 +152,12 @@ def context_of(method: Method, name: str, data: GoldenStream) -> TokenContext:
 def evaluate(entry: MethodEntry, fixture: Fixture, chunk: int = 6) -> Result:
     """Value and gradient of an entry's loss, its tokens taken `chunk` at a time."""
     method = Method(entry)
-    data = {name: fixture[fixture_name(stream)] for name, stream in entry.rollouts.items()}
+    playing = played_by(entry)
+    data = {name: fixture[stream] for name, stream in playing.items()}
     prepared = method.prepare({name: context_of(method, name, stream) for name, stream in data.items()})
     # A preference is a function of whole sequences: its value is known beforehand, and its chunks carry only the gradient.
     known = {part.term: float(part.value) for part in prepared if part.value is not None}
-    values, gradients = [known.get(i, 0.0) for i in range(len(entry.objective))], {}
+    values, gradients = [known.get(i, 0.0) for i in range(len(entry.objective))], dict[str, Tensor]()
     for name, stream in data.items():
         parts = [part for part in prepared if part.stream == name]
         student_BTV = torch.from_numpy(stream.logits["student"]).clone().requires_grad_()
@@ -155,5 +168,5 @@ def evaluate(entry: MethodEntry, fixture: Fixture, chunk: int = 6) -> Result:
             for part, share in zip(parts, shares, strict=True):
                 values[part.term] += 0.0 if part.term in known else float(share)
         assert student_BTV.grad is not None
-        gradients[fixture_name(entry.rollouts[name])] = student_BTV.grad
+        gradients[playing[name]] = gradients.get(playing[name], torch.zeros_like(student_BTV.grad)) + student_BTV.grad
     return Result(values, gradients)

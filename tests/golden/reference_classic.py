@@ -163,7 +163,7 @@ def selectkd(fixture: Fixture, *, k: int = TOP_K, beta: float = 0.0, reduce: Red
 
     V_t = 1 if argmax q is among the teacher's k most probable tokens, else beta; L = (1/T) sum_t sg[V_t] KL(p || q): divided by all
     tokens of the response, accepted or not (card).
-    open: k and beta (not found); here k = 3 and beta 0, the hard mask. open: the mean over responses; taken: over the batch.
+    open: k and beta (not found); taken: 3 and 0, the hard mask (entry); variant `soft`: 0.3. open: the mean over responses; taken: over the batch.
     """
     stream = fixture[stream_name]
     log_p = stream.logp("teacher")

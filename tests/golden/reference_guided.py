@@ -107,43 +107,45 @@ def rlcsd(fixture: Fixture, *, width: float = 0.2, additive: float | None = None
     return surrogate(fixture, weighed_BT if additive is None else group_BT + additive * contrast_BT, reduce=reduce)
 
 
-def segments(spike_T: Array, boundary_T: Array) -> list[int]:
-    """For each token the spike whose segment it is in: a spike opens one, which reaches to just before the next boundary; itself elsewhere."""
+def segments(gap_T: Array, entropy_T: Array, tau: float, boundary: float) -> list[int]:
+    """For each token the spike whose segment it is in, itself elsewhere: a spike opens a segment, which ends before the next uncertain token."""
     anchor: int | None = None
     owner = []
-    for t, (spike, boundary) in enumerate(zip(spike_T, boundary_T, strict=True)):
-        if anchor is not None and boundary:
+    for t, (gap, uncertainty) in enumerate(zip(gap_T, entropy_T, strict=True)):
+        if uncertainty > boundary:
             anchor = None
-        if anchor is None and spike:
+        if gap > tau and (anchor is None or gap > gap_T[anchor]):
             anchor = t
         owner.append(t if anchor is None else anchor)
     return owner
 
 
-def gear(fixture: Fixture, *, tau: float = 0.5, boundary: float = 1.5, kappa: float = 1.0, reduce: Reduce = sequence_mean) -> Loss:
+def gear(fixture: Fixture, *, tau: float = 1.0, boundary: float = 0.5, kappa: float = 1.0, reduce: Reduce = sequence_mean) -> Loss:
     """Group advantage weighed by segments that open where the truth-shown self departs (2605.11853, a reconstruction).
 
-    d_t = KL(pS || pT^c); a spike d_t > tau opens a segment to the next token with high student entropy; w_t = 1 + kappa norm(d_anchor) in it,
+    d_t = KL(pT^c || pS); a spike d_t > tau opens a segment to the next token with high student entropy; w_t = 1 + kappa norm(d_anchor) in it,
     1 + kappa norm(d_t) elsewhere, then divided by its mean; A_t = A_i w_t.
-    open: the divergence, tau, kappa, the entropy that bounds, norm (d over its batch maximum), the set whose mean is 1 (the response), the reduction.
+    open, as the entry has it: the divergence, tau, kappa, the entropy that bounds, norm (d over its maximum in the response), the set whose mean
+    is 1 (the response), the reduction; a higher spike inside an open segment becomes its anchor.
     """
     stream = fixture["main"]
-    gap_BT, entropy_BT = kl(stream.logp("old"), stream.logp("self")), entropy(stream.logp("old"))
+    gap_BT, entropy_BT = kl(stream.logp("self"), stream.logp("old")), entropy(stream.logp("old"))
     weight_BT = np.ones_like(gap_BT)
     for i, inside_T in enumerate(stream.mask_BT):
         gap = gap_BT[i, inside_T]
-        owner = segments(gap > tau, entropy_BT[i, inside_T] > boundary)
-        weight = 1.0 + kappa * gap[owner] / gap_BT[stream.mask_BT].max()
+        owner = segments(gap, entropy_BT[i, inside_T], tau, boundary)
+        weight = 1.0 + kappa * gap[owner] / gap.max()
         weight_BT[i, inside_T] = weight / weight.mean()
     return surrogate(fixture, along(stream, group_advantage(stream)) * weight_BT, reduce=reduce)
 
 
-def gndpo(fixture: Fixture, *, cap: float = 5.0, clip: float = 0.2, eps: float = 1e-8) -> Loss:
-    """The clamped log-ratio whitened over the batch, in a clipped loss with a ratio per sequence (2606.09091, text core).
+def gndpo(fixture: Fixture, *, cap: float = 5.0, clip: float = 0.2, eps: float = 1e-8, sequence_ratio: bool = False) -> Loss:
+    """The clamped log-ratio whitened over the batch, in a clipped loss (2606.09091, text core).
 
-    k_t = clip(log pT(y_t) - log pS(y_t), -5, 5); A_t = (k_t - mean) / sqrt(var + eps) over the batch's valid tokens; token mean; the sequence ratio is the
-    exponential of the mean log-ratio of a response, whose gradient goes token by token with the token's own advantage (GSPO's token form).
-    open: the variance (population) and its floor, the clip range of the script.
+    k_t = clip(log pT(y_t) - log pS(y_t), -5, 5); A_t = (k_t - mean) / sqrt(var + eps) over the batch's valid tokens; token mean.
+    The card names a clipped policy loss, and a ratio per sequence in the official scripts. Taken: a ratio per token (the entry says so among its
+    deviations). Variant `sequence_ratio`: the exponential of the response's mean log-ratio, whose gradient goes token by token with the token's own
+    advantage (GSPO's token form); at ratio 1 both have one gradient. open: the variance (population) and its floor, the clip range.
     """
     stream = fixture["main"]
     old_BT = stream.sampled("old")
@@ -152,9 +154,10 @@ def gndpo(fixture: Fixture, *, cap: float = 5.0, clip: float = 0.2, eps: float =
     advantage_BT = (k_BT - valid.mean()) / np.sqrt(valid.var() + eps)
     now_BT = stream.sampled("student")
     sequence_BT = along(stream, np.exp(per_sequence(now_BT - old_BT, stream.mask_BT)))
+    scale_BT = sequence_BT * np.exp(old_BT - now_BT) if sequence_ratio else 1.0
 
     def loss(student: Mapping[str, Array]) -> Terms:
-        ratio_BT = sequence_BT * np.exp(-nll(stream, student["main"]) - now_BT)
+        ratio_BT = scale_BT * np.exp(-nll(stream, student["main"]) - old_BT)
         return {"policy": token_mean(pessimistic(ratio_BT, advantage_BT, clip), stream.mask_BT)}
 
     return loss
@@ -172,8 +175,8 @@ def codistill_grpo(fixture: Fixture, *, alpha: float = 0.1, clip: float = 0.2, r
     return surrogate(fixture, along(stream, reward_B - reward_B.mean()), clip=clip, reduce=reduce)
 
 
-def dgrpo(fixture: Fixture, *, beta: float = 1.0, clip: float = 0.2) -> Loss:
-    """GRPO whose KL points at the teacher (2605.12227): full KL(pS || pT), per-response means for both. open: beta (not found), clip (0.2)."""
+def dgrpo(fixture: Fixture, *, beta: float = 0.04, clip: float = 0.2) -> Loss:
+    """GRPO whose KL points at the teacher (2605.12227): full KL(pS || pT), per-response means for both. open: beta (not found); taken: 0.04, GRPO's (entry)."""
     stream = fixture["main"]
     log_p = stream.logp("teacher")
     policy = surrogate(fixture, along(stream, group_advantage(stream)), clip=clip)

@@ -1,0 +1,38 @@
+"""Other readings of a card, each one field of the entry away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zoo.components.base import Slot
+
+PROPOSAL = {"kind": "threshold", "of": {"kind": "rank", "of": "student", "under": "teacher"}, "below": 3}
+LONG_SEGMENTS = {
+    "kind": "divergence_segment",
+    "of": {"kind": "divergence", "of": "self", "to": "student"},
+    "spike": 0.9,
+    "boundary": {"kind": "entropy", "of": "student"},
+    "boundary_above": 1.6,
+}
+
+
+def weights(*of: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(Slot("weight").validate(weight) for weight in of)
+
+
+CHANGES: dict[tuple[str, str], dict[str, Any]] = {
+    ("seqkd", "token_sum"): {"reduce": "sum"},
+    ("gkd", "sequence_mean"): {"reduce": "sequence_mean"},
+    ("gkd", "forward_kl"): {"divergence": "forward_kl"},
+    ("gkd", "reverse_kl"): {"divergence": "reverse_kl"},
+    ("minillm", "code_return"): {"credit": {"kind": "discounted", "gamma": 0.95, "from": "this", "per_length": True}},
+    ("distillm", "skew_reverse_kl"): {"divergence": {"kind": "skew_reverse_kl", "skew": 0.1}},
+    ("eopd", "token_mean"): {"reduce": "token_mean"},
+    ("aopd", "token_mean"): {"reduce": "token_mean"},
+    ("opsd", "temperature_1"): {"temperature": 1.0},
+    ("opsd", "first_release"): {"divergence": {"kind": "generalized_jsd", "beta": 0.5}, "shaping": ()},
+    ("grpo", "token_mean"): {"reduce": "token_mean"},
+    ("selectkd", "soft"): {"weights": weights({"kind": "soft_gate", "gate": PROPOSAL, "outside": 0.3})},
+    ("gear", "long_segments"): {"weights": weights({"kind": "normalised", "of": (LONG_SEGMENTS,)})},
+    ("kdrl", "sequence_mean"): {"reduce": "sequence_mean"},
+}
