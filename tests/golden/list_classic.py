@@ -44,6 +44,6 @@ CLASSIC_VARIANTS: dict[str, dict[str, Reference]] = {
     "imitkd": {"optimal": Reference(partial(classic.imitkd, optimal=True))},
     "adaswitch": {"token_mean": Reference(partial(classic.forward_kl, reduce=token_mean))},
     "adakd": {"half": Reference(partial(classic.adakd, ratio=0.5), DATA)},
-    "selectkd": {"soft": Reference(partial(classic.selectkd, beta=0.3))},
+    "selectkd": {"top_3": Reference(partial(classic.selectkd, k=3, beta=0.3))},
     "tsd_kd": {"opening_half": Reference(partial(more.tsd_kd, opening=0.5))},
 }
