@@ -69,7 +69,8 @@ def write_pair(folder: Path, **changes: Any) -> Path:
         make_tokenizer().save_pretrained(folder / name)
     spec = {
         "id": "tiny", "title": "Tiny random models", "student": {"path": str(folder / "student")},
-        "teachers": {"teacher": {"path": str(folder / "teacher")}}, "task": {"kind": "micro"}, "max_new_tokens": 8, "contexts": {**CONTEXTS, **MADE_CONTEXTS}, "words": dict(WORDS),
+        "teachers": {"teacher": {"path": str(folder / "teacher")}}, "task": {"kind": "micro"}, "max_new_tokens": 8,
+        "contexts": {**CONTEXTS, **MADE_CONTEXTS}, "words": dict(WORDS),
     }  # fmt: skip
     file = folder / "tiny.yaml"
     file.write_text(yaml.safe_dump({**spec, **changes}), encoding="utf-8")
