@@ -10,9 +10,10 @@ from torch import Tensor
 
 from zoo.harness.native.rows import Rows
 from zoo.harness.native.step import FEWEST_ROWS, Cache, DecodeStep
-from zoo.harness.native.weights import gather, rotary_tables
+from zoo.harness.native.weights import gather, rotary_tables, wide_type
 
 CHECK_EVERY = 16
+REFILL_SHARE = 4  # refill once a quarter of the rows is idle: a prefill costs the host as much as a dozen decode steps
 LENGTH_BUCKET = 128
 PREFILL_TOKENS = 32768
 
@@ -49,15 +50,14 @@ class NativeDecoder:
         queue = sorted(range(requests), key=lambda q: -len(prompts[q]))
         alive = 0
         while queue or alive:
-            alive = self._fill(queue, alive, prompts, step)
+            if refill_due(queue, alive, step.capacity):
+                alive = self._fill(queue, alive, prompts, step)
             for _ in range(CHECK_EVERY):
                 step.run(alive)
             left = int(rows.alive_R.sum())
-            if queue or step.size_for(left) < step.size_for(alive):
+            if left == 0 or refill_due(queue, left, step.capacity) or step.size_for(left) < step.size_for(alive):
                 rows.compact()
                 alive = left
-            elif left == 0:
-                alive = 0
         return rows
 
     def _fill(self, queue: list[int], alive: int, prompts: Sequence[Sequence[int]], step: DecodeStep) -> int:
@@ -75,7 +75,12 @@ class NativeDecoder:
         width = max(len(prompt) for prompt in prompts) - 1
         if width > 0:
             padded = [list(prompt[:-1]) + [self.pad_id] * (width - len(prompt) + 1) for prompt in prompts]
-            written = self.model.model(input_ids=torch.tensor(padded, device=self.model.device), use_cache=True).past_key_values
+            ids_BP = torch.tensor(padded, device=self.model.device)
+            # as in training under autocast: the residual stream in fp32, linear layers in their own type
+            kind = self.weights.embedding.dtype
+            with torch.autocast(ids_BP.device.type, dtype=kind, enabled=kind in (torch.bfloat16, torch.float16)):
+                embedded_BPK = self.model.get_input_embeddings()(ids_BP).to(wide_type(kind))
+                written = self.model.model(inputs_embeds=embedded_BPK, use_cache=True).past_key_values
             slot = rows.slot_R[at].long()
             for i, layer in enumerate(written.layers):
                 cache.keys[i, slot, :, :width] = layer.keys.to(cache.keys.dtype)
@@ -91,7 +96,7 @@ class NativeDecoder:
         key = (capacity, length, room, limit, temperature)
         if key not in self._kept:
             self._kept.clear()
-            wide = torch.float64 if self.weights.embedding.dtype == torch.float64 else torch.float32
+            wide = wide_type(self.weights.embedding.dtype)
             step = DecodeStep(
                 self.weights,
                 rotary_tables(self.model, length),
@@ -105,6 +110,11 @@ class NativeDecoder:
                 step.capture()
             self._kept[key] = step
         return self._kept[key]
+
+
+def refill_due(queue: Sequence[int], alive: int, capacity: int) -> bool:
+    """Whether enough rows are idle to prefill again: a share of the capacity, or all that wait."""
+    return 0 < min(len(queue), max(capacity // REFILL_SHARE, 1)) <= capacity - alive
 
 
 def _power(count: int) -> int:

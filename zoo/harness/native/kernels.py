@@ -1,7 +1,7 @@
 """The native step's operations as Triton kernels; `plain` says in torch what each computes.
 
-Five launches a layer: norm and projection, attention with its rotation and cache write, projection onto the residual, norm and gated
-projection, projection onto the residual. A small model's step is launches rather than arithmetic, so each fused one counts.
+Seven launches a layer: norm, projection, attention with its rotation and cache write, projection onto the residual, norm, gated projection,
+projection onto the residual. The residual stream is fp32 and rounding happens where it does in training under autocast.
 """
 
 from __future__ import annotations
@@ -10,20 +10,23 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc
 
 from zoo.harness.native.rows import Rows
 
 STORE, ADD, GATE = 0, 1, 2
+FEW_ROWS, MANY_ROWS = 64, 256
+LINE = 64  # features of 16 bits in one cache line
 TILES = [
     triton.Config({"BM": bm, "BN": bn, "BK": bk}, num_warps=warps, num_stages=stages)
     for bm, bn, bk, warps, stages in (
+        (32, 32, 64, 2, 4),
         (64, 32, 64, 4, 4),
         (64, 32, 128, 4, 3),
         (64, 64, 64, 4, 4),
-        (128, 32, 64, 4, 4),
+        (64, 64, 128, 4, 3),
         (128, 64, 64, 4, 4),
         (128, 128, 64, 8, 3),
-        (32, 32, 128, 4, 4),
     )
 ]
 DRAW_BLOCK = 4096
@@ -31,93 +34,133 @@ ATTEND_BLOCK = 64
 GROUP_TILE = 16
 
 
+# Every kernel lets the next one start at once (`gdc_launch_dependents`) and waits for the one before to end (`gdc_wait`) before it
+# touches anything that changes: launches overlap, and weights travel while the previous kernel still computes.
+
+
+@triton.jit
+def _embed(token_ptr, embedding_ptr, x_ptr, K, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """A row's embedding."""
+    row, k = tl.program_id(0), tl.arange(0, BLOCK)
+    gdc.gdc_launch_dependents()
+    gdc.gdc_wait()
+    x = tl.load(embedding_ptr + tl.load(token_ptr + row).to(tl.int64) * K + k, mask=k < K, other=0.0)
+    tl.store(x_ptr + row * K + k, x.to(x_ptr.dtype.element_ty), mask=k < K)
+
+
+def embed(token_R: Tensor, embedding_VK: Tensor, x_RK: Tensor) -> None:
+    """The residual stream of fresh tokens."""
+    size = embedding_VK.shape[1]
+    _embed[(len(x_RK),)](token_R, embedding_VK, x_RK, size, BLOCK=triton.next_power_of_2(size), launch_pdl=True)
+
+
+@triton.jit
+def _norm(x_ptr, gain_ptr, out_ptr, K, eps, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """A row divided by its root mean square, times the gain."""
+    row, k = tl.program_id(0), tl.arange(0, BLOCK)
+    gdc.gdc_launch_dependents()
+    gain = tl.load(gain_ptr + k, mask=k < K, other=0.0).to(tl.float32)
+    gdc.gdc_wait()
+    x = tl.load(x_ptr + row * K + k, mask=k < K, other=0.0).to(tl.float32)
+    y = x / tl.sqrt(tl.sum(x * x, 0) / K + eps) * gain
+    tl.store(out_ptr + row * K + k, y.to(out_ptr.dtype.element_ty), mask=k < K)
+
+
+def rms_norm(x_RK: Tensor, gain_K: Tensor, eps: float, out_RK: Tensor) -> None:
+    """out = x / rms(x) * gain."""
+    rows, size = x_RK.shape
+    _norm[(rows,)](x_RK, gain_K, out_RK, size, eps, BLOCK=triton.next_power_of_2(size), launch_pdl=True)
+
+
 # Tuned on warm-up data, whose residuals may be spoilt, for few rows and for many; `R_KEY` says which.
-@triton.autotune(configs=TILES, key=["R_KEY", "N", "K", "MODE", "NORMED"], cache_results=True)
+@triton.autotune(configs=TILES, key=["R_KEY", "N", "K", "MODE"], cache_results=True)
 @triton.jit
 def _linear(
     x_ptr,
     weight_ptr,
-    norm_ptr,
     bias_ptr,
     out_ptr,
     R,
     R_KEY,
     N,
     K,
-    eps,
-    NORMED: tl.constexpr,
     BIASED: tl.constexpr,
     MODE: tl.constexpr,
+    LINE: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
 ):  # type: ignore[no-untyped-def]
-    """A tile (BM rows, BN outputs) of norm(x) W'. The norm's scale is a factor of the row, so it is applied after the product."""
+    """A tile (BM rows, BN outputs) of x W', rounded where training rounds: after the product and after the activation."""
     m = tl.program_id(1) * BM + tl.arange(0, BM)
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     k = tl.arange(0, BK)
+    kind: tl.constexpr = x_ptr.dtype.element_ty
+    gdc.gdc_launch_dependents()
+    for start in range(0, K, 16 * LINE):
+        line = start + tl.arange(0, 16) * LINE
+        ahead = tl.where((n[:, None] < N) & (line[None, :] < K), n[:, None].to(tl.int64) * K + line[None, :], 0)
+        tl.inline_asm_elementwise("prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [weight_ptr + ahead], tl.int32, False, 1)
+    gdc.gdc_wait()
     acc = tl.zeros([BM, BN], tl.float32)
     up = tl.zeros([BM, BN], tl.float32)
-    squares = tl.zeros([BM], tl.float32)
     for start in range(0, K, BK):
         inside = start + k < K
         x = tl.load(x_ptr + m[:, None] * K + (start + k)[None, :], mask=(m[:, None] < R) & inside[None, :], other=0.0)
-        if NORMED:
-            wide = x.to(tl.float32)
-            squares += tl.sum(wide * wide, 1)
-            x = (wide * tl.load(norm_ptr + start + k, mask=inside, other=0.0).to(tl.float32)[None, :]).to(x.dtype)
         at = n[:, None].to(tl.int64) * K + (start + k)[None, :]
         valid = (n[:, None] < N) & inside[None, :]
-        acc += tl.dot(x, tl.trans(tl.load(weight_ptr + at, mask=valid, other=0.0)))
+        acc = tl.dot(x, tl.trans(tl.load(weight_ptr + at, mask=valid, other=0.0)), acc, input_precision="ieee")
         if MODE == 2:
-            up += tl.dot(x, tl.trans(tl.load(weight_ptr + N.to(tl.int64) * K + at, mask=valid, other=0.0)))
-    if NORMED:
-        scale = 1.0 / tl.sqrt(squares / K + eps)
-        acc = acc * scale[:, None]
-        up = up * scale[:, None]
+            above = weight_ptr + N.to(tl.int64) * K
+            up = tl.dot(x, tl.trans(tl.load(above + at, mask=valid, other=0.0)), up, input_precision="ieee")
     if BIASED:
         acc += tl.load(bias_ptr + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
+    acc = acc.to(kind).to(tl.float32)
     out = out_ptr + m[:, None].to(tl.int64) * N + n[None, :]
     valid = (m[:, None] < R) & (n[None, :] < N)
     if MODE == 1:
         acc += tl.load(out, mask=valid, other=0.0).to(tl.float32)
     if MODE == 2:
-        acc = acc / (1.0 + tl.exp(-acc)) * up
+        acc = (acc / (1.0 + tl.exp(-acc))).to(kind).to(tl.float32) * up.to(kind).to(tl.float32)
     tl.store(out, acc.to(out_ptr.dtype.element_ty), mask=valid)
 
 
-def _launch(x_RK: Tensor, weight_NK: Tensor, out_RN: Tensor, mode: int, norm_K: Tensor | None, eps: float, bias_N: Tensor | None) -> None:
+def _launch(x_RK: Tensor, weight_NK: Tensor, out_RN: Tensor, mode: int, bias_N: Tensor | None = None) -> None:
     (rows, inputs), outputs = x_RK.shape, out_RN.shape[1]
     _linear[lambda tile: (triton.cdiv(outputs, tile["BN"]), triton.cdiv(rows, tile["BM"]))](
         x_RK,
         weight_NK,
-        weight_NK if norm_K is None else norm_K,
         weight_NK if bias_N is None else bias_N,
         out_RN,
         rows,
-        64 if rows <= 64 else 256,
+        FEW_ROWS if rows <= FEW_ROWS else MANY_ROWS,
         outputs,
         inputs,
-        eps,
-        NORMED=norm_K is not None,
         BIASED=bias_N is not None,
         MODE=mode,
+        LINE=LINE,
+        launch_pdl=True,
     )
 
 
-def linear(x_RK: Tensor, weight_NK: Tensor, out_RN: Tensor, *, norm_K: Tensor | None = None, eps: float = 0.0, bias_N: Tensor | None = None) -> None:
-    """out = norm(x) W' + b, into `out_RN`."""
-    _launch(x_RK, weight_NK, out_RN, STORE, norm_K, eps, bias_N)
+def linear(x_RK: Tensor, weight_NK: Tensor, out_RN: Tensor, bias_N: Tensor | None = None) -> None:
+    """out = x W' + b."""
+    _launch(x_RK, weight_NK, out_RN, STORE, bias_N)
 
 
-def linear_add(x_RK: Tensor, weight_NK: Tensor, out_RN: Tensor) -> None:
+def linear_onto(x_RK: Tensor, weight_NK: Tensor, out_RN: Tensor) -> None:
     """out += x W'."""
-    _launch(x_RK, weight_NK, out_RN, ADD, None, 0.0, None)
+    _launch(x_RK, weight_NK, out_RN, ADD)
 
 
-def linear_gated(x_RK: Tensor, weight_2FK: Tensor, out_RF: Tensor, *, norm_K: Tensor, eps: float) -> None:
-    """out = silu(norm(x) Wg') * norm(x) Wu', the two stacked in one weight."""
-    _launch(x_RK, weight_2FK, out_RF, GATE, norm_K, eps, None)
+def gated_linear(x_RK: Tensor, weight_2FK: Tensor, out_RF: Tensor) -> None:
+    """out = silu(x Wg') * x Wu', the two stacked in one weight."""
+    _launch(x_RK, weight_2FK, out_RF, GATE)
+
+
+def head(x_RK: Tensor, weight_VK: Tensor, out_RV: Tensor) -> None:
+    """Logits, summed and kept in fp32."""
+    torch.mm(x_RK, weight_VK.T, out_dtype=out_RV.dtype, out=out_RV)
 
 
 @triton.jit
@@ -131,7 +174,7 @@ def _rotated(ptr, rows, d, cosine, sine, norm_ptr, eps, D: tl.constexpr, NORMED:
         scale = 1.0 / tl.sqrt(tl.sum(x * x, 1) / D + eps)
         x = x * scale[:, None] * tl.load(norm_ptr + d).to(tl.float32)[None, :]
         y = y * scale[:, None] * tl.load(norm_ptr + partner).to(tl.float32)[None, :]
-    return x * cosine[None, :] + y * sign[None, :] * sine[None, :]
+    return (x * cosine[None, :] + y * sign[None, :] * sine[None, :]).to(ptr.dtype.element_ty)
 
 
 @triton.jit
@@ -159,6 +202,8 @@ def _attend(
 ):  # type: ignore[no-untyped-def]
     """One row and one key head: softmax(q k') v over the cached positions and this one, online, for the head's group of queries."""
     row, head = tl.program_id(0), tl.program_id(1)
+    gdc.gdc_launch_dependents()
+    gdc.gdc_wait()
     if tl.load(alive_ptr + row) == 0:
         return
     position = tl.load(position_ptr + row)
@@ -172,23 +217,22 @@ def _attend(
     k = _rotated(base + (GROUP * KV + head) * D, one, d, cosine, sine, key_norm_ptr, eps, D, NORMED, one == 0)
     v = tl.load(base + ((GROUP + 1) * KV + head) * D + d)[None, :]
     cache = (tl.load(slot_ptr + row).to(tl.int64) * KV + head) * LENGTH * D
-    tl.store(keys_ptr + cache + position * D + d[None, :], k.to(keys_ptr.dtype.element_ty))
+    tl.store(keys_ptr + cache + position * D + d[None, :], k)
     tl.store(values_ptr + cache + position * D + d[None, :], v)
-    top = tl.sum(q * k.to(keys_ptr.dtype.element_ty).to(tl.float32), 1) * scale
+    top = tl.sum(q.to(tl.float32) * k.to(tl.float32), 1) * scale
     total = tl.full([TILE], 1.0, tl.float32)
     acc = tl.zeros([TILE, D], tl.float32) + v.to(tl.float32)
-    q = q.to(keys_ptr.dtype.element_ty)
     for start in range(0, position, BLOCK):
         seen = start + l < position
         at = cache + (start + l)[:, None] * D + d[None, :]
-        score = tl.dot(q, tl.trans(tl.load(keys_ptr + at, mask=seen[:, None], other=0.0))) * scale
+        score = tl.dot(q, tl.trans(tl.load(keys_ptr + at, mask=seen[:, None], other=0.0)), input_precision="ieee") * scale
         score = tl.where(seen[None, :], score, float("-inf"))
         higher = tl.maximum(top, tl.max(score, 1))
         shrink = tl.exp(top - higher)
         weight = tl.exp(score - higher[:, None])
         total = total * shrink + tl.sum(weight, 1)
         block = tl.load(values_ptr + at, mask=seen[:, None], other=0.0)
-        acc = acc * shrink[:, None] + tl.dot(weight.to(block.dtype), block)
+        acc = acc * shrink[:, None] + tl.dot(weight.to(block.dtype), block, input_precision="ieee")
         top = higher
     out = out_ptr + (row * KV * GROUP + head * GROUP + g[:, None]) * D + d[None, :]
     tl.store(out, (acc / total[:, None]).to(out_ptr.dtype.element_ty), mask=member)
@@ -232,6 +276,7 @@ def attend(
         BLOCK=ATTEND_BLOCK,
         TILE=max(GROUP_TILE, triton.next_power_of_2(heads // kv_heads)),
         num_warps=4,
+        launch_pdl=True,
     )
 
 
@@ -239,6 +284,8 @@ def attend(
 def _sum_blocks(logits_ptr, partial_ptr, V, inverse_temperature, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """Of one block of a row's logits: the maximum, where it is, and the sums of exponentials, plain and at the temperature."""
     row, block = tl.program_id(0), tl.program_id(1)
+    gdc.gdc_launch_dependents()
+    gdc.gdc_wait()
     v = block * BLOCK + tl.arange(0, BLOCK)
     logit = tl.load(logits_ptr + row.to(tl.int64) * V + v, mask=v < V, other=float("-inf"))
     top = tl.max(logit, 0)
@@ -276,6 +323,8 @@ def _draw(
 ):  # type: ignore[no-untyped-def]
     """One row: find the block, then the token, at which the cumulative distribution passes the row's uniform; record and advance."""
     row = tl.program_id(0)
+    gdc.gdc_launch_dependents()
+    gdc.gdc_wait()
     if tl.load(alive_ptr + row) == 0:
         return
     request, written = tl.load(request_ptr + row), tl.load(written_ptr + row)
@@ -322,7 +371,7 @@ def draw(logits_RV: Tensor, rows: Rows, uniform_QT: Tensor, stop_S: Tensor, *, t
     blocks = triton.cdiv(vocabulary, DRAW_BLOCK)
     inverse = 1.0 if temperature == 0.0 else 1.0 / temperature
     partial = torch.empty(count, blocks, 4, device=logits_RV.device, dtype=torch.float32)
-    _sum_blocks[(count, blocks)](logits_RV, partial, vocabulary, inverse, BLOCK=DRAW_BLOCK)
+    _sum_blocks[(count, blocks)](logits_RV, partial, vocabulary, inverse, BLOCK=DRAW_BLOCK, launch_pdl=True)
     _draw[(count,)](
         logits_RV,
         partial,
@@ -346,4 +395,5 @@ def draw(logits_RV: Tensor, rows: Rows, uniform_QT: Tensor, stop_S: Tensor, *, t
         BLOCKS_TILE=triton.next_power_of_2(blocks),
         BLOCK=DRAW_BLOCK,
         STOPS_TILE=triton.next_power_of_2(max(len(stop_S), 1)),
+        launch_pdl=True,
     )

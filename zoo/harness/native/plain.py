@@ -10,27 +10,41 @@ from zoo.components.rollouts.sampling import inverse_cdf, token_logp
 from zoo.harness.native.rows import Rows
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / rms(x) * weight over the last axis, the mean in at least fp32."""
+def embed(token_R: Tensor, embedding_VK: Tensor, x_RK: Tensor) -> None:
+    """The residual stream of fresh tokens."""
+    x_RK.copy_(embedding_VK[token_R.long()])
+
+
+def rms_norm(x_RK: Tensor, gain_K: Tensor, eps: float, out_RK: Tensor) -> None:
+    """out = x / rms(x) * gain."""
+    out_RK.copy_(normed(x_RK, gain_K, eps))
+
+
+def normed(x: Tensor, gain: Tensor, eps: float) -> Tensor:
+    """x / rms(x) * gain over the last axis, in at least fp32."""
     wide = x if x.dtype == torch.float64 else x.float()
-    return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
+    return wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps) * gain
 
 
-def linear(x_RK: Tensor, weight_NK: Tensor, out_RN: Tensor, *, norm_K: Tensor | None = None, eps: float = 0.0, bias_N: Tensor | None = None) -> None:
-    """out = norm(x) W' + b, into `out_RN`."""
-    x_RK = x_RK if norm_K is None else rms_norm(x_RK, norm_K, eps)
+def linear(x_RK: Tensor, weight_NK: Tensor, out_RN: Tensor, bias_N: Tensor | None = None) -> None:
+    """out = x W' + b."""
     out_RN.copy_(F.linear(x_RK, weight_NK, bias_N))
 
 
-def linear_add(x_RK: Tensor, weight_NK: Tensor, out_RN: Tensor) -> None:
+def linear_onto(x_RK: Tensor, weight_NK: Tensor, out_RN: Tensor) -> None:
     """out += x W'."""
     out_RN.add_(F.linear(x_RK, weight_NK))
 
 
-def linear_gated(x_RK: Tensor, weight_2FK: Tensor, out_RF: Tensor, *, norm_K: Tensor, eps: float) -> None:
-    """out = silu(norm(x) Wg') * norm(x) Wu', the two stacked in one weight."""
-    gate_RF, up_RF = F.linear(rms_norm(x_RK, norm_K, eps), weight_2FK).chunk(2, -1)
+def gated_linear(x_RK: Tensor, weight_2FK: Tensor, out_RF: Tensor) -> None:
+    """out = silu(x Wg') * x Wu', the two stacked in one weight."""
+    gate_RF, up_RF = F.linear(x_RK, weight_2FK).chunk(2, -1)
     out_RF.copy_(F.silu(gate_RF) * up_RF)
+
+
+def head(x_RK: Tensor, weight_VK: Tensor, out_RV: Tensor) -> None:
+    """Logits, in at least fp32."""
+    out_RV.copy_(F.linear(x_RK, weight_VK))
 
 
 def rotate(x_RHD: Tensor, cosine_R1D: Tensor, sine_R1D: Tensor) -> Tensor:
@@ -57,14 +71,15 @@ def attend(
     count = len(qkv_RQ)
     kv_heads, length, size = keys_SHLD.shape[1:]
     q, k, v = (part.view(count, -1, size) for part in qkv_RQ.split([heads * size, kv_heads * size, kv_heads * size], -1))
-    q = q if query_norm is None else rms_norm(q, query_norm, eps)
-    k = k if key_norm is None else rms_norm(k, key_norm, eps)
+    q = q if query_norm is None else normed(q, query_norm, eps)
+    k = k if key_norm is None else normed(k, key_norm, eps)
     position_R, slot_R = rows.position_R[:count].long(), rows.slot_R[:count].long()
     cosine, sine = cosine_LD[position_R][:, None], sine_LD[position_R][:, None]
-    keys_SHLD[slot_R, :, position_R], values_SHLD[slot_R, :, position_R] = rotate(k, cosine, sine), v
+    keys_SHLD[slot_R, :, position_R] = rotate(k, cosine, sine).to(keys_SHLD.dtype)
+    values_SHLD[slot_R, :, position_R] = v
     seen_RL = torch.arange(length, device=qkv_RQ.device) <= position_R[:, None]
     attended = F.scaled_dot_product_attention(
-        rotate(q, cosine, sine)[:, :, None], keys_SHLD[slot_R], values_SHLD[slot_R], attn_mask=seen_RL[:, None, None], enable_gqa=True
+        rotate(q, cosine, sine).to(keys_SHLD.dtype)[:, :, None], keys_SHLD[slot_R], values_SHLD[slot_R], attn_mask=seen_RL[:, None, None], enable_gqa=True
     )
     out_RA.copy_(attended.reshape(count, -1))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.harness.native import plain
 from zoo.harness.native.rows import Rows
-from zoo.harness.native.weights import Weights
+from zoo.harness.native.weights import Weights, wide_type
 
 FEWEST_ROWS = 16
 WARM_UPS = 2
@@ -55,28 +55,29 @@ class DecodeStep:
         self.limit, self.capacity = uniform_QT.shape[1], len(rows.token_R)
         self.ops = operations(weights.embedding.device)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
-        self._scratch = self._buffers()
+        self._buffers = self._allocate()
 
-    def _buffers(self) -> dict[str, Tensor]:
-        w = self.weights
-        sizes = {
-            "x": w.embedding.shape[1],
-            "qkv": (w.heads + 2 * w.kv_heads) * w.head_size,
-            "attended": w.heads * w.head_size,
-            "hidden": w.layers[0].down.shape[1],
-        }
-        found = {name: w.embedding.new_zeros(self.capacity, size) for name, size in sizes.items()}
-        wide = torch.float64 if w.embedding.dtype == torch.float64 else torch.float32
-        return {**found, "logits": torch.zeros(self.capacity, w.head.shape[0], device=w.embedding.device, dtype=wide)}
+    def _allocate(self) -> tuple[Tensor, ...]:
+        """The residual stream and the logits in at least fp32; what linear layers read and write in their own type."""
+        w, like = self.weights, self.weights.embedding
+        wide = wide_type(like.dtype)
+        width, attended = like.shape[1], w.heads * w.head_size
+        narrow = (width, attended + 2 * w.kv_heads * w.head_size, attended, w.layers[0].down.shape[1])
+        return (
+            like.new_zeros(self.capacity, width, dtype=wide),
+            *(like.new_zeros(self.capacity, size) for size in narrow),
+            like.new_zeros(self.capacity, w.head.shape[0], dtype=wide),
+        )
 
     @torch.no_grad()
     def advance(self, count: int) -> None:
         """One token for each of the first `count` rows that are alive."""
         w, ops, rows = self.weights, self.ops, self.rows
-        x, qkv, attended, hidden, logits = (self._scratch[name][:count] for name in ("x", "qkv", "attended", "hidden", "logits"))
-        torch.index_select(w.embedding, 0, rows.token_R[:count], out=x)
+        x, normed, qkv, attended, hidden, logits = (buffer[:count] for buffer in self._buffers)
+        ops.embed(rows.token_R[:count], w.embedding, x)
         for layer, keys_SHLD, values_SHLD in zip(w.layers, self.cache.keys, self.cache.values, strict=True):
-            ops.linear(x, layer.qkv, qkv, norm_K=layer.attention_norm, eps=w.eps, bias_N=layer.qkv_bias)
+            ops.rms_norm(x, layer.attention_norm, w.eps, normed)
+            ops.linear(normed, layer.qkv, qkv, layer.qkv_bias)
             ops.attend(
                 qkv,
                 keys_SHLD,
@@ -90,10 +91,12 @@ class DecodeStep:
                 key_norm=layer.key_norm,
                 eps=w.eps,
             )
-            ops.linear_add(attended, layer.out, x)
-            ops.linear_gated(x, layer.gate_up, hidden, norm_K=layer.mlp_norm, eps=w.eps)
-            ops.linear_add(hidden, layer.down, x)
-        ops.linear(x, w.head, logits, norm_K=w.final_norm, eps=w.eps)
+            ops.linear_onto(attended, layer.out, x)
+            ops.rms_norm(x, layer.mlp_norm, w.eps, normed)
+            ops.gated_linear(normed, layer.gate_up, hidden)
+            ops.linear_onto(hidden, layer.down, x)
+        ops.rms_norm(x, w.final_norm, w.eps, normed)
+        ops.head(normed, w.head, logits)
         ops.draw(logits, rows, self.uniform_QT, self.stop_S, temperature=self.temperature, limit=self.limit)
 
     def run(self, count: int) -> None:

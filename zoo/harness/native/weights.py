@@ -43,6 +43,11 @@ class Weights:
     head: Tensor
 
 
+def wide_type(kind: torch.dtype) -> torch.dtype:
+    """What sums and the residual stream are kept in: fp64 for fp64 weights, else fp32."""
+    return torch.float64 if kind == torch.float64 else torch.float32
+
+
 def unsupported(model: Any) -> str | None:
     """Why the native step can't run this model, or None where it can."""
     config = model.config
@@ -125,8 +130,8 @@ def gather(model: Any, vocab_size: int | None = None) -> Weights:
 
 
 def rotary_tables(model: Any, length: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (length, head size) of the model's own rotary embedding, rounded as the model rounds them."""
-    device, dtype = model.device, model.dtype
+    """Cosines and sines (length, head size) of the model's own rotary embedding, in at least fp32 as under autocast."""
+    device, dtype = model.device, wide_type(model.dtype)
     positions = torch.arange(length, device=device)[None]
     with torch.no_grad():
         cosine, sine = model.model.rotary_emb(torch.empty(1, 1, 1, device=device, dtype=dtype), positions)
