@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
-from zoo import context_rules, placement
+from zoo import context_rules, movement_rules, placement
 from zoo.components.base import extremes
 from zoo.components.credits import Group, LeaveOneOut
 from zoo.components.divergences import K1, K3, Divergence, FDivergence, ReverseKL, SkewReverseKL
@@ -243,10 +243,11 @@ def labelled_k3(entry: MethodEntry) -> Messages:
             yield f"objective[{i}]: direct k3 descends the FORWARD KL; use k2 for the reverse KL, or role: anchor where it only holds the student"
 
 
-NAMES = (reserved_names, unknown_names, *context_rules.NAMES)
+NAMES = (reserved_names, unknown_names, *context_rules.NAMES, *movement_rules.NAMES)
 RULES: tuple[Callable[[Any], Messages], ...] = (
     black_box_probabilities, sampled_divergence, whole_vocabulary, truncated_mass, null_advantage, group_credit, value_head, foreign_tokens,
     idle_ratio, spread_candidates, zero_signal, chained_targets, unused_parts, warped_sampling, labelled_k3, *placement.RULES, *context_rules.RULES,
+    *movement_rules.RULES,
 )  # fmt: skip
 
 
@@ -261,6 +262,7 @@ def pair_problems(entry: MethodEntry, *, templates: Collection[str], fields: Col
     """What a pair lacks for an entry: teachers, prompt fields, templates, verifier checks, a common vocabulary; None is not checked."""
     found: list[str] = []
     found += context_rules.pair_contexts(entry, templates, fields, checks)
+    found += movement_rules.pair_fields(entry, fields, checks)
     for name, teacher in entry.teachers.items():
         if isinstance(teacher, External) and teacher.model not in teachers:
             found.append(f"teachers.{name}.model '{teacher.model}' is no teacher of this pair{suggest(teacher.model, teachers)}")

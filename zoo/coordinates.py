@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from zoo.components.base import Strict
 from zoo.components.rollouts import Mixture, Prefix, Replay, Stream
 from zoo.components.targets import with_inputs
-from zoo.components.teachers import InitialWeights, SelfTeacher
+from zoo.components.teachers import Composite, InitialWeights, SelfTeacher
 from zoo.components.terms.direct import DivergenceTerm, LikelihoodTerm
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
 from zoo.components.terms.preference import LogProbLossTerm
@@ -100,8 +100,13 @@ def _given(entry: MethodEntry, term: Any) -> bool:
 
 
 def external_scorers(entry: MethodEntry, term: Any) -> tuple[str, ...]:
-    """Scorers of a term that are other models."""
-    return tuple(s for s in term.scorers(entry.rewards) if s not in RESERVED and not entry.teachers[s].lineage)
+    """Scorers of a term that are other models, the members of composite ones among them."""
+    return tuple(s for s in voices(entry, term) if s not in RESERVED and not entry.teachers[s].lineage)
+
+
+def voices(entry: MethodEntry, term: Any) -> tuple[str, ...]:
+    """The scorers of a term and those that they are made of or transformed with; what is made of others says nothing of its own."""
+    return tuple(s for s in with_inputs(term.scorers(entry.rewards), entry.teachers) if not isinstance(entry.teachers.get(s), Composite))
 
 
 def derive_term(entry: MethodEntry, index: int) -> TermCoordinates:
@@ -117,7 +122,7 @@ def derive_term(entry: MethodEntry, index: int) -> TermCoordinates:
         signals.append("logit")
     if outcome_factor or (reward is not None and reward.per_sequence) or any(part.outcome for part in shown):
         signals.append("outcome")
-    if any(s != "student" and s in entry.teachers and entry.teachers[s].lineage and not _initial(entry, s) for s in scorers):
+    if any(s != "student" and s in entry.teachers and entry.teachers[s].lineage and not _initial(entry, s) for s in voices(entry, term)):
         signals.append("self_play")
     signals = signals or ["label" if isinstance(term, LikelihoodTerm) else "self_play"]
     if isinstance(term, LogProbLossTerm):

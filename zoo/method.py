@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,9 +16,11 @@ from torch import Tensor
 from zoo.components.base import Component, resolve
 from zoo.components.rewards import Verifier
 from zoo.components.targets import Target, with_inputs
+from zoo.components.teachers import Composite
 from zoo.components.terms.base import Signal, TokenTerm, unique
 from zoo.entry import MethodEntry
 from zoo.statistics import Statistic, TokenContext, View
+from zoo.views import Mix
 
 BEHAVIOUR = "behaviour"
 
@@ -73,6 +76,11 @@ class Method:
     def targets(self) -> dict[str, Target]:
         """Target transforms by teacher name."""
         return {name: teacher.target for name, teacher in self.entry.teachers.items() if teacher.target is not None}
+
+    def mixes(self, index: Mapping[str, Tensor]) -> dict[str, Mix]:
+        """How scorers made of others combine them; `index` says of each where its tokens are routed."""
+        made = {name: self.entry.teachers[name] for name in index if isinstance(self.entry.teachers.get(name), Composite)}
+        return {name: partial(teacher.combine, index_N=index[name]) for name, teacher in made.items()}  # type: ignore[attr-defined]
 
     def verifiers(self, stream: str) -> dict[str, Verifier]:
         """Sequence rewards that some term reads on a stream, by name."""

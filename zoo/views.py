@@ -13,12 +13,16 @@ from zoo.errors import ZooError
 FLOOR = -1e4  # a scorer's zero: far below any log-probability that fp32 can weigh, near enough to keep losses and gradients finite
 
 
+Mix = Callable[[Callable[[str], Tensor]], Tensor]
+
+
 class LogitView:
     """N tokens seen through functions that give each scorer's logits (N, V); implements `zoo.statistics.View`.
 
     Logits become fp32 (float64 stays) before the temperature and the softmax. A scorer's target transform follows; the
     others that it reads reach it without gradient. Logits that are wider than the narrowest scorer's are cut, never padded. Tokens that
-    a scorer rules out (-inf) get the log-probability `FLOOR`.
+    a scorer rules out (-inf) get the log-probability `FLOOR`. `mixes` are scorers made of others, as functions of their
+    log-probabilities; a temperature warms the members.
     """
 
     def __init__(
@@ -28,8 +32,10 @@ class LogitView:
         targets: Mapping[str, Target] | None = None,
         values: Mapping[str, Callable[[], Tensor]] | None = None,
         vocabulary: int | None = None,
+        mixes: Mapping[str, Mix] | None = None,
     ) -> None:
         self.token_N = token_N
+        self._mixes = mixes or {}
         self._logits, self._targets, self._values, self._vocabulary = logits, targets or {}, values or {}, vocabulary
         self._raw: dict[str, Tensor] = {}
         self._logp: dict[tuple[str, float], Tensor] = {}
@@ -38,8 +44,11 @@ class LogitView:
         """Log-probabilities (N, V) of a scorer, cached for the life of the view."""
         key = (scorer, temperature)
         if key not in self._logp:
-            raw_NV = self._raw_logits(scorer)
-            logp_NV = (raw_NV if temperature == 1.0 else raw_NV / temperature).log_softmax(-1).clamp(min=FLOOR)
+            if scorer in self._mixes:
+                logp_NV = self._mixes[scorer](lambda member: self.logp_NV(member, temperature)).clamp(min=FLOOR)
+            else:
+                raw_NV = self._raw_logits(scorer)
+                logp_NV = (raw_NV if temperature == 1.0 else raw_NV / temperature).log_softmax(-1).clamp(min=FLOOR)
             target = self._targets.get(scorer)
             if target is not None:
                 others = {name: self.logp_NV(name, temperature).detach() for name in target.reads}

@@ -120,7 +120,10 @@ class Delta(Target):
 
 
 def with_inputs(names: Iterable[str], teachers: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names, and after them the scorers that their targets read, each once."""
-    found = tuple(dict.fromkeys(names))
-    read = (name for scorer in found if scorer in teachers and teachers[scorer].target is not None for name in teachers[scorer].target.reads)
-    return tuple(dict.fromkeys([*found, *read]))
+    """The names, and after them the teachers that these are made of and the scorers that their targets read, each once."""
+    found = dict.fromkeys(names)
+    for _ in range(len(teachers) + 1):  # a member or an input may have some of its own
+        known = [teachers[name] for name in found if name in teachers]
+        more = [name for teacher in known for name in (*teacher.members, *(teacher.target.reads if teacher.target is not None else ()))]
+        found = dict.fromkeys([*found, *more])
+    return tuple(found)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
+import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from zoo.components.base import Component, Context, Slot, component
 
@@ -83,6 +87,76 @@ class Teacher(Component):
     lineage: ClassVar[bool] = False
     context: Context | None = None
     target: Annotated[Any, Slot("target")] | None = None
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Other teachers that it is made of."""
+        return ()
+
+
+class Composite(Teacher):
+    """Scorers made of other teachers, each with its own context and target."""
+
+    @model_validator(mode="after")
+    def _no_context(self) -> Composite:
+        if self.context is not None:
+            raise ValueError("has no context of its own; give one to its members")
+        return self
+
+    def combine(self, logp: Callable[[str], Tensor], index_N: Tensor) -> Tensor:
+        """Normalised log-probabilities (N, V) from those of the members; `index_N` says where each token is routed."""
+        raise NotImplementedError
+
+
+@component("teacher")
+class Route(Composite):
+    """One of several teachers, by a field of the prompt: `of` maps the field's values to teachers, `otherwise` serves all others."""
+
+    kind: Literal["route"] = "route"
+    by: str = "domain"
+    of: dict[str, str] = Field(min_length=1)
+    otherwise: str | None = None
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*self.of.values(), *([self.otherwise] if self.otherwise else [])]))
+
+    def chosen(self, fields: Mapping[str, str]) -> str:
+        """The teacher of a prompt with these fields."""
+        value = fields.get(self.by)
+        name = self.of.get(value, self.otherwise) if value is not None else self.otherwise
+        if name is None:
+            raise ValueError(f"no teacher for {self.by} '{value}': name one under of, or set otherwise")
+        return name
+
+    def combine(self, logp: Callable[[str], Tensor], index_N: Tensor) -> Tensor:
+        found: Tensor | None = None
+        for place, name in enumerate(self.members):
+            if bool((index_N == place).any()):
+                mine_NV = logp(name)
+                found = mine_NV if found is None else torch.where((index_N == place)[:, None], mine_NV, found)
+        return logp(self.members[0]) if found is None else found
+
+
+@component("teacher")
+class Ensemble(Composite):
+    """Several teachers as one, with shares w that sum to 1: the mixture sum_i w_i q_i (`mean: probability`), the normalised geometric mean
+    exp(sum_i w_i log q_i) (`log_probability`, a product of experts), or the plain product exp(sum_i log q_i), normalised (`product`)."""
+
+    kind: Literal["ensemble"] = "ensemble"
+    of: dict[str, Annotated[float, Field(gt=0)]] = Field(min_length=2)
+    mean: Literal["probability", "log_probability", "product"] = "probability"
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return tuple(self.of)
+
+    def combine(self, logp: Callable[[str], Tensor], index_N: Tensor) -> Tensor:
+        total = sum(self.of.values())
+        if self.mean == "probability":
+            return torch.stack([logp(name) + math.log(share / total) for name, share in self.of.items()]).logsumexp(0)
+        power = {name: 1.0 if self.mean == "product" else share / total for name, share in self.of.items()}
+        return torch.stack([power[name] * logp(name) for name in self.of]).sum(0).log_softmax(-1)
 
 
 @component("teacher")

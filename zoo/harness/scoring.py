@@ -6,133 +6,32 @@ Backbones run on micro-batches of like length; heads and everything after them o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
-from typing import Any
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from zoo.components.base import Context
 from zoo.components.targets import with_inputs
-from zoo.components.teachers import External, SelfTeacher
-from zoo.entry import MethodEntry
-from zoo.harness.contexts import TaskJudge, absent, made_prompts, written_ids
+from zoo.harness.bank import MIX, Bank, ScorerKey, bank_for, response_hidden
+from zoo.harness.contexts import absent, made_prompts, written_ids
 from zoo.harness.models import LoadedPair
 from zoo.method import Method, Prepared, annotate
 from zoo.statistics import LogProb, Statistic, TokenContext
 from zoo.tensors import Rollout
 from zoo.views import LogitView
 
-MOVING = ("ema:", "copy:")  # keys of weights that move with the steps
+__all__ = ["Bank", "Scored", "ScorerKey", "backward", "bank_for", "hidden_states", "refreshed", "response_hidden", "score"]
 
 
-@dataclass(frozen=True)
-class ScorerKey:
-    """Which weights in which context; scorers with one key are computed once."""
-
-    weights: str
-    context: Context | None = None
-
-
-@dataclass
-class Bank:
-    """The models behind an entry's scorer names. `models` is keyed by weights: student, initial, ema:NAME, copy:NAME, or a teacher's name."""
-
-    pair: LoadedPair
-    models: dict[str, Any]
-    keys: dict[str, ScorerKey]
-    micro_tokens: int
-    chunk_tokens: int
-    values: dict[str, Any] = field(default_factory=dict)
-    scored_tokens: int = 0
-
-    def moves(self, scorer: str) -> bool:
-        """Whether a scorer's weights change from step to step."""
-        weights = self.keys[scorer].weights
-        return weights == "student" or weights.startswith(MOVING)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the student is."""
-        return next(self.models["student"].parameters()).device  # type: ignore[no-any-return]
-
-    def precision(self) -> AbstractContextManager[Any]:
-        """bf16 autocast on CUDA, nothing on a CPU."""
-        return torch.autocast("cuda", dtype=torch.bfloat16) if self.device.type == "cuda" else nullcontext()
-
-    def hidden(self, scorer: str, rollout: Rollout) -> Tensor:
-        """Last hidden states (N, H) at the positions that predict the supervised tokens, in the order of the flattened mask."""
-        return response_hidden(self.models[self.keys[scorer].weights], self.prompts(scorer, rollout), rollout, self.pair.pad_id)
-
-    def prompts(self, scorer: str, rollout: Rollout) -> Sequence[tuple[int, ...]]:
-        """What a scorer reads before each response."""
-        context = self.keys[scorer].context
-        return rollout.prompt_ids if context is None else [tuple(self.pair.format_prompt(p, context)) for p in rollout.prompts]
-
-    @cached_property
-    def judge(self) -> TaskJudge:
-        """What is asked about answers."""
-        return TaskJudge(self.pair)
-
-    def head(self, scorer: str) -> Callable[[Tensor], Tensor]:
-        """Hidden states (N, H) to logits (N, V)."""
-        return self.models[self.keys[scorer].weights].get_output_embeddings()  # type: ignore[no-any-return]
-
-
-def bank_for(entry: MethodEntry, pair: LoadedPair, *, micro_tokens: int, chunk_tokens: int, restored: Mapping[str, Any] | None = None) -> Bank:
-    """Load or copy the models an entry's scorers need, and no others."""
-    models: dict[str, Any] = {"student": pair.student, **dict(restored or {})}
-    keys = {"student": ScorerKey("student"), "reference": ScorerKey("initial")}
-    read = {s for term in entry.objective for s in term.scorers(entry.rewards)} | {s for t in entry.objective for s in _reference(t)}
-    read.update(with_inputs(read, entry.teachers))
-    for name, teacher in entry.teachers.items():
-        if isinstance(teacher, External):
-            keys[name] = ScorerKey(teacher.model, teacher.context)
-            models[teacher.model] = pair.teachers[teacher.model]
-        elif isinstance(teacher, SelfTeacher):
-            kind = teacher.weights.kind  # type: ignore[attr-defined]
-            weights = {"live": "student", "initial": "initial", "ema": f"ema:{name}"}.get(kind, f"copy:{name}")
-            keys[name] = ScorerKey(weights, teacher.context)
-            read.add(name)
-    dtype = torch.bfloat16 if next(pair.student.parameters()).is_cuda else None
-    for name in read:
-        if name in keys and keys[name].weights == "initial" and "initial" not in models:
-            models["initial"] = pair.frozen_student(dtype)
-        if name in keys and keys[name].weights.startswith(MOVING) and keys[name].weights not in models:
-            models[keys[name].weights] = pair.frozen_student()
-    return Bank(pair, models, keys, micro_tokens, chunk_tokens)
-
-
-def _reference(term: Any) -> tuple[str, ...]:
-    return ("reference",) if getattr(getattr(term, "loss", None), "needs_reference", False) else ()
-
-
-def response_hidden(model: Any, prompts: Sequence[Sequence[int]], rollout: Rollout, pad_id: int) -> Tensor:
-    """Run a backbone over prompt + response, padded on the right (causal attention never sees it), and pick the states that
-    predict supervised tokens, (N, H). Response positions line up whatever the prompt's length."""
-    device = next(model.parameters()).device
-    mask_BT = rollout.mask_BT.to("cpu")
-    length_B = [int(row.nonzero().max()) + 1 if row.any() else 0 for row in mask_BT]
-    response = rollout.response_BT.to("cpu").tolist()
-    rows = [[*prompt, *answer[:n]] for prompt, answer, n in zip(prompts, response, length_B, strict=True)]
-    width = max(len(row) for row in rows)
-    ids_BL = torch.tensor([row + [pad_id] * (width - len(row)) for row in rows], device=device)
-    hidden_BLH = model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state
-    at = mask_BT.nonzero()
-    start_B = torch.tensor([len(prompt) - 1 for prompt in prompts])
-    flat_N = at[:, 0] * width + start_B[at[:, 0]] + at[:, 1]
-    return hidden_BLH.flatten(0, 1)[flat_N.to(device)]
-
-
-def micro_batches(rollout: Rollout, micro_tokens: int, prompts: Sequence[Sequence[int]] | None = None) -> list[list[int]]:
+def micro_batches(rollout: Rollout, micro_tokens: int, prompts: Sequence[Sequence[int]] | None = None, asked: Container[int] | None = None) -> list[list[int]]:
     """Row indices in groups of like length whose padded size stays within `micro_tokens` (one row at least); `prompts` where a scorer
-    reads others than the student."""
+    reads others than the student, `asked` where not all rows are wanted."""
     before = rollout.prompt_ids if prompts is None else prompts
     size = [len(p) + int(n) for p, n in zip(before, rollout.written_BT.sum(1).tolist(), strict=True)]
-    order = sorted((i for i in range(len(rollout)) if bool(rollout.mask_BT[i].any())), key=lambda i: (-size[i], i))
+    wanted = range(len(rollout)) if asked is None else [i for i in range(len(rollout)) if i in asked]
+    order = sorted((i for i in wanted if bool(rollout.mask_BT[i].any())), key=lambda i: (-size[i], i))
     groups: list[list[int]] = []
     for i in order:
         if groups and (len(groups[-1]) + 1) * size[groups[-1][0]] <= micro_tokens:
@@ -201,7 +100,8 @@ def in_context(method: Method, bank: Bank, stream: str, rollout: Rollout, others
     made = {name: (context, now) for name, (context, now) in named.items() if context is not None and now is not None and context.made}
     if not made:
         return rollout, {}
-    texts: dict[str | None, Rollout] = {None: rollout} | {name: other for name, other in others.items()}
+    texts: dict[str | None, Rollout] = {None: rollout}
+    texts.update(others)
     wanted = {part.stream for context, _ in made.values() for outer in context.made for part in outer.alternatives()}
     answers = {name: bank.judge.answers(texts[name]) for name in {None, *wanted}}
     rollout = replace(rollout, prompts=made_prompts(rollout.prompts, made.values(), answers, bank.judge))
@@ -229,18 +129,21 @@ def hidden_states(bank: Bank, names: Sequence[str], rollout: Rollout) -> dict[st
     starts, sizes = (lengths.cumsum(0) - lengths).tolist(), lengths.tolist()
     for name in dict.fromkeys(names):
         key = bank.keys[name]
+        if key.weights.startswith(MIX):
+            found[key] = bank.routes.index_N(name, rollout)
         if key in found:
             continue
-        for group in micro_batches(rollout, bank.micro_tokens, bank.prompts(name, rollout)):
+        asked = set().union(*(bank.routes.rows(other, rollout) for other in names if bank.keys[other] == key))
+        for group in micro_batches(rollout, bank.micro_tokens, bank.prompts(name, rollout), asked):
             with bank.precision():
                 states_NH = bank.hidden(name, rollout.rows(group))
             if key not in found:
-                found[key] = states_NH.new_empty(rollout.tokens, states_NH.shape[-1])
+                found[key] = states_NH.new_zeros(rollout.tokens, states_NH.shape[-1])
             place = torch.cat([torch.arange(starts[i], starts[i] + sizes[i]) for i in group])
             found[key][place.to(states_NH.device)] = states_NH
-        found.setdefault(key, torch.zeros(0, bank.head(name).weight.shape[1], device=bank.device))  # type: ignore[attr-defined]
+        found.setdefault(key, torch.zeros(rollout.tokens, bank.head(name).weight.shape[1], device=bank.device))  # type: ignore[attr-defined]
         if key.weights not in ("student", "initial"):
-            bank.scored_tokens += rollout.tokens
+            bank.scored_tokens += sum(sizes[i] for i in asked)
     return {name: found[bank.keys[name]] for name in names if bank.keys[name] in found}
 
 
@@ -257,9 +160,10 @@ def columns_of(statistics: Sequence[Statistic], method: Method, bank: Bank, roll
 
 def chunk_view(method: Method, bank: Bank, token_N: Tensor, hidden: Mapping[str, Tensor]) -> LogitView:
     """The distributions of a chunk of tokens, each scorer's head applied when first asked for."""
-    logits = {name: partial(logits_of, bank, name, states_NH) for name, states_NH in hidden.items()}
+    mixes = method.mixes(hidden)
+    logits = {name: partial(logits_of, bank, name, states_NH) for name, states_NH in hidden.items() if name not in mixes}
     values = {name: partial(head, hidden["student"].detach().float()) for name, head in bank.values.items()} if "student" in hidden else {}
-    return LogitView(token_N, logits, method.targets, values, bank.pair.vocab_size)
+    return LogitView(token_N, logits, method.targets, values, bank.pair.vocab_size, mixes)
 
 
 def logits_of(bank: Bank, scorer: str, states_NH: Tensor) -> Tensor:

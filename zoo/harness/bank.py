@@ -1,0 +1,125 @@
+"""The models behind an entry's scorers: which weights in which context, and the states from which their distributions follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.components.base import Context
+from zoo.components.targets import with_inputs
+from zoo.components.teachers import Composite, External, SelfTeacher
+from zoo.entry import MethodEntry
+from zoo.harness.contexts import TaskJudge
+from zoo.harness.models import LoadedPair
+from zoo.harness.routes import Routes, routes_of
+from zoo.tensors import Rollout
+
+MIX = "mix:"  # key of a scorer that is made of others and has no weights
+MOVING = ("ema:", "copy:")  # keys of weights that move with the steps
+
+
+@dataclass(frozen=True)
+class ScorerKey:
+    """Which weights in which context; scorers with one key are computed once."""
+
+    weights: str
+    context: Context | None = None
+
+
+@dataclass
+class Bank:
+    """The models behind an entry's scorer names. `models` is keyed by weights: student, initial, ema:NAME, copy:NAME, or a teacher's name."""
+
+    pair: LoadedPair
+    models: dict[str, Any]
+    keys: dict[str, ScorerKey]
+    micro_tokens: int
+    chunk_tokens: int
+    routes: Routes = field(default_factory=lambda: Routes({}, {}))
+    values: dict[str, Any] = field(default_factory=dict)
+    scored_tokens: int = 0
+
+    def moves(self, scorer: str) -> bool:
+        """Whether a scorer's weights change from step to step."""
+        weights = self.keys[scorer].weights
+        return weights == "student" or weights.startswith(MOVING)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the student is."""
+        return next(self.models["student"].parameters()).device  # type: ignore[no-any-return]
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """bf16 autocast on CUDA, nothing on a CPU."""
+        return torch.autocast("cuda", dtype=torch.bfloat16) if self.device.type == "cuda" else nullcontext()
+
+    def hidden(self, scorer: str, rollout: Rollout) -> Tensor:
+        """Last hidden states (N, H) at the positions that predict the supervised tokens, in the order of the flattened mask."""
+        return response_hidden(self.models[self.keys[scorer].weights], self.prompts(scorer, rollout), rollout, self.pair.pad_id)
+
+    def prompts(self, scorer: str, rollout: Rollout) -> Sequence[tuple[int, ...]]:
+        """What a scorer reads before each response."""
+        context = self.keys[scorer].context
+        return rollout.prompt_ids if context is None else [tuple(self.pair.format_prompt(p, context)) for p in rollout.prompts]
+
+    @cached_property
+    def judge(self) -> TaskJudge:
+        """What is asked about answers."""
+        return TaskJudge(self.pair)
+
+    def head(self, scorer: str) -> Callable[[Tensor], Tensor]:
+        """Hidden states (N, H) to logits (N, V)."""
+        return self.models[self.keys[scorer].weights].get_output_embeddings()  # type: ignore[no-any-return]
+
+
+def bank_for(entry: MethodEntry, pair: LoadedPair, *, micro_tokens: int, chunk_tokens: int, restored: Mapping[str, Any] | None = None) -> Bank:
+    """Load or copy the models an entry's scorers need, and no others."""
+    models: dict[str, Any] = {"student": pair.student, **dict(restored or {})}
+    keys = {"student": ScorerKey("student"), "reference": ScorerKey("initial")}
+    read = {s for term in entry.objective for s in term.scorers(entry.rewards)} | {s for t in entry.objective for s in _reference(t)}
+    read.update(with_inputs(read, entry.teachers))
+    for name, teacher in entry.teachers.items():
+        if isinstance(teacher, External):
+            keys[name] = ScorerKey(teacher.model, teacher.context)
+            models[teacher.model] = pair.teachers[teacher.model]
+        elif isinstance(teacher, SelfTeacher):
+            kind = teacher.weights.kind  # type: ignore[attr-defined]
+            weights = {"live": "student", "initial": "initial", "ema": f"ema:{name}"}.get(kind, f"copy:{name}")
+            keys[name] = ScorerKey(weights, teacher.context)
+            read.add(name)
+        elif isinstance(teacher, Composite):
+            keys[name] = ScorerKey(f"{MIX}{name}")
+    dtype = torch.bfloat16 if next(pair.student.parameters()).is_cuda else None
+    for name in read:
+        if name in keys and keys[name].weights == "initial" and "initial" not in models:
+            models["initial"] = pair.frozen_student(dtype)
+        if name in keys and keys[name].weights.startswith(MOVING) and keys[name].weights not in models:
+            models[keys[name].weights] = pair.frozen_student()
+    return Bank(pair, models, keys, micro_tokens, chunk_tokens, routes_of(entry))
+
+
+def _reference(term: Any) -> tuple[str, ...]:
+    return ("reference",) if getattr(getattr(term, "loss", None), "needs_reference", False) else ()
+
+
+def response_hidden(model: Any, prompts: Sequence[Sequence[int]], rollout: Rollout, pad_id: int) -> Tensor:
+    """Run a backbone over prompt + response, padded on the right (causal attention never sees it), and pick the states that
+    predict supervised tokens, (N, H). Response positions line up whatever the prompt's length."""
+    device = next(model.parameters()).device
+    mask_BT = rollout.mask_BT.to("cpu")
+    length_B = [int(row.nonzero().max()) + 1 if row.any() else 0 for row in mask_BT]
+    response = rollout.response_BT.to("cpu").tolist()
+    rows = [[*prompt, *answer[:n]] for prompt, answer, n in zip(prompts, response, length_B, strict=True)]
+    width = max(len(row) for row in rows)
+    ids_BL = torch.tensor([row + [pad_id] * (width - len(row)) for row in rows], device=device)
+    hidden_BLH = model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state
+    at = mask_BT.nonzero()
+    start_B = torch.tensor([len(prompt) - 1 for prompt in prompts])
+    flat_N = at[:, 0] * width + start_B[at[:, 0]] + at[:, 1]
+    return hidden_BLH.flatten(0, 1)[flat_N.to(device)]
