@@ -6,12 +6,19 @@ from functools import partial
 
 from . import reference_classic as classic
 from . import reference_classic_more as more
+from . import reference_direct as direct
+from . import reference_policy as policy
 from .loss import Reference
 from .numerics import sequence_mean, token_mean
 
 DATA, TEXTS, BOTH, PAIRS = ("data",), ("corpus",), ("main", "theirs"), ("theirs", "main")
 
 CLASSIC: dict[str, Reference] = {
+    "minillm_code": Reference(partial(policy.minillm, first=0, discount_from=0, kd_ratio=0.5), ("main", "corpus")),
+    "minillm_trl": Reference(policy.minillm_trl),
+    "gkd_seqkd": Reference(direct.gkd),
+    "gkd_on_policy_jsd": Reference(direct.gkd),
+    "gkd_on_policy_fkl": Reference(partial(direct.gkd, divergence="forward_kl")),
     "imitkd": Reference(classic.imitkd),
     "scheduled_sampling": Reference(classic.scheduled_sampling),
     "f_distill": Reference(classic.f_distill, BOTH),

@@ -49,6 +49,7 @@ def minillm(
     first: int = 1,
     discount_from: int = 1,
     ddof: int = 0,
+    kd_ratio: float = 0.0,
 ) -> Loss:
     """Sequence reverse KL by policy gradient, exact one-step part, corpus likelihood (2306.08543), in the paper's form.
 
@@ -65,7 +66,8 @@ def minillm(
       constant factor, which whitening removes (variant `discount_from_t` agrees to the variance's 1e-8).
     open: the variance of the whitening (card silent; the release divides by the count: ddof 0; variant `sample_std`). The
       release also whitens over padding; the card's audit reports that, and it is not followed here.
-    Variant `code_return`: the return includes the token's own reward and divides by T - t + 1.
+    Variant `code_return`: the return includes the token's own reward and divides by T - t + 1. `kd_ratio` k (0.5 in the code): the corpus term is
+      (1 - k) of the likelihood and k of the teacher's cross-entropy there, whose value is taken as KL(pT || pS), without the teacher's entropy.
     """
     stream, corpus = fixture["main"], fixture["corpus"]
     old_BT, log_p = stream.sampled("old"), stream.logp("teacher")
@@ -79,7 +81,27 @@ def minillm(
         return {
             "policy": token_mean(pessimistic(ratio_BT, advantage_BT, 0.2), stream.mask_BT),
             "one_step": token_mean(kl(log_q, log_p), stream.mask_BT),
-            "corpus": token_mean(nll(corpus, student["corpus"]), corpus.mask_BT),
+            "corpus": (1.0 - kd_ratio) * token_mean(nll(corpus, student["corpus"]), corpus.mask_BT),
+            **({"corpus_kd": kd_ratio * token_mean(kl(corpus.logp("teacher"), log_softmax(student["corpus"])), corpus.mask_BT)} if kd_ratio else {}),
+        }
+
+    return loss
+
+
+def minillm_trl(fixture: Fixture) -> Loss:
+    """The form in TRL, at its discount of 0: the detached sampled log-ratio, and the one-step reverse KL; no mixture, no corpus (minillm's notes).
+
+    L = (1/N) sum_t [ -sg[r_t] log pS(y_t) + KL(pS || pT) ]. TRL leaves the log-ratio undetached, which at ratio 1 means r_t - 1 (audit: unbiased, more
+    variance); taken: detached, as everywhere else, and no verifier's advantage beside it.
+    """
+    stream = fixture["main"]
+    log_p = stream.logp("teacher")
+    reward_BT = stream.sampled("teacher") - stream.sampled("old")
+
+    def loss(student: Mapping[str, Array]) -> Terms:
+        return {
+            "policy": token_mean(reward_BT * nll(stream, student["main"]), stream.mask_BT),
+            "one_step": token_mean(kl(log_softmax(student["main"]), log_p), stream.mask_BT),
         }
 
     return loss
