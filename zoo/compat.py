@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo import context_rules, movement_rules, placement
 from zoo.components.base import extremes
-from zoo.components.credits import Group, LeaveOneOut
+from zoo.components.credits import BayesOdds, Group, LeaveOneOut
 from zoo.components.divergences import K1, K3, Divergence, FDivergence, ReverseKL, SkewReverseKL
 from zoo.components.ratios import Shaped
 from zoo.components.rewards import Contrast
@@ -128,8 +128,8 @@ def truncated_mass(entry: MethodEntry) -> Messages:
 
 def null_advantage(entry: MethodEntry) -> Messages:
     """A state-only value as the advantage has zero expected gradient (D.6)."""
-    for i, term in enumerate(entry.objective):
-        if isinstance(term, PolicyGradientTerm) and term.resolved_reward(entry.rewards).state_only and term.credit.local:
+    for i, term in _gradients(entry):
+        if term.resolved_reward(entry.rewards).state_only and term.credit.local:
             yield (
                 f"objective[{i}]: a divergence value does not depend on the written token, so as an immediate advantage its expected gradient is 0 (D.6); "
                 "use a divergence term, or a contrast reward"
@@ -138,8 +138,8 @@ def null_advantage(entry: MethodEntry) -> Messages:
 
 def group_credit(entry: MethodEntry) -> Messages:
     """Group credit compares answers to one prompt."""
-    for i, term in enumerate(entry.objective):
-        if isinstance(term, PolicyGradientTerm) and isinstance(term.credit, Group | LeaveOneOut) and entry.rollouts[term.on].group < 2:
+    for i, term in _gradients(entry):
+        if isinstance(term.credit, BayesOdds | Group | LeaveOneOut) and entry.rollouts[term.on].group < 2:
             yield f"objective[{i}]: credit {_kind(term.credit)} compares answers to one prompt, but rollouts.{term.on} has group 1; set group to 2 or more"
 
 
@@ -190,6 +190,8 @@ def spread_candidates(entry: MethodEntry) -> Messages:
             yield f"{start} their reward must be a contrast of scorers, written in the term and without 'behaviour'"
         if _kind(term.credit) != "immediate" or _kind(term.baseline) != "none" or any(shaping.batchwide for shaping in term.shaping):
             yield f"{start} credit must be immediate, baseline none, and no shaping may read the batch"
+        if term.plus:
+            yield f"{start} no other advantage can be added; drop plus, or write a second term"
         if term.ratio and not term.routing.keeps_written:
             yield f"{start} their old probabilities are not kept and a ratio would be 1; drop ratio"
 
@@ -273,6 +275,13 @@ def pair_problems(entry: MethodEntry, *, templates: Collection[str], fields: Col
         if check is not None and checks is not None and check not in checks:
             found.append(f"rewards.{name}.check '{check}' is not among the task's checks{suggest(check, checks)}")
     return found
+
+
+def _gradients(entry: MethodEntry) -> Iterator[tuple[int, PolicyGradientTerm]]:
+    """Every policy gradient, each further advantage as a term of its own."""
+    for i, term in enumerate(entry.objective):
+        if isinstance(term, PolicyGradientTerm):
+            yield from ((i, part) for part in term.split())
 
 
 def _kind(component: Any) -> str:

@@ -66,9 +66,14 @@ class TermCoordinates:
 
 def is_anchor(entry: MethodEntry, term: Any) -> bool:
     """Whether a term only holds the student in place: declared so, a pull to the initial student, or given text beside another signal."""
-    if _holds(entry, term):
+    if all(_holds(entry, part) for part in split(term)):
         return True
     return _given(entry, term) and any(not _holds(entry, other) and not _given(entry, other) for other in entry.objective)
+
+
+def split(term: Any) -> tuple[Any, ...]:
+    """The terms that a term is the sum of: one for each advantage of a policy gradient."""
+    return term.split() if isinstance(term, PolicyGradientTerm) else (term,)
 
 
 def _holds(entry: MethodEntry, term: Any) -> bool:
@@ -109,13 +114,13 @@ def voices(entry: MethodEntry, term: Any) -> tuple[str, ...]:
     return tuple(s for s in with_inputs(term.scorers(entry.rewards), entry.teachers) if not isinstance(entry.teachers.get(s), Composite))
 
 
-def derive_term(entry: MethodEntry, index: int) -> TermCoordinates:
-    """The tuple of one term, by the rule of the catalogue."""
-    term = entry.objective[index]
+def derive_term(entry: MethodEntry, index: int, part: int = 0) -> TermCoordinates:
+    """The tuple of one term, by the rule of the catalogue; `part` counts the advantages of a policy gradient."""
+    term = split(entry.objective[index])[part]
     scorers = term.scorers(entry.rewards)
     signals: list[str] = []
     reward = term.resolved_reward(entry.rewards) if isinstance(term, PolicyGradientTerm) else None
-    outcome_factor = any(part.outcome for _, part in term.parts())
+    outcome_factor = any(part.outcome for _, part in term.parts()) or (reward is not None and term.credit.outcome)
     seen = [entry.teachers[s].context for s in with_inputs(scorers, entry.teachers) if s in entry.teachers]
     shown = [part for context in seen if context is not None for outer in context.made for part in outer.alternatives()]
     if external_scorers(entry, term):
@@ -144,8 +149,9 @@ def derive_term(entry: MethodEntry, index: int) -> TermCoordinates:
 
 
 def derive_tuples(entry: MethodEntry) -> tuple[TermCoordinates, ...]:
-    """One tuple for each signal term."""
-    return tuple(derive_term(entry, i) for i, term in enumerate(entry.objective) if not is_anchor(entry, term))
+    """One tuple for each signal term, and for each further advantage of one."""
+    signals = [(i, term) for i, term in enumerate(entry.objective) if not is_anchor(entry, term)]
+    return tuple(derive_term(entry, i, j) for i, term in signals for j, part in enumerate(split(term)) if not _holds(entry, part))
 
 
 def derive_coordinates(entry: MethodEntry) -> Coordinates:

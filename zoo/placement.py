@@ -52,8 +52,11 @@ def ignored_ratio(entry: MethodEntry) -> Messages:
 def sequence_rewards(entry: MethodEntry) -> Messages:
     """A sequence reward is measured once for each answer and read by its name."""
     for i, term in enumerate(entry.objective):
-        if isinstance(term, PolicyGradientTerm) and not isinstance(term.reward, str) and term.reward.per_sequence:
-            yield f"objective[{i}]: reward {term.reward.kind} is measured on whole answers; declare it under rewards and name it here"
+        for own in term.split() if isinstance(term, PolicyGradientTerm) else ():
+            if not isinstance(own.reward, str) and own.reward.per_sequence:
+                yield f"objective[{i}]: reward {own.reward.kind} is measured on whole answers; declare it under rewards and name it here"
+            if own.credit.outcome and not entry.rewards[own.credit.name].per_sequence:  # type: ignore[attr-defined]
+                yield f"objective[{i}]: credit {own.credit.kind} reads a sequence's result, but rewards.{own.credit.name} is given per token; name a verifier"  # type: ignore[attr-defined]
         for _, part in term.parts():
             if part.outcome and not entry.rewards[part.name].per_sequence:
                 yield f"objective[{i}]: {part.kind} reads a sequence's result, but rewards.{part.name} is given per token; name a verifier"
@@ -96,7 +99,7 @@ def unknown_probabilities(entry: MethodEntry) -> Messages:
                     f"objective[{i}]: ratio {ratio.kind} reads the student's probability at writing, but it did not take part in all of rollouts.{term.on}; "  # type: ignore[attr-defined]
                     "use ratio importance, or a gate author: student"
                 )
-        if given and "behaviour" in term.resolved_reward(entry.rewards).scorers():
+        if given and any("behaviour" in own.resolved_reward(entry.rewards).scorers() for own in term.advantages()):
             yield f"objective[{i}]: the reward reads 'behaviour', unknown for the given texts of rollouts.{term.on}; use student, or another stream"
 
 

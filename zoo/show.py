@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import yaml
@@ -12,8 +13,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from zoo.components.base import walk
 from zoo.coordinates import derive_coordinates, derive_tuples
 from zoo.entry import BODY, MethodEntry
+from zoo.formulas import aligned, first_sentence, formula
+from zoo.relatives import relatives
 
 SETS = ("feedback_signal", "teacher_access", "loss_granularity", "estimator", "routing")
 COLUMNS = ("id", "name", "year", "signal", "access", "granularity", "estimator", "routing", "evidence", "runs", "failures")
@@ -43,11 +47,11 @@ def summary(entry: MethodEntry) -> dict[str, Any]:
     }
 
 
-def matches(row: Mapping[str, Any], wanted: Mapping[str, str | None]) -> bool:
+def matches(row: Mapping[str, Any], wanted: Mapping[str, str | bool | None]) -> bool:
     """Whether a row of `summary` has every value that is asked for; a set has a value if it contains it."""
     flat = {**row, **(row["coordinates"] or {})}
 
-    def has(name: str, value: str) -> bool:
+    def has(name: str, value: str | bool) -> bool:
         present = flat.get(name)
         return value in present if isinstance(present, list) else value == present
 
@@ -78,7 +82,7 @@ def list_table(rows: Iterable[Mapping[str, Any]], width: int) -> Table:
 
 def terms(entry: MethodEntry) -> list[dict[str, Any]]:
     """Every term with its tuple (signals, granularity, estimator, routing); null for terms that only hold the student in place."""
-    tuples = {t.term: [list(t.signals), t.granularity, t.estimator, t.routing] for t in derive_tuples(entry)}
+    tuples = {t.term: [list(t.signals), t.granularity, t.estimator, t.routing] for t in reversed(derive_tuples(entry))}
     return [{"term": i, "kind": getattr(term, term.tag), "on": list(term.streams()), "tuple": tuples.get(i)} for i, term in enumerate(entry.objective)]
 
 
@@ -93,15 +97,27 @@ def as_written(value: Any) -> Any:
     return [as_written(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def description(entry: MethodEntry) -> dict[str, Any]:
+def description(entry: MethodEntry, registry: Mapping[str, MethodEntry] = {}) -> dict[str, Any]:
     """Everything about an entry as plain data: its fields with all defaults, and what is derived from them."""
-    derived = derive_coordinates(entry).model_dump(mode="json") if entry.objective else None
-    return {**entry.model_dump(mode="json", by_alias=True), "derived": {"coordinates": derived, "terms": terms(entry)}}
+    coordinates = derive_coordinates(entry).model_dump(mode="json") if entry.objective else None
+    lines = formula(entry)
+    derived = {
+        "coordinates": coordinates,
+        "terms": terms(entry),
+        "formula": {"text": [line.text for line in lines], "latex": aligned(lines) if lines else None},
+        "relatives": [
+            {"id": relative.id, "distance": relative.distance, "differences": [asdict(change) for change in relative.changes]}
+            for relative in relatives(entry, registry)
+        ],
+    }
+    return {**entry.model_dump(mode="json", by_alias=True), "derived": derived}
 
 
-def long_form(entry: MethodEntry) -> Group:
-    """An entry for a terminal."""
+def long_form(entry: MethodEntry, registry: Mapping[str, MethodEntry] = {}) -> Group:
+    """An entry for a terminal; its relatives are looked for in the registry."""
     parts: list[Any] = [Text.assemble((entry.id, "bold"), f"  {entry.name}"), *map(Text, _head(entry))]
+    parts += _section("formula", [Text(line.text) for line in formula(entry)])
+    parts += _section("components", [Text(line) for line in _components(entry)])
     parts += _section("coordinates", [Text(line) for line in _coordinates(entry)])
     written = {name: as_written(getattr(entry, name)) for name in BODY if name in entry.model_fields_set}
     parts += _section("what runs", [Text(_yaml(written))] if written else [])
@@ -110,6 +126,7 @@ def long_form(entry: MethodEntry) -> Group:
     parts += _section("reported by the paper", _rows(("setting", "metric", "value", "source"), entry.reported))
     parts += _section("findings", [Text(finding) for finding in entry.findings])
     parts += _section("reproduce with", [Text(_yaml(as_written(entry.reproduce_with)))] if entry.reproduce_with else [])
+    parts += _section("nearest relatives", [Text(line) for line in _nearest(entry, registry)])
     parts += _section("known failures", [Text(", ".join(entry.known_failures))] if entry.known_failures else [])
     parts += _section("notes", [Text(entry.notes)] if entry.notes else [])
     return Group(*parts)
@@ -143,6 +160,19 @@ def _coordinates(entry: MethodEntry) -> Iterable[str]:
         values = " · ".join(f"{name.replace('_', ' ')} {value}" for name, value in printed.model_dump().items() if value)
         reason = entry.survey_disagreement.get(survey)
         yield f"survey {survey} printed: {values}" + (f"; differs because {reason}" if reason else "")
+
+
+def _components(entry: MethodEntry) -> Iterable[str]:
+    """Every kind that the entry uses, and what it is."""
+    parts = walk((entry.rollouts, entry.teachers, entry.rewards, entry.learners, entry.objective))
+    for cls in dict.fromkeys(type(part) for part in parts):
+        yield f"{cls.model_fields[cls.tag].default}: {first_sentence(cls.__doc__)}"
+
+
+def _nearest(entry: MethodEntry, registry: Mapping[str, MethodEntry]) -> Iterable[str]:
+    """What differs, seen from this entry."""
+    for relative in relatives(entry, registry):
+        yield f"{relative.id}: {'; '.join(map(str, relative.changes)) or 'runs the same'}"
 
 
 def written_tuple(value: Sequence[Any] | None) -> str:

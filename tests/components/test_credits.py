@@ -55,6 +55,14 @@ def grpo(divide: str, epsilon: float = 1e-4) -> Array:
     return found
 
 
+def bayes_odds(prior: float) -> Callable[[Array, Array, int], float]:
+    def gain(reward: Array, value: Array, t: int) -> float:
+        odds = np.log(prior / (1 - prior)) + reward[:t].sum()
+        return float(1 / (1 + np.exp(-odds - reward[t])) - 1 / (1 + np.exp(-odds)))
+
+    return gain
+
+
 def leave_one_out() -> Array:
     found = np.zeros(len(OUTCOME))
     for i, group in enumerate(GROUP):
@@ -64,6 +72,11 @@ def leave_one_out() -> Array:
 
 
 REFERENCES: dict[str, list[tuple[dict[str, Any], Any]]] = {
+    "bayes_odds": [
+        ({"name": "correct"}, lambda: each(bayes_odds(0.5))),
+        ({"name": "all_right"}, lambda: each(bayes_odds(0.95))),
+        ({"name": "all_wrong", "low": 0.2}, lambda: each(bayes_odds(0.2))),
+    ],
     "immediate": [({}, lambda: each(lambda reward, value, t: reward[t]))],
     "return_to_go": [
         ({"from": start, "per_length": mean}, lambda start=start, mean=mean: each(returned(1.0, start, mean)))
@@ -87,7 +100,8 @@ PER_GROUP = [(kind, fields, expected) for kind, cases in REFERENCES.items() for 
 
 
 def advantage(kind: str, **fields: Any) -> Array:
-    found = build("credit", kind, **fields).advantage(tensor(REWARD), context({Value("value"): VALUE}))
+    rewards = {"correct": [1.0, 0.0], "all_right": [1.0, 1.0], "all_wrong": [0.0, 0.0]}
+    found = build("credit", kind, **fields).advantage(tensor(REWARD), context({Value("value"): VALUE}, rewards))
     return np.asarray(found.numpy())
 
 
@@ -128,7 +142,7 @@ def test_equal_rewards_and_single_answers_give_0(kind: str) -> None:
 @pytest.mark.parametrize(("kind", "fields"), [(kind, fields) for kind, fields, _ in PER_TOKEN if kind != "immediate"])
 def test_tokens_of_others_in_between_get_no_advantage(kind: str, fields: dict[str, Any]) -> None:
     mask = torch.tensor([[True, False, True, True], [True, True, False, False]])
-    known = context({Value("value"): VALUE}, mask_BT=mask)
+    known = context({Value("value"): VALUE}, {name: [1.0, 0.0] for name in ("correct", "all_right", "all_wrong")}, mask_BT=mask)
     found = build("credit", kind, **fields).advantage(tensor(REWARD) * mask, known)
     assert torch.equal(found[~mask], torch.zeros(3, dtype=torch.float64))
 
@@ -166,7 +180,7 @@ def test_local_credits_see_nothing_later() -> None:
     """`local` is what it says: changing a later reward changes no earlier advantage."""
     later = REWARD.copy()
     later[0, 3] += 5.0
-    known = context({Value("value"): VALUE})
+    known = context({Value("value"): VALUE}, {name: [1.0, 0.0] for name in ("correct", "all_right", "all_wrong")})
     for kind, fields, _ in PER_TOKEN:
         credit = build("credit", kind, **fields)
         before, after = credit.advantage(tensor(REWARD), known), credit.advantage(tensor(later), known)
@@ -187,3 +201,11 @@ def test_only_gae_has_a_critic() -> None:
 def test_refused_parameters(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must lie in|greater than"):
         build("credit", **bad)
+
+
+def test_bayesian_advantages_sum_to_the_change_of_belief_and_are_the_scaled_evidence_at_first_order() -> None:
+    """sum_t A_t = sigmoid(logit V_0 + sum r) - V_0; for small r, A_t = V_0 (1 - V_0) r_t."""
+    found = advantage("bayes_odds", name="correct").sum(1)
+    np.testing.assert_allclose(found, [1 / (1 + np.exp(-REWARD[b, :n].sum())) - 0.5 for b, n in enumerate(LENGTHS)], atol=1e-12)
+    small = build("credit", "bayes_odds", name="correct").advantage(1e-6 * tensor(REWARD), context({}, {"correct": [1.0, 0.0]}))
+    np.testing.assert_allclose(small.numpy() / 1e-6, 0.25 * REWARD * MASK, atol=1e-5)

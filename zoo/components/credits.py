@@ -6,7 +6,7 @@ Signs and origins: reward r_t of the written token, discount counted from t (B-s
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -17,7 +17,9 @@ from zoo.statistics import Statistic, TokenContext, Value
 
 
 class Credit(Component):
-    """Base of all credits."""
+    """Base of all credits. `outcome` marks those that read a sequence's result beside the reward they are given, by its `name`."""
+
+    outcome: ClassVar[bool] = False
 
     @property
     def local(self) -> bool:
@@ -217,3 +219,31 @@ class Gae(Credit):
 
     def estimator(self) -> str:
         return "pg_gae"
+
+
+@component("credit")
+class BayesOdds(Credit):
+    """A_t = sigmoid(l_t + r_t) - sigmoid(l_t), l_1 = logit(V_0), l_{t+1} = l_t + r_t (OPPO 2605.21851).
+
+    The reward is the token's evidence, a log-ratio with and without the right answer (clip it there); V_0 is the mean of a sequence
+    reward over the group, held within [low, 1 - low]. The advantages of a response sum to the change of its odds, sigmoid(l_end) - V_0;
+    to first order A_t = V_t (1 - V_t) r_t.
+    """
+
+    kind: Literal["bayes_odds"] = "bayes_odds"
+    name: str
+    low: float = Field(0.05, gt=0, lt=0.5)
+    outcome = True
+
+    @property
+    def local(self) -> bool:
+        return True
+
+    def advantage(self, reward_BT: Tensor, context: TokenContext) -> Tensor:
+        prior_B = context.group_mean(context.rewards[self.name].to(reward_BT)).clamp(self.low, 1.0 - self.low)
+        evidence_BT = reward_BT * context.mask_BT
+        before_BT = prior_B.logit()[:, None] + evidence_BT.cumsum(1) - evidence_BT
+        return ((before_BT + evidence_BT).sigmoid() - before_BT.sigmoid()) * context.mask_BT
+
+    def estimator(self) -> str:
+        return "pg_immediate"

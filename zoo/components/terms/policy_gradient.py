@@ -10,52 +10,58 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from zoo.components.base import Slot, component, slot_schema
+from zoo.components.base import Slot, component
 from zoo.components.baselines import Baseline, NoBaseline
 from zoo.components.credits import Credit
 from zoo.components.ratios import Ratio
-from zoo.components.rewards import Reward
 from zoo.components.routings import Routing, SampledRouting, Spread
 from zoo.components.shapings import shape_values
+from zoo.components.terms.advantage import Advantage, RewardSlot, Summand
 from zoo.components.terms.base import Signal, TokenTerm, unique
 from zoo.statistics import LogProb, Statistic, TokenContext, View
 
 
-class RewardSlot(Slot):
-    """A reward written in place, or the name of one declared under `rewards`."""
-
-    def validate(self, value: Any) -> Any:
-        return value if isinstance(value, str) else super().validate(value)
-
-    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
-        return {"anyOf": [{"type": "string"}, slot_schema("reward")]}
-
-
 @component("term")
-class PolicyGradientTerm(TokenTerm):
-    """-A rho for each token; order: reward, credit, baseline, shaping, gates, weights, denominator."""
+class PolicyGradientTerm(TokenTerm, Advantage):
+    """-A rho for each token; order: reward, credit, baseline, shaping, gates, weights, denominator.
+
+    `plus` adds further advantages, each with a reward, a credit and all else of its own, to A before gates, weights and ratio.
+    """
 
     term: Literal["policy_gradient"] = "policy_gradient"
     reward: Annotated[Any, RewardSlot("reward")]
     credit: Annotated[Credit, Slot("credit")]
     baseline: Annotated[Baseline, Slot("baseline")] = NoBaseline()
+    plus: tuple[Summand, ...] = ()
     routing: Annotated[Routing, Slot("routing")] = SampledRouting()
     ratio: tuple[Annotated[Ratio, Slot("ratio")], ...] = Field(())
 
-    def resolved_reward(self, rewards: Mapping[str, Reward]) -> Reward:
-        """The reward object behind a name or written in place."""
-        return rewards[self.reward] if isinstance(self.reward, str) else self.reward
+    def advantages(self) -> tuple[PolicyGradientTerm | Summand, ...]:
+        """All that is added up: the term itself, then its summands."""
+        return (self, *self.plus)
+
+    def split(self) -> tuple[PolicyGradientTerm, ...]:
+        """A term for each of the advantages: the gradient is the sum of theirs where nothing clips it."""
+        alone = self.model_copy(update={"plus": ()})
+        others = [
+            {"reward": s.reward, "credit": s.credit, "baseline": s.baseline, "gates": (*s.gates, *self.gates), "weights": (*s.weights, *self.weights)}
+            for s in self.plus
+        ]
+        return (alone, *(alone.model_copy(update=other) for other in others))
+
+    def parts(self) -> tuple[tuple[str, Any], ...]:
+        return (*super().parts(), *((self.on, part) for summand in self.plus for part in summand.parts()))
 
     def reward_names(self) -> tuple[str, ...]:
-        return (*super().reward_names(), *((self.reward,) if isinstance(self.reward, str) else ()))
+        return unique([*super().reward_names(), *(name for each in self.advantages() for name in each.own_reward_names())])
 
     def scorers(self, rewards: Mapping[str, Any]) -> tuple[str, ...]:
-        read = [s for statistic in self.baseline.statistics() for s in statistic.scorers]
+        read = [name for each in self.advantages() for name in each.own_scorers(rewards)]
         read += [s for ratio in self.ratio for s in ratio.scorers()]
-        return unique([*self.resolved_reward(rewards).scorers(), *read, *super().scorers(rewards)])
+        return unique([*read, *super().scorers(rewards)])
 
     def statistics(self, rewards: Mapping[str, Any]) -> tuple[Statistic, ...]:
-        own = [*self.resolved_reward(rewards).statistics(), *self.credit.statistics(), *self.baseline.statistics()]
+        own = [statistic for each in self.advantages() for statistic in each.own_statistics(rewards)]
         own += [LogProb(s) for ratio in self.ratio for s in ratio.scorers()]
         return unique([*own, *super().statistics(rewards)])
 
@@ -67,12 +73,10 @@ class PolicyGradientTerm(TokenTerm):
 
     def prepare(self, contexts: Mapping[str, TokenContext], rewards: Mapping[str, Any]) -> tuple[Signal, ...]:
         context = contexts[self.on]
-        mask_BT = context.mask_BT
-        name = self.reward if isinstance(self.reward, str) else None
-        credited_BT = self.credit.advantage(self.resolved_reward(rewards).tokens(context, name), context)
-        advantage_BT = self.baseline.subtract(credited_BT, context)
-        advantage_BT = shape_values(self.shaping, "advantage", advantage_BT, context)
-        advantage_BT = torch.where(mask_BT, advantage_BT, torch.zeros_like(advantage_BT))
+        credited_BT = self.credited(context, rewards)
+        advantage_BT = self.shaped(credited_BT, context)
+        for summand in self.plus:
+            advantage_BT = advantage_BT + summand.added(context, rewards)
         columns = {
             "advantage": advantage_BT,
             "student": context.rollout.student_logp_BT.nan_to_num(0.0),
