@@ -16,6 +16,13 @@ LONG_SEGMENTS = {
 }
 
 
+OPENING_HALF = {"kind": "threshold", "of": {"kind": "spent", "of": {"kind": "entropy", "of": "student"}, "here": True}, "below": 0.5}
+
+
+def gates(*of: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(Slot("gate").validate(gate) for gate in of)
+
+
 def weights(*of: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(Slot("weight").validate(weight) for weight in of)
 
@@ -34,5 +41,6 @@ CHANGES: dict[tuple[str, str], dict[str, Any]] = {
     ("grpo", "token_mean"): {"reduce": "token_mean"},
     ("selectkd", "top_3"): {"weights": weights({"kind": "soft_gate", "gate": PROPOSAL, "outside": 0.3})},
     ("gear", "long_segments"): {"weights": weights({"kind": "normalised", "of": (LONG_SEGMENTS,)})},
+    ("tsd_kd", "opening_half"): {"1.gates": gates(OPENING_HALF)},
     ("kdrl", "sequence_mean"): {"reduce": "sequence_mean"},
 }

@@ -86,14 +86,16 @@ def load(name: str) -> MethodEntry:
 
 
 def changed(entry: MethodEntry, change: Mapping[str, Any]) -> MethodEntry:
-    """The entry with some fields replaced in every term that has them."""
+    """The entry with some fields replaced: `field` in every signal term that has it (a `reduce` in all terms), `1.field` in the second term."""
 
-    def apply(term: Any) -> Any:
-        fields = type(term).model_fields
-        new = {n: v if isinstance(v, float | tuple) else Slot(n).validate(v) for n, v in change.items() if n in fields}
-        return term.model_copy(update=new) if term.role == "signal" or "reduce" in change else term
+    def apply(index: int, term: Any) -> Any:
+        everywhere = {name: value for name, value in change.items() if "." not in name and name in type(term).model_fields}
+        everywhere = everywhere if term.role == "signal" or "reduce" in change else {}
+        here = {name.removeprefix(f"{index}."): value for name, value in change.items() if name.startswith(f"{index}.")}
+        new = {n: v if isinstance(v, float | tuple) else Slot(n).validate(v) for n, v in {**everywhere, **here}.items()}
+        return term.model_copy(update=new)
 
-    return entry.model_copy(update={"objective": tuple(apply(term) for term in entry.objective)})
+    return entry.model_copy(update={"objective": tuple(apply(i, term) for i, term in enumerate(entry.objective))})
 
 
 def as_written(entry: MethodEntry) -> Fixture:
