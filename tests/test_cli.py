@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -32,7 +33,7 @@ settings: {rollouts_per_step: 16, max_new_tokens: 24, learning_rate: 1.0e-3}
 evaluation: {limit: 8}
 """
 COMMANDS = (
-    "list", "show", "diff", "check", "schema", "plan", "run", "status", "tables", "scores", "suites", "version",
+    "list", "show", "diff", "taxonomy", "check", "schema", "plan", "run", "status", "tables", "scores", "suites", "version",
     "pairs list", "pairs show", "pairs build",
 )  # fmt: skip
 
@@ -97,11 +98,26 @@ def test_list_shows_every_method_with_its_coordinates() -> None:
         (["--estimator", "preference"], "orpo_distill", "gkd"),
         (["--routing", "teacher_topk"], "eopd", "gkd"),
         (["--failure", "FM15"], "kdrl", "grpo"),
+        (["--granularity", "sequence"], "grpo", "gkd"),
+        (["--evidence", "code"], "gkd", "eopd"),
+        (["--survey", "A"], "eopd", "student"),
+        (["--scope", "text", "--kind", "method"], "gkd", None),
+        (["--executable"], "gkd", None),
+        (["--blocked"], None, "gkd"),
+        (["--estimator", "pg_immediate", "--survey", "B"], "eopd", "gkd"),
     ],
 )
-def test_list_filters(arguments: list[str], inside: str, outside: str) -> None:
+def test_list_filters(arguments: list[str], inside: str | None, outside: str | None) -> None:
     names = {row["id"] for row in data("list", *arguments)}
-    assert inside in names and outside not in names
+    assert (inside is None or inside in names) and outside not in names
+
+
+def test_list_ends_with_totals_by_evidence_of_what_is_listed() -> None:
+    every, few = zoo("list").stdout.splitlines(), zoo("list", "--estimator", "preference", "--evidence", "paper_text").stdout.splitlines()
+    assert re.fullmatch(r"\d+ entries", every[-3])
+    assert re.match(r"\d+ methods, \d+ executable; beside them \d+ variants, .*anchors", every[-2])
+    assert re.match(r"by evidence: code \d+ \(\d+ executable\), paper_text \d+", every[-1])
+    assert "code 0 (0 executable)" in few[-1] and int(few[-3].split()[0]) < int(every[-3].split()[0])
 
 
 def test_a_filter_value_that_does_not_exist_is_a_usage_error_with_the_nearest() -> None:
@@ -136,6 +152,29 @@ def test_show_takes_a_file_and_an_anchor(tmp_path: Path) -> None:
     assert data("diff", "gkd", file)["differences"] == []
     assert "run the same" in zoo("diff", "gkd", file).stdout
     assert "untrained student" in zoo("show", "student").stdout
+
+
+def test_show_writes_the_formula_and_the_nearest_relatives() -> None:
+    shown = zoo("show", "gkd_on_policy").stdout
+    for part in ("L = 1/|M| Σ_{t ∈ M} D(q, p)", "D = KL(p ‖ q)", "reverse_kl: KL(p || q) = sum p (log p - log q).", "fixed point: teacher"):
+        assert part in shown
+    assert "no_op: objective[0]: coefficient 1 → coefficient 0" in shown
+    derived = data("show", "gkd_on_policy")["derived"]
+    assert derived["relatives"][0]["distance"] == 1 and derived["relatives"][0]["differences"][0]["path"].startswith("objective[0]")
+    latex = zoo("show", "gkd_on_policy", "--latex").stdout
+    assert latex.startswith("\\begin{aligned}") and r"\mathrm{KL}(p \| q)" in latex and latex.strip() == derived["formula"]["latex"]
+    zoo("show", "gkd", "--latex", "--json", code=2)
+
+
+def test_taxonomy_counts_methods_and_names_what_is_open() -> None:
+    text = zoo("taxonomy").stdout
+    assert "direct" in text and "counterfactual" in text and re.search(r"\d+ cells are open", text)
+    found = data("taxonomy", "--by", "signal", "granularity")
+    cells = {(cell["row"], cell["column"]): cell for cell in found["cells"]}
+    assert found["by"] == ["signal", "granularity"] and "gkd" in cells["logit", "token"]["methods"]
+    assert cells["outcome", "sequence"]["count"] == len(cells["outcome", "sequence"]["methods"]) > 0
+    assert "did you mean 'signal'" in zoo("taxonomy", "--by", "signals", "routing", code=2).stderr
+    assert "two different coordinates" in zoo("taxonomy", "--by", "signal", "signal", code=2).stderr
 
 
 def test_diff_prints_exactly_the_paths_that_differ() -> None:

@@ -128,7 +128,7 @@ def test_a_package_adds_a_component_and_an_entry(install: Install, entries: Path
 @pytest.mark.parametrize(
     ("command", "names"),
     [
-        ("list", ()), ("show", ("halved",)), ("diff", ("halved", "gkd")),
+        ("list", ()), ("show", ("halved",)), ("diff", ("halved", "gkd")), ("taxonomy", ()),
     ],
 )  # fmt: skip
 def test_every_command_that_reads_the_registry_takes_a_folder(install: Install, entries: Path, command: str, names: tuple[str, ...]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +118,16 @@ def entry_of(name: str, folders: Sequence[Path] | None = None) -> MethodEntry:
     from zoo.entry import load_entry, load_registry
 
     return load_entry(Path(name)) if is_file(name) else load_registry(*(folders or ()))[name]
+
+
+def registry_or_nothing(folders: Sequence[Path] | None = None) -> Mapping[str, MethodEntry]:
+    """The registry, for what is said beside one entry; nothing where other entries have mistakes, which that entry's reader need not mend."""
+    from zoo.entry import load_registry
+
+    try:
+        return load_registry(*(folders or ()))
+    except ZooError:
+        return {}
 
 
 def comparison_id(name: str) -> str:

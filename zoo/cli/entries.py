@@ -1,4 +1,4 @@
-"""Commands about entries: list, show, diff, check, schema."""
+"""Commands about entries: list, show, diff, taxonomy, check, schema."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from zoo.cli.common import add_rows, chosen_value, complain, console, entry_of, examples, print_json, quiet_libraries, table
+from zoo.cli.common import add_rows, chosen_value, complain, console, entry_of, examples, print_json, quiet_libraries, registry_or_nothing, table
 from zoo.cli.options import AsJson, PairPaths, Registries, Spread, pair_paths
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="A method's id, or the YAML file of an entry.", show_default=False)]
@@ -15,9 +15,19 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="A method's id, or the YAM
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("list", epilog=examples("zoo list", "zoo list --signal outcome --access teacher_free", "zoo list --estimator direct --json"))(list_entries)
-    app.command("show", epilog=examples("zoo show eopd", "zoo show my_method.yaml", "zoo show gkd --json"))(show)
+    app.command(
+        "list",
+        epilog=examples(
+            "zoo list",
+            "zoo list --signal outcome --access teacher_free",
+            "zoo list --estimator pg_gae --routing counterfactual",
+            "zoo list --survey A --blocked",
+            "zoo list --json",
+        ),
+    )(list_entries)
+    app.command("show", epilog=examples("zoo show eopd", "zoo show my_method.yaml", "zoo show gkd --latex", "zoo show gkd --json"))(show)
     app.command("diff", epilog=examples("zoo diff gkd gkd_on_policy", "zoo diff eopd my_method.yaml --json"))(diff_entries)
+    app.command("taxonomy", epilog=examples("zoo taxonomy", "zoo taxonomy --by signal granularity", "zoo taxonomy --json"))(taxonomy)
     app.command("check", cls=Spread, epilog=examples("zoo check gkd", "zoo check my_method.yaml", "zoo check --all --json"))(check)
     editor = "First line of a YAML then: # yaml-language-server: $schema=entry.schema.json"
     app.command("schema", epilog=examples("zoo schema --out entry.schema.json", editor))(schema)
@@ -31,12 +41,17 @@ def list_entries(
     routing: Annotated[str | None, typer.Option(help="full_vocab, sampled_token, teacher_topk, ...")] = None,
     evidence: Annotated[str | None, typer.Option(help="code, paper_text, abstract or inferred.")] = None,
     failure: Annotated[str | None, typer.Option(metavar="FMxx", help="A known failure mode.")] = None,
+    kind: Annotated[str | None, typer.Option(help="method or analysis.")] = None,
+    scope: Annotated[str | None, typer.Option(help="text, multimodal or system_report.")] = None,
+    survey: Annotated[str | None, typer.Option(help="A or B: named by this survey.")] = None,
+    executable: Annotated[bool | None, typer.Option("--executable/--blocked", help="Only entries that run here, or only those that do not.")] = None,
     registry: Registries = None,
     as_json: AsJson = False,
 ) -> None:
     """The methods, where they stand in the taxonomy, and how solid their formulas are."""
     from zoo import coordinates, entry, show
 
+    fields = entry.MethodEntry.model_fields
     wanted = {
         "feedback_signal": chosen_value(signal, get_args(coordinates.Signal), "--signal"),
         "teacher_access": chosen_value(access, get_args(coordinates.Access), "--access"),
@@ -45,24 +60,41 @@ def list_entries(
         "routing": chosen_value(routing, get_args(coordinates.Routing), "--routing"),
         "evidence": chosen_value(evidence, get_args(entry.Evidence.model_fields["level"].annotation), "--evidence"),
         "known_failures": failure,
+        "kind": chosen_value(kind, get_args(fields["kind"].annotation), "--kind"),
+        "scope": chosen_value(scope, get_args(fields["scope"].annotation), "--scope"),
+        "surveys": chosen_value(survey, ("A", "B"), "--survey"),
+        "executable": executable,
     }
-    rows = [row for row in map(show.summary, entry.load_registry(*(registry or ())).values()) if show.matches(row, wanted)]
+    chosen = [one for one in entry.load_registry(*(registry or ())).values() if show.matches(show.summary(one), wanted)]
+    rows = [show.summary(one) for one in chosen]
     if as_json:
         print_json(rows)
     else:
         console().print(show.list_table(rows, console().width))
-        typer.echo(f"{len(rows)} entries")
+        typer.echo("\n".join([f"{len(rows)} entries", *entry.totals(chosen).lines()]))
 
 
-def show(name: Id, registry: Registries = None, as_json: AsJson = False) -> None:
-    """One entry in full: what runs, its coordinates term by term, what the paper says and where we deviate."""
+def show(
+    name: Id,
+    latex: Annotated[bool, typer.Option("--latex", help="Only the formula, as LaTeX.")] = False,
+    registry: Registries = None,
+    as_json: AsJson = False,
+) -> None:
+    """One entry in full: its formula, what runs, its coordinates term by term, its nearest relatives, what the paper says and where we deviate."""
     from zoo import show as rendering
+    from zoo.formulas import aligned, formula
 
+    if latex and as_json:
+        raise typer.BadParameter("give one of --latex and --json, which has the LaTeX too", param_hint="--latex")
     entry = entry_of(name, registry)
+    if latex:
+        typer.echo(aligned(formula(entry)))
+        return
+    others = registry_or_nothing(registry)
     if as_json:
-        print_json(rendering.description(entry))
+        print_json(rendering.description(entry, others))
     else:
-        console().print(rendering.long_form(entry))
+        console().print(rendering.long_form(entry, others))
 
 
 def diff_entries(first: Id, second: Id, registry: Registries = None, as_json: AsJson = False) -> None:
@@ -78,6 +110,30 @@ def diff_entries(first: Id, second: Id, registry: Registries = None, as_json: As
         typer.echo(f"{one.id} and {other.id} run the same")
     else:
         console().print(add_rows(table("path", one.id, other.id), ((path, *values) for path, values in found.items())))
+
+
+def taxonomy(
+    by: Annotated[tuple[str, str], typer.Option(metavar="ROWS COLUMNS", help="Two of signal, access, granularity, estimator, routing.")] = (
+        "estimator",
+        "routing",
+    ),
+    registry: Registries = None,
+    as_json: AsJson = False,
+) -> None:
+    """How many methods stand at each pair of coordinates, and which empty cells are open: legal, and published by nobody here."""
+    from zoo.entry import load_registry
+    from zoo.show_taxonomy import matrix_table, open_cells
+    from zoo.taxonomy import AXES, matrix
+
+    rows, columns = (chosen_value(name, AXES, "--by") or name for name in by)
+    if rows == columns:
+        raise typer.BadParameter("give two different coordinates", param_hint="--by")
+    found = matrix(load_registry(*(registry or ())), rows, columns)
+    if as_json:
+        print_json(found.to_json())
+        return
+    console().print(matrix_table(found))
+    typer.echo(open_cells(found))
 
 
 def check(
