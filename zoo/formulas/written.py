@@ -121,8 +121,7 @@ def _where(term: Any, entry: MethodEntry, names: Names) -> Iterator[tuple[str, s
         if term.temperature != 1.0:
             yield "", rf"\text{{both at temperature }} {names.value(term.temperature)}"
     elif isinstance(term, PolicyGradientTerm):
-        yield "A_t", _advantage(term, names)
-        yield _reward(term, entry, names)
+        yield from _advantages(term, entry, names)
         if term.ratio:
             yield r"\rho_t", r" \cdot ".join(names.part(ratio) for ratio in term.ratio)
         if hasattr(term.routing, "teacher"):
@@ -135,11 +134,29 @@ def _where(term: Any, entry: MethodEntry, names: Names) -> Iterator[tuple[str, s
         yield "y^+, y^-", rf"\text{{{escaped(term.chosen)}, {escaped(term.rejected)}}}"
 
 
-def _advantage(term: PolicyGradientTerm, names: Names) -> str:
+def _advantages(term: PolicyGradientTerm, entry: MethodEntry, names: Names) -> Iterator[tuple[str, str]]:
+    """The advantage and its reward; where several are added up, the sum and then each with its own gates and weights."""
+    every = term.advantages()
+    if len(every) > 1:
+        yield "A_t", " + ".join(rf"A_t^{{({k + 1})}}" for k in range(len(every)))
+    for k, each in enumerate(every):
+        mark = rf"^{{({k + 1})}}" if len(every) > 1 else ""
+        own = _advantage(each, names)
+        if each is not term:
+            factors = [names.value(each.coefficient)] if each.coefficient != 1.0 else []
+            factors += [*(names.gate(gate) for gate in each.gates), *(names.part(weight) for weight in each.weights)]
+            own = r"\, ".join([*factors, own])
+        left, right = _reward(each, entry, names)
+        yield f"A_t{mark}", own
+        yield f"{left}{mark}", right
+
+
+def _advantage(term: Any, names: Names) -> str:
+    """Credit, baseline and shaping of one advantage."""
     credit = term.credit
-    if credit.kind == "group":  # type: ignore[attr-defined]
+    if credit.kind == "group":
         centred = r"R_i - \mathrm{mean}_j R_j"
-        text = rf"\frac{{{centred}}}{{\mathrm{{std}}_j R_j}}" if credit.divide == "std" else centred  # type: ignore[attr-defined]
+        text = rf"\frac{{{centred}}}{{\mathrm{{std}}_j R_j}}" if credit.divide == "std" else centred
     else:
         text = names.part(credit)
         text = text.replace(r"k \ge t", r"k > t") if getattr(credit, "start", "this") == "next" else text
@@ -151,7 +168,7 @@ def _advantage(term: PolicyGradientTerm, names: Names) -> str:
     return text
 
 
-def _reward(term: PolicyGradientTerm, entry: MethodEntry, names: Names) -> tuple[str, str]:
+def _reward(term: Any, entry: MethodEntry, names: Names) -> tuple[str, str]:
     reward = term.resolved_reward(entry.rewards)
     if isinstance(reward, Contrast):
         return "r_t", _contrast(reward, names)
