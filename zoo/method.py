@@ -15,9 +15,11 @@ from torch import Tensor
 
 from zoo.components.base import Component, resolve
 from zoo.components.rewards import Verifier
+from zoo.components.rollouts import Stream
 from zoo.components.targets import Target, with_inputs
 from zoo.components.teachers import Composite
 from zoo.components.terms.base import Signal, TokenTerm, unique
+from zoo.context_rules import read_streams
 from zoo.entry import MethodEntry
 from zoo.statistics import Statistic, TokenContext, View
 from zoo.views import Mix
@@ -54,6 +56,30 @@ class Method:
     def live(self) -> bool:
         """Whether a term needs the student's log-probabilities afresh at every optimizer step."""
         return any(term.live for _, term in self.terms)
+
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """The streams to write now: all but those that only terms at rest read."""
+        named = {name for term in self.entry.objective for name in term.streams()}
+        read = {name for _, term in self.terms for name in term.streams()} or named
+        wanted = read | read_streams(self.entry)
+        return {name: stream for name, stream in self.entry.rollouts.items() if name in wanted or name not in named}
+
+    @property
+    def learned(self) -> set[str]:
+        """Streams that a present term reads."""
+        return {name for _, term in self.terms for name in term.streams()}
+
+    @property
+    def written(self) -> set[str]:
+        """Those, and the streams that they or their scorers' contexts are made of; all where no term is present."""
+        scorers = self.with_target_inputs(s for _, term in self.terms for s in term.scorers(self.entry.rewards))
+        contexts = [self.entry.teachers[s].context for s in scorers if s in self.entry.teachers]
+        shown = {part.stream for c in contexts if c is not None for outer in c.made for part in outer.alternatives()} - {None}
+        found = self.learned | shown if self.terms else set(self.entry.rollouts)
+        while more := {source for name in found for source in self.entry.rollouts[name].sources} - found:
+            found |= more
+        return found
 
     def statistics(self, stream: str) -> tuple[Statistic, ...]:
         """Columns that some term needs on a stream."""

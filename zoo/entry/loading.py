@@ -9,18 +9,21 @@ from zoo.components.plugins import load_plugins
 from zoo.coordinates import derive_coordinates
 from zoo.entry.fields import SurveyCoordinates
 from zoo.entry.model import MethodEntry
+from zoo.entry.stages import flatten_stages, stage_places
 from zoo.errors import ZooError
-from zoo.yamlio import Short, load_model, place
+from zoo.yamlio import Short, load_model, place, read_yaml
 
 SHORT: Short = {("rollouts", "main"): ("rollout",)}
 
 
 def expand(data: dict[str, Any]) -> dict[str, Any]:
-    """Write the short form `rollout:` as `rollouts: {main: ...}`.
+    """Write the short form `rollout:` as `rollouts: {main: ...}`, and `stages:` as terms with windows.
 
     Raises:
         ZooError: both forms are given.
     """
+    if "stages" in data or "rounds" in data:
+        return flatten_stages(data)
     if "rollout" in data:
         if "rollouts" in data:
             raise ZooError("rollout: is short for rollouts: {main: ...}; give one of the two, not both")
@@ -44,12 +47,13 @@ def load_entry(file: Path) -> MethodEntry:
         except ZooError as error:
             raise ZooError(place([str(error)], file)) from None
 
-    entry = load_model(MethodEntry, file, prepare, SHORT)
+    short = {**SHORT, **stage_places(read_yaml(file)[0])}
+    entry = load_model(MethodEntry, file, prepare, short)
     found = problems(entry) or coordinate_problems(entry)
     if entry.id != file.stem:
         found = [f"id: '{entry.id}' differs from the file's name; name the file {entry.id}.yaml"]
     if found:
-        raise ZooError(place(found, file, SHORT))
+        raise ZooError(place(found, file, short))
     return entry
 
 

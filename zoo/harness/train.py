@@ -86,7 +86,7 @@ class Trainer:
         """Write one batch of every stream, then take all the steps that the entry takes on it."""
         method = Method(self.entry, self.progress, self.measured.values)
         streams = self.write(method)
-        cuts = {name: [len(part) * s.group for part in self.places(s)] for name, s in method.entry.rollouts.items()}
+        cuts = {name: [len(part) * s.group for part in self.places(s)] for name, s in method.streams.items()}
         for _ in range(self.reuse("refresh_every")):
             scored = self.judge(method, streams)
             for _ in range(self.reuse("epochs")):
@@ -105,11 +105,11 @@ class Trainer:
         return self.processes.places(count, self.reuse("minibatches"))
 
     def write(self, method: Method) -> dict[str, Rollout]:
-        """Every stream's sequences for this iteration, this process's share of them."""
+        """The sequences of every stream that the present terms need, for this iteration; this process's share of them."""
         began, settings = time.perf_counter(), self.comparison.settings
         streams: dict[str, Rollout] = {}
         generated = self.engine.generated_tokens
-        for name, stream in in_order(method.entry.rollouts):
+        for name, stream in in_order(method.streams):
             count = prompts_written(settings.rollouts_per_step, stream.share, stream.group)
             if self.processes.idle(count, self.reuse("minibatches")):
                 raise ZooError(f"method '{self.entry.id}' writes {count} x {stream.group} sequences a step, too few for {self.processes.count} processes; "
@@ -138,8 +138,7 @@ class Trainer:
         """Rewards, columns and frozen scorers' states of every stream that a term reads; others are there for contexts to show."""
         began, before = time.perf_counter(), self.bank.scored_tokens
         total, steps = self.processes.total, self.spent.steps
-        read = {name for term in method.entry.objective for name in term.streams()}
-        scored = {name: score(method, self.bank, name, rollout, total, steps, streams) for name, rollout in streams.items() if name in read}
+        scored = {name: score(method, self.bank, name, rollout, total, steps, streams) for name, rollout in streams.items() if name in method.learned}
         judged = self.processes.total_int(self.bank.scored_tokens - before)
         self.spent.teacher_tokens += judged
         self._clock("score", began, judged)

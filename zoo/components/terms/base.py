@@ -32,8 +32,14 @@ class Signal:
     reduced: bool = False
 
 
+def once(rounds: int) -> bool:
+    """Whether a window comes but once, as it does unless an entry says otherwise."""
+    return rounds == 1
+
+
 class Term(Component):
-    """Base of all terms. `live` terms need the student's log-probabilities as of each optimizer step."""
+    """Base of all terms. `live` terms need the student's log-probabilities as of each optimizer step. A term acts `during` a window of the
+    run, or of each of `rounds` equal parts of it."""
 
     tag: ClassVar[str] = "term"
     live: ClassVar[bool] = False
@@ -45,6 +51,7 @@ class Term(Component):
     gates: tuple[Annotated[Any, Slot("gate")], ...] = ()
     weights: tuple[Annotated[Any, Slot("weight")], ...] = ()
     during: tuple[float, float] | None = None
+    rounds: int = Field(1, ge=1, exclude_if=once)
 
     @model_validator(mode="after")
     def _window(self) -> Term:
@@ -100,7 +107,8 @@ class Term(Component):
         """Whether the term acts at this share of the run."""
         if self.during is None:
             return True
-        return self.during[0] <= progress < self.during[1] or progress == self.during[1] == 1.0
+        place = progress if progress == 1.0 else progress * self.rounds % 1.0
+        return self.during[0] <= place < self.during[1] or place == self.during[1] == 1.0
 
 
 class TokenTerm(Term):
