@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
 from tests.golden.fixture import TOP_K, Fixture, six_tokens
 from tests.golden.fixture import Stream as GoldenStream
+from tests.golden.loss import Reference
 from zoo.components.base import Slot, Strict
 from zoo.components.rollouts import Corpus, Dataset, Mixture, Stream, Teacher
 from zoo.entry import MethodEntry
@@ -30,6 +32,7 @@ from zoo.views import LogitView
 from zoo.yamlio import load_model
 
 SIX = six_tokens()
+RELATIVE = 1e-6  # scales are float32 by design
 FILES = {file.stem: file for file in (data_root() / "registry" / "methods").rglob("*.yaml")}
 
 # Streams and teachers of an entry that are played by another stream or model of the fixture than its `fixture_name` and `fixture_model` say.
@@ -151,9 +154,9 @@ def context_of(method: Method, name: str, data: GoldenStream) -> TokenContext:
     return TokenContext(rollout, columns, {reward: torch.from_numpy(data.reward_B) for reward in method.verifiers(name)})
 
 
-def evaluate(entry: MethodEntry, fixture: Fixture, chunk: int = 6) -> Result:
-    """Value and gradient of an entry's loss, its tokens taken `chunk` at a time."""
-    method = Method(entry)
+def evaluate(entry: MethodEntry, fixture: Fixture, chunk: int = 6, measured: Mapping[Any, float] | None = None) -> Result:
+    """Value and gradient of an entry's loss, its tokens taken `chunk` at a time, schedules that follow a measure at the `measured` numbers."""
+    method = Method(entry, measured=measured)
     playing = played_by(entry)
     data = {name: fixture[stream] for name, stream in playing.items()}
     prepared = method.prepare({name: context_of(method, name, stream) for name, stream in data.items()})
@@ -172,3 +175,15 @@ def evaluate(entry: MethodEntry, fixture: Fixture, chunk: int = 6) -> Result:
         assert student_BTV.grad is not None
         gradients[playing[name]] = gradients.get(playing[name], torch.zeros_like(student_BTV.grad)) + student_BTV.grad
     return Result(values, gradients)
+
+
+def assert_gradients(result: Result, expected: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    assert result.gradients.keys() == expected.keys()
+    for name, gradient_BTV in expected.items():
+        np.testing.assert_allclose(result.gradients[name].numpy(), gradient_BTV, rtol=0, atol=RELATIVE * np.abs(gradient_BTV).max(), err_msg=name)
+
+
+def assert_equal(entry: MethodEntry, reference: Reference, fixture: Fixture, measured: Mapping[Any, float] | None = None) -> None:
+    result = evaluate(entry, fixture, measured=measured)
+    assert result.loss == pytest.approx(reference(fixture).loss, rel=RELATIVE)
+    assert_gradients(result, reference.gradient(fixture))

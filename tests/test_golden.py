@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
 import pytest
 import torch
 
-from tests.golden.fixture import Fixture
 from tests.golden.reference import REFERENCES, VARIANTS, Reference
 from tests.golden_changes import CHANGES
-from tests.golden_kit import FILES, SIX, Result, as_written, changed, evaluate, load
+from tests.golden_kit import FILES, RELATIVE, SIX, as_written, assert_equal, assert_gradients, changed, evaluate, load
 from zoo.components.ratios import Importance
-from zoo.entry import MethodEntry
-
-RELATIVE = 1e-6  # scales are float32 by design
 
 # References whose entry differs from its card today, with the difference. Strict: mended entries have to be taken off.
 PENDING: dict[str, str] = {}
@@ -25,18 +17,6 @@ WRITTEN = [pytest.param(name, marks=[pytest.mark.xfail(reason=PENDING[name], str
 
 # The reference carries the importance ratio, which is 1 here; without it the surrogate's value is -A log p, not -A.
 OTHER_SURROGATE = frozenset({"tml_opd"})
-
-
-def assert_gradients(result: Result, expected: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    assert result.gradients.keys() == expected.keys()
-    for name, gradient_BTV in expected.items():
-        np.testing.assert_allclose(result.gradients[name].numpy(), gradient_BTV, rtol=0, atol=RELATIVE * np.abs(gradient_BTV).max(), err_msg=name)
-
-
-def assert_equal(entry: MethodEntry, reference: Reference, fixture: Fixture) -> None:
-    result = evaluate(entry, fixture)
-    assert result.loss == pytest.approx(reference(fixture).loss, rel=RELATIVE)
-    assert_gradients(result, reference.gradient(fixture))
 
 
 @pytest.mark.parametrize("name", UNWRITTEN)

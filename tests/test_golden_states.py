@@ -1,0 +1,68 @@
+"""Entries whose numbers follow the run: the numbers after given measures, and the loss at them, against the independent references."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import pytest
+
+from tests.golden import reference_classic as classic
+from tests.golden import reference_objective as objective
+from tests.golden.loss import Reference
+from tests.golden.reference_states import adakd_shares, raft_weights, taid_shares
+from tests.golden_kit import FILES, as_written, assert_equal, load
+from zoo.components.base import walk
+from zoo.components.schedules import Adaptive
+
+LOSSES = [2.0, 1.9, 2.4, 1.2, 0.9, 0.9, 0.5, 0.6, 1.5, 1.4, 0.7, 0.4]
+OTHERS = [0.5, 0.9, 0.4, 0.3, 0.8, 0.2, 0.6, 0.5, 0.3, 0.4, 0.4, 0.9]
+
+
+def follow(rule: Adaptive, metrics: Sequence[Mapping[str, float]]) -> list[float]:
+    """The rule's number after each step of a run that leaves these metrics."""
+    state, found = rule.begin(), []
+    for n, row in enumerate(metrics, start=1):
+        state = rule.follow(state, row, n / len(metrics))
+        found.append(state["value"])
+    return found
+
+
+def rule_of(name: str) -> Adaptive:
+    if name not in FILES:
+        pytest.skip(f"no entry '{name}' in the registry yet")
+    rules = dict.fromkeys(part for part in walk(load(name)) if isinstance(part, Adaptive))
+    assert len(rules) == 1
+    return next(iter(rules))
+
+
+def assert_at(name: str, rule: Adaptive, value: float, reference: Reference) -> None:
+    entry = load(name)
+    assert_equal(entry, reference, as_written(entry), measured={rule: value})
+
+
+def test_taid_moves_with_its_loss_and_learns_at_the_share_it_reached() -> None:
+    rule = rule_of("taid")
+    shares = taid_shares(LOSSES)
+    assert follow(rule, [dict.fromkeys(rule.measures(), loss) for loss in LOSSES]) == pytest.approx(shares, rel=1e-12)
+    steady = [1.0 / 2**n for n in range(12)]
+    assert follow(rule, [dict.fromkeys(rule.measures(), loss) for loss in steady]) == pytest.approx(taid_shares(steady), rel=1e-12)
+    assert_at("taid", rule, shares[5], Reference(partial(classic.taid, t=shares[5]), ("data",)))
+
+
+def test_adakd_narrows_while_its_loss_falls_and_learns_on_the_share_it_reached() -> None:
+    rule = rule_of("adakd")
+    losses = [loss for loss in LOSSES for _ in range(5)]
+    shares = adakd_shares(losses)
+    assert min(shares) < 0.9 and np.diff(shares).max() > 0.0
+    assert follow(rule, [dict.fromkeys(rule.measures(), loss) for loss in losses]) == pytest.approx(shares, rel=1e-12)
+    assert_at("adakd", rule, 0.5, Reference(partial(classic.adakd, ratio=0.5), ("data",)))
+
+
+def test_raft_balances_its_two_losses() -> None:
+    rule = rule_of("raft_domain")
+    of, to = rule.measures()
+    weights = raft_weights(LOSSES, OTHERS)
+    assert follow(rule, [{of: a, to: b} for a, b in zip(LOSSES, OTHERS, strict=True)]) == pytest.approx(weights, rel=1e-9)
+    assert_at("raft_domain", rule, weights[3], Reference(partial(objective.raft_domain, lam=weights[3]), ("theirs",)))
