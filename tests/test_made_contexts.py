@@ -68,7 +68,7 @@ def test_a_sequence_without_a_right_peer_has_no_signal(pair: LoadedPair) -> None
     method = Method(trainer.entry, 0.0)
     scored = trainer.judge(method, trainer.write(method))["main"]
     rollout = scored.context.rollout
-    right = [pair.task.verify("answer", text_of(pair, rollout, i), rollout.prompts[i]) for i in range(len(rollout))]
+    right = [pair.verify("answer", text_of(pair, rollout, i), rollout.prompts[i]) for i in range(len(rollout))]
     group = rollout.group_B.tolist()
     lone = [not any(right[j] and group[j] == group[i] and j != i for j in range(len(right))) for i in range(len(right))]
     assert any(lone) and not all(lone)
@@ -110,7 +110,7 @@ def test_a_reflection_is_a_stream_that_no_term_reads(pair: LoadedPair) -> None:
         asked_of = streams["note"].prompts[row]
         context = trainer.entry.rollouts["note"].context
         text = text_of(pair, streams["main"], row)
-        word = "good" if pair.task.verify("answer", text, asked_of) else "bad"
+        word = "good" if pair.verify("answer", text, asked_of) else "bad"
         assert pair.tokenizer.decode(pair.format_prompt(asked_of, context)) == f"?{text}?{word}?{asked_of.text}"
     before, generated = weights(pair.student), trainer.spent.generated_tokens
     [row_of_metrics] = trainer.iterate()
@@ -170,7 +170,7 @@ def test_an_edited_stream_ends_with_the_groups_rate(pair: LoadedPair, supervise:
     main, changed = streams["main"], streams["edited"]
     for row in range(len(main)):
         texts = [text_of(pair, main, i) for i in range(len(main)) if main.group_B[i] == main.group_B[row]]
-        rate = round(100 * sum(pair.task.verify("answer", t, main.prompts[row]) for t in texts) / 4)
+        rate = round(100 * sum(pair.verify("answer", t, main.prompts[row]) for t in texts) / 4)
         ids = [*pair.tokenizer.encode(text_of(pair, main, row).split("@")[0] + f"@{rate}"), pair.stop_ids[0]][:24]
         size = int(changed.written_BT[row].sum())
         assert changed.response_BT[row, :size].tolist() == ids

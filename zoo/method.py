@@ -70,17 +70,6 @@ class Method:
         """Streams that a present term reads."""
         return {name for _, term in self.terms for name in term.streams()}
 
-    @property
-    def written(self) -> set[str]:
-        """Those, and the streams that they or their scorers' contexts are made of; all where no term is present."""
-        scorers = self.with_target_inputs(s for _, term in self.terms for s in term.scorers(self.entry.rewards))
-        contexts = [self.entry.teachers[s].context for s in scorers if s in self.entry.teachers]
-        shown = {part.stream for c in contexts if c is not None for outer in c.made for part in outer.alternatives()} - {None}
-        found = self.learned | shown if self.terms else set(self.entry.rollouts)
-        while more := {source for name in found for source in self.entry.rollouts[name].sources} - found:
-            found |= more
-        return found
-
     def statistics(self, stream: str) -> tuple[Statistic, ...]:
         """Columns that some term needs on a stream."""
         return unique(s for _, term in self.terms if stream in term.streams() for s in term.statistics(self.entry.rewards))

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from zoo.components.base import Component, Number, component
-from zoo.statistics import Kl, Statistic, TokenContext, log_probs
+from zoo.statistics import Entropy, Kl, Statistic, TokenContext, log_probs
 
 
 class Reward(Component):
@@ -91,18 +91,22 @@ class Verifier(Reward):
 
 @component("reward")
 class StateDivergence(Reward):
-    """-KL(p || q) of the state, whatever token was written: as an advantage its expected gradient is 0 (D.6). Kept so that
-    the rules can name it and failure provocations can use it."""
+    """-KL(p || q) of the state, or -KL(q || p), or the negative cross-entropy -H(q, p), whatever token was written: as an immediate
+    advantage its expected gradient is 0 (D.6). Credit from the next state on makes it the cost of where an action leads (DistIL
+    2606.05152)."""
 
     kind: Literal["state_divergence"] = "state_divergence"
     teacher: str = "teacher"
+    by: Literal["reverse_kl", "forward_kl", "cross_entropy"] = "reverse_kl"
     state_only = True
 
     def scorers(self) -> tuple[str, ...]:
         return ("student", self.teacher)
 
     def statistics(self) -> tuple[Statistic, ...]:
-        return (Kl("student", self.teacher),)
+        if self.by == "reverse_kl":
+            return (Kl("student", self.teacher),)
+        return (Kl(self.teacher, "student"), *([Entropy(self.teacher)] if self.by == "cross_entropy" else []))
 
     def tokens(self, context: TokenContext, name: str | None) -> Tensor:
-        return torch.where(context.mask_BT, -context.column(self.statistics()[0]), 0.0)
+        return torch.where(context.mask_BT, -sum(context.column(s) for s in self.statistics()), 0.0)

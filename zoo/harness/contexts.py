@@ -39,7 +39,7 @@ class TaskJudge:
 
     def verify(self, check: str, text: str, prompt: Prompt) -> float:
         """The task's verdict."""
-        return self.pair.task.verify(check, text, prompt)
+        return self.pair.verify(check, text, prompt)
 
     def feedback(self, text: str, prompt: Prompt) -> str:
         """What the task says about an answer.

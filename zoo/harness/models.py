@@ -105,6 +105,10 @@ class LoadedPair:
         """What texts made during the run say."""
         return {**WORDS, **self.spec.words}
 
+    def verify(self, check: str, text: str, prompt: Prompt) -> float:
+        """The task's verdict on an answer, without what the answer says about itself behind the pair's word `mark`."""
+        return self.task.verify(check, text.split(self.words["mark"])[0], prompt)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of an answer, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))

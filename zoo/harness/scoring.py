@@ -178,7 +178,7 @@ def verified(pair: LoadedPair, rollout: Rollout, check: str) -> Tensor:
     scores = []
     for prompt, ids in zip(rollout.prompts, written_ids(rollout), strict=True):
         text = pair.decode([i for i in ids if i not in pair.stop_ids])
-        scores.append(pair.task.verify(check, text, prompt))
+        scores.append(pair.verify(check, text, prompt))
     return torch.tensor(scores, device=rollout.mask_BT.device)
 
 
