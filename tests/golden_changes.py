@@ -42,5 +42,6 @@ CHANGES: dict[tuple[str, str], dict[str, Any]] = {
     ("selectkd", "top_3"): {"weights": weights({"kind": "soft_gate", "gate": PROPOSAL, "outside": 0.3})},
     ("gear", "long_segments"): {"weights": weights({"kind": "normalised", "of": (LONG_SEGMENTS,)})},
     ("tsd_kd", "opening_half"): {"1.gates": gates(OPENING_HALF)},
+    ("oppo_bayes", "tight"): {"reward": {"kind": "contrast", "of": {"self": 1, "student": -1}, "clip": 0.4}},
     ("kdrl", "sequence_mean"): {"reduce": "sequence_mean"},
 }

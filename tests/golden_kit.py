@@ -154,11 +154,14 @@ def context_of(method: Method, name: str, data: GoldenStream) -> TokenContext:
     return TokenContext(rollout, columns, {reward: torch.from_numpy(data.reward_B) for reward in method.verifiers(name)})
 
 
-def evaluate(entry: MethodEntry, fixture: Fixture, chunk: int = 6, measured: Mapping[Any, float] | None = None) -> Result:
-    """Value and gradient of an entry's loss, its tokens taken `chunk` at a time, schedules that follow a measure at the `measured` numbers."""
-    method = Method(entry, measured=measured)
+def evaluate(entry: MethodEntry, fixture: Fixture, chunk: int = 6, progress: float = 0.0, measured: Mapping[Any, float] | None = None) -> Result:
+    """Value and gradient of an entry's loss at a share of its run, its tokens taken `chunk` at a time.
+
+    Schedules that follow a measure are at the `measured` numbers, others where `progress` puts them; terms at rest have the value 0.
+    """
+    method = Method(entry, progress, measured)
     playing = played_by(entry)
-    data = {name: fixture[stream] for name, stream in playing.items()}
+    data = {name: fixture[stream] for name, stream in playing.items() if name in method.learned}
     prepared = method.prepare({name: context_of(method, name, stream) for name, stream in data.items()})
     # A preference is a function of whole sequences: its value is known beforehand, and its chunks carry only the gradient.
     known = {part.term: float(part.value) for part in prepared if part.value is not None}
@@ -183,7 +186,7 @@ def assert_gradients(result: Result, expected: Mapping[str, np.ndarray[Any, Any]
         np.testing.assert_allclose(result.gradients[name].numpy(), gradient_BTV, rtol=0, atol=RELATIVE * np.abs(gradient_BTV).max(), err_msg=name)
 
 
-def assert_equal(entry: MethodEntry, reference: Reference, fixture: Fixture, measured: Mapping[Any, float] | None = None) -> None:
-    result = evaluate(entry, fixture, measured=measured)
+def assert_equal(entry: MethodEntry, reference: Reference, fixture: Fixture, **moment: Any) -> None:
+    result = evaluate(entry, fixture, **moment)
     assert result.loss == pytest.approx(reference(fixture).loss, rel=RELATIVE)
     assert_gradients(result, reference.gradient(fixture))

@@ -45,7 +45,7 @@ def anti_sd(fixture: Fixture, *, lam: float = 0.5, gate: float = 1.0, reduce: Re
     return surrogate(fixture, along(stream, group_advantage(stream)) - lam * gate * phi_BT, reduce=reduce)
 
 
-def direction_adaptive_sd(fixture: Fixture, *, rho: float = 0.8, beta: float = 1.0, eps: float = 1e-8, reduce: Reduce = token_mean) -> Loss:
+def direction_adaptive_sd(fixture: Fixture, *, rho: float = 0.8, beta: float = 0.1, eps: float = 1e-8, reduce: Reduce = token_mean) -> Loss:
     """Group advantage plus a signed pull: towards the hinted self where the student is sure, away where it is not (2605.22263).
 
     delta_t = log pT^c(y_t) - log pS(y_t), dbar its z-score within the rollout; omega_t = tanh((tau - H_t) / sigma_H) sigmoid(|dbar_t| - 1), tau the rollout's
@@ -75,7 +75,7 @@ def amr_sd(fixture: Fixture, *, tau: float = 0.1, alpha: float = 1.0, reduce: Re
     return surrogate(fixture, group_BT * (1.0 + alpha * agreed_BT), reduce=reduce)
 
 
-def oppo_bayes(fixture: Fixture, *, cap: float = 5.0, floor: float = 0.1, anchored: bool = True, reduce: Reduce = token_mean) -> Loss:
+def oppo_bayes(fixture: Fixture, *, cap: float = 2.0, floor: float = 0.05, anchored: bool = True, reduce: Reduce = token_mean) -> Loss:
     """Credit by a recursion of the odds of success (2605.21851).
 
     log lambda_t = log p(y_t | y*) - log p(y_t), clipped to +-cap; l_1 = logit(V_0), l_{t+1} = l_t + log lambda_t; A_t = sigmoid(l_{t+1}) - sigmoid(l_t);

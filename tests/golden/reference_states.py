@@ -30,7 +30,8 @@ def adakd_shares(
     """AdaKD's share r of tokens after each of N steps (2510.11615).
 
     e = running mean of the loss; e_ref set once `warmup` of the run is over; r starts at 1; where e has fallen by more than eps e_ref,
-    r <- max(0.1, r (1 - delta)); where it has risen by as much, r <- min(1, r (1 + delta)); either way e_ref <- e. open: the running mean starts at the first loss.
+    r <- max(0.1, r (1 - delta)); where it has risen by as much, r <- min(1, r (1 + delta)); either way e_ref <- e.
+    open: the running mean starts at the first loss.
     """
     share, mean, reference, found = 1.0, losses[0], None, []
     for n, loss in enumerate(losses, start=1):

@@ -125,7 +125,7 @@ def test_the_pull_of_anti_sd_ascends_the_jensen_shannon_divergence() -> None:
 
 def test_bayes_credit_telescopes_and_the_anchor_acts() -> None:
     free, anchored = (Reference(partial(guided.oppo_bayes, anchored=a))(EVEN).loss for a in (False, True))
-    evidence = np.clip(MAIN.sampled("self") - MAIN.sampled("student"), -5.0, 5.0)
+    evidence = np.clip(MAIN.sampled("self") - MAIN.sampled("student"), -2.0, 2.0)
     end = [1.0 / (1.0 + np.exp(-evidence[i, :n].sum())) for i, n in enumerate((4, 2))]
     assert free == pytest.approx(-sum(v - 0.5 for v in end) / 6.0)
     assert abs(free - anchored) > 1e-3

@@ -50,7 +50,7 @@ VALUES: dict[str, float] = {
     "offline_opkd": 0.5151835020757284,
     "dp_opd": 0.2143363305042815,
     "anti_sd": -0.05387998133843749,
-    "direction_adaptive_sd": 0.1341497528490856,
+    "direction_adaptive_sd": -0.03213673186739896,
     "amr_sd": 0.2835106155035732,
     "oppo_bayes": -0.00589794326167109,
     "rlcsd": 0.21533250524427278,
