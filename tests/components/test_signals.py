@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from zoo.components.rewards import CentredLogit
 from zoo.components.shapings import shape_values
 from zoo.method import annotate
 from zoo.statistics import Entropy, Kl, LogProb, Statistic, TokenContext, Value
@@ -39,6 +40,12 @@ def entropy(name: str) -> Array:
     return np.asarray(-(np.exp(logp(name)) * logp(name)).sum(-1))
 
 
+def centred(best: bool) -> Array:
+    z = LOGITS["teacher"]
+    picked = z.max(-1) if best else np.take_along_axis(z, TOKENS[..., None], -1)[..., 0]
+    return np.asarray(np.where(MASK, picked - z.mean(-1), 0.0))
+
+
 ADVANTAGE = np.array([[0.5, -2.0, 0.0, 3.0], [-0.7, 1.2, 50.0, -60.0]])
 OUTCOME = [1.0, 0.0]
 KNOWN = context(
@@ -47,6 +54,7 @@ KNOWN = context(
         Kl("student", "teacher", 3): top_kl(3),
         Entropy("student"): entropy("student"),
         Entropy("teacher"): entropy("teacher"),
+        **{CentredLogit("teacher", best): centred(best) for best in (False, True)},
     },
     {"correct": OUTCOME},
 )
@@ -67,6 +75,8 @@ def test_columns() -> None:
         Kl("student", "teacher", 3): top_kl(3),
         Kl("student", "teacher", 9): kl("student", "teacher"),
         Value("critic"): 2 * S,
+        CentredLogit("teacher"): centred(False),
+        CentredLogit("teacher", best=True): centred(True),
     }
     found: dict[Statistic, torch.Tensor] = {}
     for chunk in (slice(0, 4), slice(4, 6)):
@@ -75,6 +85,18 @@ def test_columns() -> None:
         annotate(tuple(expected), LogitView(tensor(TOKENS[MASK][chunk]), logits, {}, values), tensor(MASK), chunk, found)
     for statistic, values_BT in expected.items():
         np.testing.assert_allclose(found[statistic].numpy(), inside(values_BT), atol=1e-12, err_msg=str(statistic))
+
+
+LAST_KL = np.array([kl("student", "teacher")[0, 3], kl("student", "teacher")[1, 1]])
+
+
+def bellman(k: int) -> Array:
+    """KETCHUP's reward from raw logits, row by row."""
+    q, found = LOGITS["teacher"] - LOGITS["teacher"].mean(-1, keepdims=True), np.zeros(MASK.shape)
+    for b, length in enumerate(MASK.sum(1)):
+        for t in range(length):
+            found[b, t] = q[b, t, TOKENS[b, t]] - (q[b, min(t + k, length - 1)].max() if t < length - 1 else 0.0)
+    return found
 
 
 Table = dict[str, list[tuple[dict[str, Any], Any]]]
@@ -87,6 +109,13 @@ REWARDS: Table = {
         ({"of": {"teacher": 1, "student": -1}, "map": "power", "alpha": 0.3}, inside((np.exp(T) ** 0.3 - np.exp(S) ** 0.3) / 0.3)),
     ],
     "verifier": [({}, LAST * np.array(OUTCOME)[:, None])],
+    "budget": [
+        ({"limit": limit, "penalty": n, "per": per}, LAST * np.where(spent <= limit, OUTCOME, -(n + LAST_KL))[:, None])
+        for per, spent in (("mean", inside(kl("student", "teacher")).sum(1) / MASK.sum(1)), ("sum", inside(kl("student", "teacher")).sum(1)))
+        for limit in (float(spent.mean()), 1e-3, 1e3)
+        for n in (10.0, 2.0)
+    ],
+    "bellman": [({"k": k}, bellman(k)) for k in (1, 2, 5)],
     "state_divergence": [({}, inside(-kl("student", "teacher")))],
 }
 BASELINES: Table = {
@@ -116,7 +145,11 @@ SHAPINGS: Table = {
             ("skew_reverse_kl", {"skew": 0.1}, np.log(0.9 * np.exp(ADVANTAGE) + 0.1) - 0.9 * np.exp(ADVANTAGE) / (0.9 * np.exp(ADVANTAGE) + 0.1)),
         )
     ],
-    "whiten": [({}, inside(WHITE)), ({"centre": False}, inside(ADVANTAGE / np.sqrt(ADVANTAGE[MASK].var() + 1e-8)))],
+    "whiten": [
+        ({}, inside(WHITE)),
+        ({"centre": False}, inside(ADVANTAGE / np.sqrt(ADVANTAGE[MASK].var() + 1e-8))),
+        ({"among": "response"}, inside(np.stack([(a - a[m].mean()) / np.sqrt(a[m].var() + 1e-8) for a, m in zip(ADVANTAGE, MASK, strict=True)]))),
+    ],
 }
 GAP = np.exp(T) - np.exp(S)
 BEST = np.array([entropy("student")[0] >= np.sort(entropy("student")[0])[-2], [entropy("student")[1, i] == entropy("student")[1, :2].max() for i in range(4)]])
@@ -138,6 +171,7 @@ WEIGHTS: Table = {
         ({"of": "teacher", "normalise": "none"}, np.broadcast_to(PERPLEXITY[:, None], MASK.shape)),
         ({"of": "teacher"}, np.broadcast_to((PERPLEXITY / PERPLEXITY.mean())[:, None], MASK.shape)),
     ],
+    "peer_perplexity": [({"of": "teacher", "name": "correct"}, np.ones(MASK.shape)), ({"name": "correct", "power": -2.0}, np.ones(MASK.shape))],
 }
 
 
@@ -211,6 +245,19 @@ def test_an_empty_mask_gives_numbers(slot: str) -> None:
     nothing = replace(KNOWN, rollout=replace(KNOWN.rollout, mask_BT=torch.zeros(2, 4, dtype=torch.bool)))
     for kind, fields, _ in cases({**TABLES, "shaping": SHAPINGS}[slot]):
         assert torch.isfinite(apply(slot, build(slot, kind, **fields), nothing)).all(), kind
+
+
+@pytest.mark.parametrize("power", [1.0, 0.5, -1.0])
+def test_perplexities_are_compared_among_peers_of_one_verdict(power: float) -> None:
+    """Six answers in two groups: three right ones together, one right and one wrong alone, a wrong one of another group."""
+    verdict, groups, logp_BT = [1, 1, 1, 0, 1, 0], [0, 0, 0, 0, 1, 1], -np.random.RandomState(0).rand(6, 3)
+    answers = per_group(6, [3, 2, 1, 3, 2, 1], groups)
+    known = TokenContext(answers.rollout, {LogProb("student"): tensor(logp_BT)}, {"correct": tensor(np.array(verdict))})
+    mask_BT = answers.rollout.mask_BT.numpy()
+    perplexity = np.exp(-(logp_BT * mask_BT).sum(1) / mask_BT.sum(1)) ** power
+    expected = [*(perplexity[:3] / perplexity[:3].mean()), 1.0, 1.0, 1.0]
+    found = build("weight", "peer_perplexity", name="correct", power=power).weight(known, None)
+    np.testing.assert_allclose(found[:, 0].numpy(), expected, atol=1e-12)
 
 
 def test_power_map_tends_to_the_log() -> None:

@@ -94,22 +94,26 @@ class DivergenceWeight(Shaping):
 
 @component("shaping")
 class Whiten(Shaping):
-    """(a - mean) / sqrt(var + epsilon) over the supervised tokens of the global batch; population variance, padding excluded."""
+    """(a - mean) / sqrt(var + epsilon) over the supervised tokens of the global batch, or of each response; population variance."""
 
     kind: Literal["whiten"] = "whiten"
     epsilon: float = Field(1e-8, gt=0)
     centre: bool = True
+    among: Literal["batch", "response"] = "batch"
     batchwide = True
 
     def apply(self, value: Tensor, context: TokenContext | None) -> Tensor:
         if context is None:
             raise ValueError("whiten needs the batch")
-        mask = context.mask_BT
-        count = context.total(mask.sum()).clamp(min=1)
-        mean = context.total((value * mask).sum()) / count
-        variance = context.total(((value - mean).square() * mask).sum()) / count
+        mean = self._mean(value, context)
+        variance = self._mean((value - mean).square(), context)
         centred = value - mean if self.centre else value
-        return centred * torch.rsqrt(variance + self.epsilon) * mask
+        return centred * torch.rsqrt(variance + self.epsilon) * context.mask_BT
+
+    def _mean(self, value: Tensor, context: TokenContext) -> Tensor:
+        if self.among == "response":
+            return context.sequence_mean(value)[:, None]
+        return context.batch_mean(value, context.mask_BT)
 
 
 def shape_values(shapings: tuple[Shaping, ...], where: Where, value: Tensor, context: TokenContext | None = None) -> Tensor:
