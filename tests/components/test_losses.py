@@ -42,6 +42,7 @@ RATIOS: Table = {
         ({"below": 0.5, "above": 2.0}, (lambda now: ((np.exp(now - OLD) >= 0.5) & (np.exp(now - OLD) <= 2.0)).astype(float), None)),
         ({"above": 1.1}, (lambda now: (np.exp(now - OLD) <= 1.1).astype(float), None)),
     ],
+    "uncorrected": [({}, (lambda now: np.ones_like(now), None))],
     "mixture_importance": [({}, (lambda now: np.exp(OLD - WRITER) + 0 * now, None))],
     "ppo_clip": [
         ({"at": 0.2}, (lambda now: np.exp(now - OLD), lambda rho: np.clip(rho, 0.8, 1.2))),
@@ -332,6 +333,7 @@ SCHEDULES: Table = {
         ({"start": 1, "end": 0.01}, {0: 1.0, 0.5: 0.1, 0.25: 0.01**0.25, 1: 0.01}),
         ({"start": 0.1, "end": 0.4, "over": (0.0, 0.5)}, {0.25: 0.2, 0.8: 0.4}),
     ],
+    "complement": [({"of": {"schedule": "exponential", "start": 1, "end": 0.01}}, {0: 0.0, 0.5: 0.9, 1: 0.99})],
     "stepwise": [({"at": (0, 0.5, 0.75), "values": (1, 0.1, 7)}, {0: 1.0, 0.49: 1.0, 0.5: 0.1, 0.74: 0.1, 0.75: 7.0, 1: 7.0})],
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -78,6 +79,19 @@ class MixtureImportance(Ratio):
 
     def factor(self, logp_N: Tensor, old: Mapping[str, Tensor]) -> Tensor:
         return (old["student"] - old["behaviour"]).exp()
+
+
+@component("ratio")
+class Uncorrected(Ratio):
+    """1: text that others or earlier weights wrote counts as if the student had just written it, on purpose (Lightning OPD 2604.13010, whose
+    bound says what that costs)."""
+
+    kind: Literal["uncorrected"] = "uncorrected"
+    frozen = True
+    off_policy = True
+
+    def factor(self, logp_N: Tensor, old: Mapping[str, Tensor]) -> Tensor:
+        return torch.ones_like(logp_N)
 
 
 class Clipped(Ratio):

@@ -55,6 +55,36 @@ class Perplexity(Weight):
 
 
 @component("weight")
+class PeerPerplexity(Weight):
+    """PPL^power over its mean among those members of the group that have the sequence's own verdict; a member that is alone has 1 (SCOPE
+    2604.10688: power 1 / tau under the student for right answers, -1 / tau under the teacher for wrong ones). A reward above 1/2 is right."""
+
+    kind: Literal["peer_perplexity"] = "peer_perplexity"
+    name: str
+    of: str = "student"
+    power: float = 1.0
+    outcome = True
+
+    def scorers(self) -> tuple[str, ...]:
+        return (self.of,)
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        return (LogProb(self.of),)
+
+    def weight(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
+        mask_BT = context.mask_BT
+        mean_B = (context.logp_BT(self.of) * mask_BT).sum(1) / mask_BT.sum(1).clamp(min=1)
+        value_B = (-self.power * mean_B).clamp(-80.0, 80.0).exp()
+        right_B = (context.rewards[self.name] > 0.5).to(value_B.dtype)
+        alike_B = torch.zeros_like(value_B)
+        for side_B in (right_B, 1.0 - right_B):
+            total_B, _ = context.group_sum(value_B * side_B)
+            number_B, _ = context.group_sum(side_B)
+            alike_B = alike_B + side_B * total_B / number_B.clamp(min=1.0)
+        return (value_B / alike_B)[:, None].expand_as(mask_BT)
+
+
+@component("weight")
 class RewardWeight(Weight):
     """floor + (1 - floor) R of a named sequence reward; `normalise` divides it by its mean over the group or the global batch, where that
     mean is not 0 (RW-OPD 2605.13501 weighs the answers of a prompt so)."""
