@@ -11,7 +11,7 @@ import torch
 
 from zoo.statistics import Value
 
-from .six import MASK, Array, build, context, per_group, tensor
+from .six import MASK, Array, build, context, per_group, slope, tensor
 
 REWARD = np.array([[0.7, -1.2, 0.4, 2.0], [-0.3, 1.1, 0.0, 0.0]])
 VALUE = np.array([[0.2, 0.5, -0.4, 0.9], [1.3, -0.7, 8.0, 9.0]])
@@ -36,6 +36,21 @@ def returned(gamma: float, start: str = "this", per_length: bool = False) -> Cal
         return sum(ahead) / max(len(ahead), 1) if per_length else sum(ahead)
 
     return total
+
+
+def strided(k: int) -> Callable[[Array, Array, int], float]:
+    """Every k-th reward from t on, and the last one where the stride misses it."""
+    return lambda reward, value, t: sum(reward[at] for at in sorted({*range(t, len(reward), k), len(reward) - 1}))
+
+
+def gaps(reward: Array, value: Array, k: int | None, valued: bool = True) -> Array:
+    """C_t of every path."""
+    after, k = np.append(value * valued, 0.0), len(reward) if k is None else k
+    return np.array([after[min(t + k, len(reward))] - after[t] + reward[t : t + k].sum() for t in range(len(reward))])
+
+
+def path_consistency(k: int | None, valued: bool = True) -> Callable[[Array, Array, int], float]:
+    return lambda reward, value, t: float(gaps(reward, value, k, valued)[max(0, t + 1 - (k or len(reward))) : t + 1].sum())
 
 
 def gae(gamma: float, lam: float) -> Callable[[Array, Array, int], float]:
@@ -82,6 +97,12 @@ REFERENCES: dict[str, list[tuple[dict[str, Any], Any]]] = {
         ({"from": start, "per_length": mean}, lambda start=start, mean=mean: each(returned(1.0, start, mean)))
         for start in ("this", "next")
         for mean in (False, True)
+    ]
+    + [({"stride": k}, lambda k=k: each(strided(k))) for k in (1, 2, 3, 9)],
+    "path_consistency": [
+        *(({"k": k}, lambda k=k: each(path_consistency(k))) for k in (1, 2, 3, 9, None)),
+        ({"k": 2, "value": None}, lambda: each(path_consistency(2, False))),
+        ({"value": None}, lambda: each(path_consistency(None, False))),
     ],
     "discounted": [
         ({"gamma": gamma, "from": start, "per_length": mean}, lambda gamma=gamma, start=start, mean=mean: each(returned(gamma, start, mean)))
@@ -209,3 +230,21 @@ def test_bayesian_advantages_sum_to_the_change_of_belief_and_are_the_scaled_evid
     np.testing.assert_allclose(found, [1 / (1 + np.exp(-REWARD[b, :n].sum())) - 0.5 for b, n in enumerate(LENGTHS)], atol=1e-12)
     small = build("credit", "bayes_odds", name="correct").advantage(1e-6 * tensor(REWARD), context({}, {"correct": [1.0, 0.0]}))
     np.testing.assert_allclose(small.numpy() / 1e-6, 0.25 * REWARD * MASK, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 2, None])
+def test_path_consistency_descends_the_squared_gaps(k: int | None) -> None:
+    """-A is the slope of sum C^2 / 2 in the student's log-probabilities (r = log q - log p), target - V that in the values."""
+
+    def loss(reward: Array, value: Array) -> float:
+        return sum(float((gaps(reward[b, :n], value[b, :n], k) ** 2).sum() / 2) for b, n in enumerate(LENGTHS))
+
+    credit, known = build("credit", "path_consistency", k=k), context({Value("value"): VALUE})
+    found = credit.advantage(tensor(REWARD), known)
+    np.testing.assert_allclose(found.numpy() * MASK, slope(lambda reward: loss(reward, VALUE), REWARD) * MASK, atol=1e-6)
+    np.testing.assert_allclose((VALUE - credit.value_target(found, known).numpy()) * MASK, slope(lambda value: loss(REWARD, value), VALUE) * MASK, atol=1e-6)
+
+
+def test_a_stride_stands_alone() -> None:
+    with pytest.raises(ValueError, match="drop from and per_length"):
+        build("credit", "return_to_go", stride=2, per_length=True)

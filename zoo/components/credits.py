@@ -38,6 +38,10 @@ class Credit(Component):
         """Advantage (B, T); entries outside the mask are 0."""
         raise NotImplementedError
 
+    def value_target(self, advantage_BT: Tensor, context: TokenContext) -> Tensor:
+        """What its value head regresses, (B, T)."""
+        return advantage_BT + context.column(self.statistics()[0])
+
     def estimator(self) -> str:
         """The coordinate this credit gives to a policy-gradient term."""
         raise NotImplementedError
@@ -95,12 +99,31 @@ class Return(Credit):
 
 @component("credit")
 class ReturnToGo(Return):
-    """A_t = sum over k >= t of r_k: with the log-ratio as reward, the gradient of the sequence reverse KL (D.1)."""
+    """A_t = sum over k >= t of r_k: with the log-ratio as reward, the gradient of the sequence reverse KL (D.1). With a `stride` only
+    r_t, r_{t + stride}, ... and the last reward of the sequence count, the last one once (KETCHUP 2504.19024)."""
 
     kind: Literal["return_to_go"] = "return_to_go"
+    stride: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _plain(self) -> ReturnToGo:
+        if self.stride > 1 and (self.start == "next" or self.per_length):
+            raise ValueError("a stride counts from the token itself and is not divided; drop from and per_length, or the stride")
+        return self
 
     def advantage(self, reward_BT: Tensor, context: TokenContext) -> Tensor:
-        return self.returns(reward_BT, context, 1.0)
+        if self.stride == 1:
+            return self.returns(reward_BT, context, 1.0)
+        mask_BT = context.mask_BT
+        at_T = torch.arange(mask_BT.shape[1], device=mask_BT.device)
+        last_B = torch.where(mask_BT, at_T, torch.zeros_like(at_T)).amax(1)
+        final_B = reward_BT.gather(1, last_B[:, None])[:, 0]
+        columns: list[Tensor] = []
+        for t in range(mask_BT.shape[1] - 1, -1, -1):
+            further_B = columns[-self.stride] if len(columns) >= self.stride else torch.zeros_like(final_B)
+            missed_B = torch.where(last_B > t, final_B, torch.zeros_like(final_B))
+            columns.append(reward_BT[:, t] + torch.where(last_B >= t + self.stride, further_B, missed_B))
+        return torch.stack(columns[::-1], 1) * mask_BT
 
     def estimator(self) -> str:
         return "pg_return_to_go"
@@ -247,3 +270,56 @@ class BayesOdds(Credit):
 
     def estimator(self) -> str:
         return "pg_immediate"
+
+
+@component("credit")
+class PathConsistency(Credit):
+    """A_t = C_{t - k + 1} + ... + C_t, C_t = V(s_{t + k}) - V(s_t) + r_t + ... + r_{t + k - 1}, cut at the end, where V = 0: with the
+    log-ratio to a teacher as reward the descent of mean C^2 / 2, the path consistency of entropy-regularised RL whose optimum is the
+    teacher (1702.08892; 2502.17717), on whoever's text. `k` none takes whole paths, `value` none V = 0, its value at the optimum.
+
+    The value head descends the same loss: it regresses V(s_t) + C_t - C_{t - k}.
+    """
+
+    kind: Literal["path_consistency"] = "path_consistency"
+    k: int | None = Field(None, ge=1)
+    value: str | None = "value"
+
+    def critic(self) -> str | None:
+        return self.value
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        return () if self.value is None else (Value(self.value),)
+
+    def advantage(self, reward_BT: Tensor, context: TokenContext) -> Tensor:
+        gap_BT, k = self._gaps(reward_BT, context)
+        passed_BT = gap_BT.cumsum(1)
+        return (passed_BT - _before(passed_BT, k)) * context.mask_BT
+
+    def value_target(self, advantage_BT: Tensor, context: TokenContext) -> Tensor:
+        # A_t - A_{t - 1} is C_t - C_{t - k}.
+        return context.column(self.statistics()[0]) + advantage_BT - _before(advantage_BT, 1)
+
+    def _gaps(self, reward_BT: Tensor, context: TokenContext) -> tuple[Tensor, int]:
+        """C_t (B, T) and the number of steps of a path."""
+        k = min(self.k or reward_BT.shape[1], reward_BT.shape[1])
+        reward_BT = reward_BT * context.mask_BT
+        ahead_BT = discounted_sum(reward_BT, 1.0)
+        gap_BT = ahead_BT - _after(ahead_BT, k)
+        if self.value is not None:
+            value_BT = context.column(Value(self.value)) * context.mask_BT
+            gap_BT = gap_BT + _after(value_BT, k) - value_BT
+        return gap_BT * context.mask_BT, k
+
+    def estimator(self) -> str:
+        return "pg_gae"
+
+
+def _before(value_BT: Tensor, k: int) -> Tensor:
+    """value_{t-k}, 0 before the start."""
+    return torch.nn.functional.pad(value_BT, (k, 0))[:, : value_BT.shape[1]]
+
+
+def _after(value_BT: Tensor, k: int) -> Tensor:
+    """value_{t+k}, 0 after the end."""
+    return torch.nn.functional.pad(value_BT, (0, k))[:, k:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -10,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from zoo.components.base import Component, Number, component
-from zoo.statistics import Entropy, Kl, Statistic, TokenContext, log_probs
+from zoo.statistics import Entropy, Kl, Statistic, TokenContext, View, log_probs
 
 
 class Reward(Component):
@@ -71,22 +72,100 @@ class Contrast(Reward):
         return logp.exp() if self.map == "probability" else torch.expm1(self.alpha * logp) / self.alpha
 
 
-@component("reward")
-class Verifier(Reward):
-    """1 where the pair's task accepts the decoded answer, else 0. `check` names one of the task's checks."""
+def on_last(mask_BT: Tensor) -> Tensor:
+    """Where each response's last supervised token is, (B, T)."""
+    positions_T = torch.arange(mask_BT.shape[1], device=mask_BT.device)
+    return (positions_T == torch.where(mask_BT, positions_T, torch.full_like(positions_T, -1)).amax(1, keepdim=True)) & mask_BT
 
-    kind: Literal["verifier"] = "verifier"
+
+class Verifier(Reward):
+    """Rewards that ask the pair's task whether it accepts the decoded answer; `check` names one of the task's checks."""
+
     check: str = "answer"
     per_sequence = True
 
     def tokens(self, context: TokenContext, name: str | None) -> Tensor:
         if name is None:
             raise ValueError("a sequence reward is read by its name")
+        return on_last(context.mask_BT) * self.verdict(context.rewards[name].to(torch.float32), context)[:, None]
+
+    def verdict(self, accepted_B: Tensor, context: TokenContext) -> Tensor:
+        """The reward of each sequence, (B,)."""
+        return accepted_B
+
+
+@component("reward")
+class Verified(Verifier):
+    """1 where the task accepts the decoded answer, else 0."""
+
+    kind: Literal["verifier"] = "verifier"
+
+
+@component("reward")
+class Budget(Verifier):
+    """1 or 0 as the task says while the answer's KL(p || q) stays within `limit`, else -(penalty + KL(p || q) at its last state) (CMDP
+    2509.22921). The KL is the mean over the answer's tokens, or their `sum`."""
+
+    kind: Literal["budget"] = "budget"
+    teacher: str = "teacher"
+    limit: float = Field(gt=0)
+    penalty: float = Field(10.0, gt=0)
+    per: Literal["mean", "sum"] = "mean"
+
+    def scorers(self) -> tuple[str, ...]:
+        return ("student", self.teacher)
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        return (Kl("student", self.teacher),)
+
+    def verdict(self, accepted_B: Tensor, context: TokenContext) -> Tensor:
         mask_BT = context.mask_BT
-        positions_T = torch.arange(mask_BT.shape[1], device=mask_BT.device)
-        last_B1 = torch.where(mask_BT, positions_T, torch.full_like(positions_T, -1)).amax(1, keepdim=True)
-        on_last_BT = (positions_T == last_B1) & mask_BT
-        return on_last_BT * context.rewards[name].to(torch.float32)[:, None]
+        cost_BT = torch.where(mask_BT, context.column(Kl("student", self.teacher)), 0.0)
+        spent_B = cost_BT.sum(1) / (mask_BT.sum(1).clamp(min=1) if self.per == "mean" else 1.0)
+        return torch.where(spent_B <= self.limit, accepted_B, -(self.penalty + (cost_BT * on_last(mask_BT)).sum(1)))
+
+
+@dataclass(frozen=True)
+class CentredLogit:
+    """A scorer's logit of the written token, or of its best one, less the mean of its logits over the vocabulary."""
+
+    scorer: str
+    best: bool = False
+
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        return (self.scorer,)
+
+    def compute(self, view: View) -> Tensor:
+        logp_NV = view.logp_NV(self.scorer)
+        logit_N = logp_NV.amax(-1) if self.best else logp_NV.gather(-1, view.token_N[:, None])[:, 0]
+        return logit_N - logp_NV.mean(-1)
+
+
+@component("reward")
+class Bellman(Reward):
+    """Q(s_t, y_t) - max_a Q(s_{t + k}, a), Q the teacher's logits, centred in each state and read as action values: the reward that k
+    steps must have paid (KETCHUP 2504.19024; k = 1 is LLMR). A response that ends earlier is followed to its last state; at the last
+    token nothing is subtracted."""
+
+    kind: Literal["bellman"] = "bellman"
+    teacher: str = "teacher"
+    k: int = Field(ge=1)
+
+    def scorers(self) -> tuple[str, ...]:
+        return (self.teacher,)
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        return (CentredLogit(self.teacher), CentredLogit(self.teacher, best=True))
+
+    def tokens(self, context: TokenContext, name: str | None) -> Tensor:
+        mask_BT = context.mask_BT
+        written_BT, best_BT = (context.column(statistic) for statistic in self.statistics())
+        last_BT = on_last(mask_BT)
+        at_T = torch.arange(mask_BT.shape[1], device=mask_BT.device)
+        ahead_BT = torch.minimum(at_T + self.k, (last_BT * at_T).sum(1, keepdim=True))
+        paid_BT = torch.where(last_BT, 0.0, best_BT.gather(1, ahead_BT))
+        return torch.where(mask_BT, written_BT - paid_BT, 0.0)
 
 
 @component("reward")

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from zoo.components.base import Component, Text, component
+from zoo.components.base import Component, Slot, Text, component
 
 MEASURES = r"loss(\.\d+)?|grad_norm|kept\.\d+|(reward\.\w+|length|truncated)\.\w+"
 Metric = Annotated[str, Text(MEASURES, "loss, loss.N, grad_norm, kept.N, reward.NAME.STREAM, length.STREAM or truncated.STREAM")]
@@ -84,6 +84,21 @@ class Exponential(Ramp):
 
     def value(self, progress: float) -> float:
         return float(self.start * (self.end / self.start) ** self.share(progress))
+
+
+@component("schedule")
+class Complement(Schedule):
+    """1 - of, of being another schedule: the other share of a mixture of two."""
+
+    schedule: Literal["complement"] = "complement"
+    of: Annotated[Any, Slot("schedule")]
+
+    def value(self, progress: float) -> float:
+        return 1.0 - float(self.of.value(progress))
+
+    def extremes(self) -> tuple[float, float]:
+        low, high = self.of.extremes()
+        return 1.0 - high, 1.0 - low
 
 
 @component("schedule")

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from zoo.components.base import Strict, component
+from zoo.components.base import Number, Strict, component, extremes
 from zoo.components.rollouts.base import AnyStream, Choice, Logits, State, Stream, TeacherWarp, author_of
 from zoo.components.rollouts.decoded import Student, Teacher
 from zoo.components.rollouts.sampling import inverse_cdf, warp
@@ -44,24 +44,25 @@ class Mixture(TeacherWarp):
     """
 
     author: Literal["mixture"] = "mixture"
-    of: dict[str, float] = Field(min_length=2)
+    of: dict[str, Number] = Field(min_length=2)
     per: Literal["sequence", "token", "group_member"]
     draws: ClassVar[int] = 2
 
     @model_validator(mode="after")
     def _weights(self) -> Self:
-        if any(weight < 0 for weight in self.of.values()) or sum(self.of.values()) <= 0:
+        if any(extremes(weight)[0] < 0 for weight in self.of.values()) or not self.names:
             raise ValueError("weights in 'of' must be at least 0, and one of them positive")
         if self.per == "token" and (given := [name for name in self.of if name in GIVEN]):
             raise ValueError(f"'{given[0]}' has no next-token distribution; mix it with per: sequence")
-        if self.per == "group_member" and (sum(self.of.values()) != self.group or any(w != int(w) for w in self.of.values())):
+        counts = [extremes(weight) for weight in self.of.values()]
+        if self.per == "group_member" and (sum(low for low, _ in counts) != self.group or any(low != high or low != int(low) for low, high in counts)):
             raise ValueError(f"with per: group_member the weights in 'of' are counts that add up to group ({self.group})")
         return self
 
     @property
     def names(self) -> tuple[str, ...]:
         """Authors of positive weight, in the order written."""
-        return tuple(name for name, weight in self.of.items() if weight > 0)
+        return tuple(name for name, weight in self.of.items() if extremes(weight)[1] > 0)
 
     @property
     def shares(self) -> tuple[float, ...]:

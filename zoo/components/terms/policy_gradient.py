@@ -86,7 +86,7 @@ class PolicyGradientTerm(TokenTerm, Advantage):
         if self.routing.spread:
             columns["noise"] = _noise(context)
         if self.credit.critic() is not None:
-            columns["value_target"] = credited_BT + context.column(self.credit.statistics()[0])
+            columns["value_target"] = self.credit.value_target(credited_BT, context)
         return (self.gated(context, advantage_BT, columns),)
 
     def token_loss(self, view: View, columns_N: Mapping[str, Tensor]) -> Tensor:
