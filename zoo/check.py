@@ -74,7 +74,7 @@ def check_file(file: Path, bench: Bench) -> Report:
     found = [Finding("schema", "pass", f"{_near(file)}; no incompatible parts")]
     if entry.objective:
         found.append(Finding("coordinates", "pass", "; ".join(f"objective[{t['term']}] {written_tuple(t['tuple'])}" for t in terms(entry))))
-    for part in (_golden, _dynamic):
+    for part in (_golden, _lab, _dynamic):
         found += part(entry, file, bench)
     return Report(entry.id, str(file), tuple(found), tuple(terms(entry)))
 
@@ -128,6 +128,15 @@ def _golden(entry: MethodEntry, file: Path, bench: Bench) -> list[Finding]:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         return [Finding("golden", "fail", f"not the card's loss in tests/golden: {lines[0]}")]
     return [Finding("golden", "pass", "loss and gradient on six fixed tokens equal the card's, written independently in numpy")]
+
+
+def _lab(entry: MethodEntry, file: Path, bench: Bench) -> list[Finding]:
+    """What the coordinates and the fixed point say, against exact expectations on the tabular model."""
+    if not entry.executable or not entry.objective:
+        return []
+    from zoo.lab.findings import lab
+
+    return _tried(lab, entry, bench)
 
 
 def _dynamic(entry: MethodEntry, file: Path, bench: Bench) -> list[Finding]:

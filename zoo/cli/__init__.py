@@ -7,6 +7,7 @@ import typer
 from zoo.cli.common import Commands
 from zoo.cli.comparisons import register as register_comparisons
 from zoo.cli.entries import register as register_entries
+from zoo.cli.lab import register as register_lab
 from zoo.cli.pairs import register as register_pairs
 from zoo.cli.results import register as register_results
 
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for register in (register_entries, register_comparisons, register_results, register_pairs):
+for register in (register_entries, register_comparisons, register_results, register_lab, register_pairs):
     register(app)
 
 

@@ -43,6 +43,8 @@ class MethodEntry(Strict):
     survey_coordinates: dict[Literal["A", "B"], SurveyCoordinates] = {}
     survey_disagreement: dict[Literal["A", "B"], str] = {}
     fixed_point: FixedPoint | None = None
+    lab_metric: Literal["own_loss", "kl_to_teacher", "expected_reward", "none"] = "own_loss"
+    lab_reason: str | None = None
     rollouts: dict[str, Annotated[Stream, Slot("rollout")]] = {}
     teachers: dict[str, Annotated[Teacher, Slot("teacher")]] = {}
     rewards: dict[str, Annotated[Reward, Slot("reward")]] = {}
@@ -71,6 +73,8 @@ class MethodEntry(Strict):
             raise ValueError("executable: false needs blocked_by with the reason, and an executable entry has none")
         if self.kind == "analysis":
             return self._analysis()
+        if (self.lab_metric == "none") != (self.lab_reason is not None):
+            raise ValueError("lab_metric: none needs lab_reason (why no number falls), and any other metric has none")
         if self.findings or self.reproduce_with:
             raise ValueError("findings and reproduce_with belong to kind: analysis; a method has reported and notes")
         if self.anchor in ("student", "teacher"):

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from zoo.components.base import Strict
@@ -183,8 +182,3 @@ def _counts(of: Mapping[str, float], group: int) -> dict[str, float]:
 
 def _name(context: Any) -> str:
     return f"{zlib.crc32(json.dumps(context.model_dump(mode='json', by_alias=True), sort_keys=True).encode()):08x}"
-
-
-def log_table(tables: Tables, scorer: str, target: Any = None) -> Tensor:
-    """Log-probabilities (S, V) of a scorer without gradient."""
-    return torch.log_softmax(tables.logits(scorer).detach(), -1)

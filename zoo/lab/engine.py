@@ -41,7 +41,7 @@ class Measured:
     error: float
     tokens: float
     second: dict[int, float]
-    scales: dict[int, list[tuple[str, Array]]]
+    prepared: tuple[Prepared, ...] = ()
 
     @cached_property
     def gradient(self) -> Array:
@@ -79,7 +79,7 @@ class Bench:
         """Every stream's law; streams that one term reads together share their outcomes."""
         found = {name: law_of(stream, tables) for name, stream in self.entry.rollouts.items() if self._read(name)}
         for _, term in self.method.terms:
-            names = [name for name in dict.fromkeys(term.streams())]
+            names = list(dict.fromkeys(term.streams()))
             if len(names) == 2:
                 found[names[0]], found[names[1]] = together(found[names[0]], found[names[1]])
             elif len(names) > 2:
@@ -126,10 +126,13 @@ class Bench:
     def view(self, law: Law, tables: Tables, student_NV: Tensor | None = None) -> LogitView:
         """All scorers at the law's tokens; the student with a gradient only where its logits are given."""
         valid = law.state_RT >= 0
-        state_N = torch.from_numpy(law.state_RT[valid])
+        return self.view_at(torch.from_numpy(law.state_RT[valid]), torch.from_numpy(law.token_RT[valid]), tables, student_NV)
+
+    def view_at(self, state_N: Tensor, token_N: Tensor, tables: Tables, student_NV: Tensor | None = None) -> LogitView:
+        """The same at any states and tokens."""
         logits: dict[str, Callable[[], Tensor]] = {n: (lambda n=n: tables.logits(n).detach()[state_N]) for n in ("reference", *self.entry.teachers)}  # type: ignore[misc]
         logits["student"] = lambda: tables.student.detach()[state_N] if student_NV is None else student_NV
-        return LogitView(torch.from_numpy(law.token_RT[valid]), logits, self.method.targets)
+        return LogitView(token_N, logits, self.method.targets)
 
     def _rollout(self, law: Law, tables: Tables) -> Rollout:
         mask_BT = torch.from_numpy(law.state_RT >= 0)
@@ -168,7 +171,6 @@ class Bench:
         shape = (len(self.world.states), self.world.vocabulary)
         by_term = {i: np.zeros(shape) for i in self.terms}
         pieces: dict[int, list[tuple[Law, Array]]] = {i: [] for i in self.terms}
-        scales: dict[int, list[tuple[str, Array]]] = {i: [] for i in self.terms}
         for part in prepared:
             law, mask_BT = laws[part.stream], contexts[part.stream].mask_BT
             valid = law.state_RT >= 0
@@ -180,10 +182,9 @@ class Bench:
             one_NV = grad_NV.numpy()
             np.add.at(by_term[part.term], law.state_RT[valid], weight_RT[valid][:, None] * one_NV)
             pieces[part.term].append((law, one_NV * COPIES))
-            scales[part.term].append((part.stream, part.scale_BT.double().numpy() * COPIES))
         tokens = sum(float((law.probability_R * (law.state_RT >= 0).sum(1)).sum()) for law in laws.values())
         second = {i: _second(pieces[i], shape) for i in self.terms}
-        return Measured(by_term, dict(laws), max(law.error for law in laws.values()), tokens, second, scales)
+        return Measured(by_term, dict(laws), max(law.error for law in laws.values()), tokens, second, tuple(prepared))
 
     def _by_process(self, contexts: Mapping[str, TokenContext], laws: Mapping[str, Law]) -> list[Prepared]:
         """`prepare`, one outcome at a time; only where all streams share their outcomes or each term reads one."""
@@ -282,5 +283,7 @@ def _rows_of(law: Law) -> list[Any]:
 def _part(context: TokenContext, rows: Any) -> TokenContext:
     at = torch.from_numpy(rows)
     columns = {s: c[at] for s, c in context.columns.items()}
-    return replace(context, rollout=context.rollout.rows(rows.tolist()), columns=columns, rewards={n: r[at] for n, r in context.rewards.items()},
-                   **({"shift_B": context.shift_B[at]} if isinstance(context, LabContext) and context.shift_B is not None else {}))  # fmt: skip
+    changes: dict[str, Any] = {"rollout": context.rollout.rows(rows.tolist()), "columns": columns, "rewards": {n: r[at] for n, r in context.rewards.items()}}
+    if isinstance(context, LabContext) and context.shift_B is not None:
+        changes["shift_B"] = context.shift_B[at]
+    return replace(context, **changes)

@@ -7,7 +7,7 @@ the weights of its own rows, times `COPIES`, as if the batch held so many sequen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -90,7 +90,7 @@ class LabContext(TokenContext):
 
 
 def contexts_by_process(
-    prepare: Callable[[Mapping[str, TokenContext]], Any], outcomes: list[Mapping[str, TokenContext]], probability: list[float], passes: int = 8
+    prepare: Callable[[Mapping[str, TokenContext]], Any], outcomes: Sequence[Mapping[str, TokenContext]], probability: list[float], passes: int = 8
 ) -> list[Any]:
     """The slow and literal way: each outcome is a process of its own, and `total` adds what the processes report, by probability.
 
@@ -103,7 +103,7 @@ def contexts_by_process(
         for outcome in outcomes:
             reports.append([])
 
-            def total(value: Tensor, mine: list[Tensor] = reports[-1]) -> Tensor:
+            def total(value: Tensor, mine: list[Tensor] = reports[-1], known: list[Tensor] = known) -> Tensor:
                 mine.append(value.detach().double())
                 return known[len(mine) - 1] if len(mine) <= len(known) else COPIES * value.double()
 

@@ -163,7 +163,7 @@ def without_authors(law: Law) -> Law:
     key = np.concatenate([law.state_RT, law.token_RT, law.given_R[:, None], law.finished_R[:, None]], 1)
     _, first, inverse = np.unique(key, axis=0, return_index=True, return_inverse=True)
     found = law.rows(first)
-    probability = np.bincount(inverse.reshape(-1), law.probability_R, minlength=len(first))
+    probability: Array = np.bincount(inverse.reshape(-1), law.probability_R, minlength=len(first)).astype(np.float64)
     return replace(found, probability_R=probability, outcome_R=np.arange(len(first)))
 
 

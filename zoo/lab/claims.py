@@ -1,0 +1,180 @@
+"""From coordinates to claims: what each signal term says it estimates, and whether its exact mean is that.
+
+A claim is tested on the term's core: without gates and weights, with its denominator replaced by the sum over a sequence's tokens and its
+coefficient by 1. Whatever else bends the estimate (a routing, a shaping, a ratio, a stream that others write) enters the formula where
+there is one; where there is none the term is only measured, and `altered` names why. The whole term, as it runs, is compared as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from zoo.components.reduces import Sum
+from zoo.components.terms.direct import DivergenceTerm, LikelihoodTerm
+from zoo.components.terms.policy_gradient import PolicyGradientTerm
+from zoo.coordinates import derive_term
+from zoo.lab import references as ref
+from zoo.lab.doubles import Tables, verified
+from zoo.lab.engine import Bench, Measured, replace_terms
+from zoo.lab.laws import Law
+from zoo.lab.world import Array
+
+EXACT, PARALLEL = 1e-8, 1e-8  # relative bias, and 1 - cosine, up to which a claim holds
+NULL = 1e-10  # of the root mean square of one outcome's gradient
+
+Against = Literal["equal", "parallel", "null"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement about a term's mean; `bias` and `cosine` are its core's against the reference."""
+
+    term: int
+    estimator: str
+    says: str
+    against: Against | None
+    bias: float = float("nan")
+    cosine: float = float("nan")
+    altered: tuple[str, ...] = ()
+
+    @property
+    def holds(self) -> bool | None:
+        """None where nothing is claimed."""
+        if self.against is None:
+            return None
+        if self.against == "null":
+            return bool(self.bias <= NULL)
+        return bool(self.bias <= EXACT if self.against == "equal" else 1.0 - self.cosine <= PARALLEL)
+
+
+@dataclass
+class TermReferences:
+    """The references of one term at one student, each computed when asked for."""
+
+    bench: Bench
+    tables: Tables
+    index: int
+    law: Law
+    altered: list[str] = field(default_factory=list)
+
+    @cached_property
+    def term(self) -> Any:
+        return self.bench.entry.objective[self.index]
+
+    @cached_property
+    def p(self) -> Array:
+        """The student's probabilities, (S, V)."""
+        return np.exp(ref.log_softmax(self.tables.student.detach().numpy()))
+
+    @cached_property
+    def weight(self) -> Array:
+        """How often the stream passes each state."""
+        return self.law.visits(len(self.bench.world.states))
+
+    @cached_property
+    def counts(self) -> Array:
+        """How often each token is written in each state."""
+        return self.law.tokens(*self.p.shape)
+
+    @cached_property
+    def on_policy(self) -> bool:
+        """Whether the written tokens have the student's own law."""
+        return bool(np.allclose(self.counts, self.weight[:, None] * self.p, atol=1e-12))
+
+    def logp(self, scorer: str, temperature: float = 1.0) -> Array:
+        """A scorer's log-probabilities after its target transform: data here, as the tables are."""
+        if scorer == "behaviour":
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return np.nan_to_num(np.log(self.counts / self.counts.sum(-1, keepdims=True)), neginf=-1e4)
+        every = torch.arange(len(self.bench.world.states))
+        view = self.bench.view_at(every, torch.zeros_like(every), self.tables)
+        return np.asarray(view.logp_NV(scorer, temperature).detach().double().numpy())
+
+    def mean(self, advantage_SV: Array) -> Array:
+        """The exact mean of a score function with this advantage, under the stream's own tokens or corrected by its ratio."""
+        corrected = any(ratio.kind in ("importance", "mixture_importance") for ratio in getattr(self.term, "ratio", ()))
+        if corrected or self.on_policy:
+            return ref.field(self.weight, self.p, advantage_SV)
+        self.altered.append("tokens drawn from another law than the student's, without a ratio")
+        written = self.counts * advantage_SV
+        return np.asarray(written.sum(-1, keepdims=True) * self.p - written)
+
+    @property
+    def teacher(self) -> str | None:
+        """The scorer that the term compares the student with."""
+        if isinstance(self.term, DivergenceTerm):
+            return None if getattr(self.term.divergence, "teacherless", False) else self.term.teacher
+        scorers = [s for s in self.term.scorers(self.bench.entry.rewards) if s not in ("student", "behaviour")]
+        return next((s for s in scorers if s in self.bench.entry.teachers), scorers[0] if scorers else None)
+
+    def reverse_kl(self, level: Literal["state", "sequence"]) -> Array | None:
+        """(a) or (b) of the reverse KL to the term's teacher, at the states that the student itself visits."""
+        if self.teacher is None:
+            return None
+        world, reward_SV = self.bench.world, self.logp(self.teacher) - np.log(self.p)
+        advantage_SV = reward_SV if level == "state" else ref.action_values(world, self.p, reward_SV)
+        return ref.field(ref.visits(world, self.p), self.p, advantage_SV)
+
+    def expected_reward(self) -> Array | None:
+        """(c): minus the gradient of the chance that the first verifier accepts."""
+        check = next((getattr(r, "check", n) for n, r in self.bench.entry.rewards.items() if r.per_sequence), None)
+        if check is None:
+            return None
+        world = self.bench.world
+        reward_SV = ref.terminal(world, verified(world, check))
+        return ref.field(ref.visits(world, self.p), self.p, ref.action_values(world, self.p, reward_SV))
+
+
+def core_of(bench: Bench, index: int) -> Bench:
+    """A bench on one term without gates, weights, coefficient and denominator."""
+    term = bench.entry.objective[index]
+    plain: dict[str, Any] = {"gates": (), "weights": (), "coefficient": 1.0, "during": None}
+    if hasattr(term, "reduce"):
+        plain["reduce"] = Sum()
+    objective = tuple(term.model_copy(update=plain) if i == index else other for i, other in enumerate(bench.entry.objective))
+    found = Bench(bench.entry.model_copy(update={"objective": objective}), bench.world, fit=False)
+    found.method = replace_terms(found.method, index)
+    found.terms, found.values = (index,), bench.values
+    return found
+
+
+def claim_of(bench: Bench, tables: Tables, index: int) -> Claim:
+    """Test what the coordinates of a term say."""
+    estimator = derive_term(bench.entry, index).estimator
+    core = core_of(bench, index)
+    found = core.measure(tables)
+    term = core.entry.objective[index]
+    law = found.laws[term.streams()[0]]
+    at = TermReferences(core, tables, index, law)
+    says, against, wanted = _expected(at, term, found)
+    mean = found.by_term[index]
+    if against == "null":
+        size = np.sqrt(found.second[index])
+        return Claim(index, estimator, says, against, float(np.linalg.norm(mean) / size) if size else 0.0, 0.0, tuple(at.altered))
+    if wanted is None:
+        return Claim(index, estimator, says, None, altered=tuple(at.altered))
+    bias, cosine = ref.compare(mean, wanted)
+    return Claim(index, estimator, says, against if size_of(wanted) > 0 else None, bias, cosine, tuple(at.altered))
+
+
+def size_of(value: Array) -> float:
+    """Its length."""
+    return float(np.linalg.norm(value))
+
+
+def _expected(at: TermReferences, term: Any, found: Measured) -> tuple[str, Against | None, Array | None]:
+    from zoo.lab import formulas
+
+    if isinstance(term, LikelihoodTerm):
+        return "the gradient of the stream's cross-entropy", "equal", ref.cross_entropy_field(at.counts, at.p)
+    if isinstance(term, DivergenceTerm):
+        return formulas.direct(at, term)
+    if isinstance(term, PolicyGradientTerm):
+        return formulas.policy_gradient(at, term)
+    at.altered.append(f"term {term.term}: no formula in the lab")
+    return "measured only", None, None

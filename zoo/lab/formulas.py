@@ -1,0 +1,160 @@
+"""The formula behind each kind of term: the words of the claim, how it is compared, and the reference; or why there is none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from zoo.lab import references as ref
+from zoo.lab.doubles import verified
+from zoo.lab.world import Array
+
+if TYPE_CHECKING:
+    from zoo.lab.claims import Against, TermReferences
+
+Expected = tuple[str, "Against | None", "Array | None"]
+STEP = 1e-4  # of the central differences, in logits; the error is its fourth power with five points
+
+
+def nothing(at: TermReferences, *reasons: str) -> Expected:
+    """A term that is measured and claims nothing."""
+    at.altered.extend(reasons)
+    return "measured only", None, None
+
+
+def direct(at: TermReferences, term: Any) -> Expected:
+    """(a) of the term's own divergence: by the formula of table A.3 where it has one, else by differences of its value."""
+    part, kind = term.divergence.model_dump(), term.divergence.kind
+    plain = not term.shaping and term.support.kind in ("full", "sampled")
+    if not plain or getattr(term.divergence, "teacherless", False):
+        return _by_differences(at, term)
+    p_SV, q_SV = np.exp(at.logp("student", term.temperature)), np.exp(at.logp(term.teacher, term.temperature))
+    scale = (term.temperature if term.rescale else 1.0 / term.temperature) if term.temperature != 1.0 else 1.0
+    if part.get("detach_mixture"):
+        skew = part["skew"]
+        wanted = ref.field(at.weight, p_SV, np.log((1 - skew) * q_SV / p_SV + skew))
+        return f"(a) the field of {kind} with its mixture held fixed", "equal", np.asarray(scale * wanted)
+    if term.support.kind == "sampled":
+        weight = ref.divergence_weight(kind, part, q_SV / p_SV)
+        if weight is None or term.temperature != 1.0:
+            return _by_differences(at, term)
+        names = {"k2": "the per-state reverse KL", "k3": "the per-state forward KL"}
+        return f"(a) {names.get(kind, kind)}, frozen states", "equal", at.mean(weight)
+    known = ref.divergence_field(at.weight, p_SV, q_SV, kind, part)
+    return _by_differences(at, term) if known is None else (f"(a) per-state {kind}, frozen states", "equal", np.asarray(scale * known))
+
+
+def _by_differences(at: TermReferences, term: Any) -> Expected:
+    """The gradient of the mean loss of each state by central differences, states and written tokens held fixed."""
+    if _stops_gradients(term):
+        return nothing(at, f"{term.divergence.kind} on {term.support.kind}: a field with parts held fixed, the gradient of no value")
+    states, vocabulary = at.p.shape
+    state_N = torch.arange(states).repeat_interleave(vocabulary)
+    token_N = torch.arange(vocabulary).repeat(states)
+    counts_N = torch.from_numpy(at.counts.reshape(-1))
+    base_SV, wanted = at.tables.student.detach(), np.zeros_like(at.p)
+    for v in range(vocabulary):
+        for factor, offset in ((-1 / 12, 2), (8 / 12, 1), (-8 / 12, -1), (1 / 12, -2)):
+            moved_SV = base_SV.clone()
+            moved_SV[:, v] += offset * STEP
+            view = at.bench.view_at(state_N, token_N, at.tables, moved_SV[state_N])
+            with torch.no_grad():
+                loss_S = (term.token_loss(view, {}) * counts_N).reshape(states, vocabulary).sum(-1)
+            wanted[:, v] += factor * loss_S.numpy() / STEP
+    shape = f" on {term.support.kind}" if term.support.kind != "full" else ""
+    return f"(a) its own per-state value ({term.divergence.kind}{shape}) by differences", "parallel", wanted
+
+
+def _stops_gradients(term: Any) -> bool:
+    mass = getattr(getattr(term.support, "mass", None), "kind", None)
+    return mass == "detach" or term.divergence.kind in ("adaptive_kl", "entrywise_kl")
+
+
+def policy_gradient(at: TermReferences, term: Any) -> Expected:
+    """A score function's mean, from its reward, credit, shaping and the law of its tokens."""
+    rewards = at.bench.entry.rewards
+    reward = term.resolved_reward(rewards)
+    if getattr(reward, "state_only", False) and term.credit.estimator() == "pg_immediate":
+        return "exactly zero: a quantity of the state alone (D.6)", "null", None
+    reward_SV, name = _reward(at, reward, term)
+    if reward_SV is None:
+        return nothing(at, f"reward {reward.kind}: no formula in the lab")
+    unknown = [f"ratio {r.kind}" for r in term.ratio if r.kind not in ("importance", "mixture_importance", "ppo_clip")]
+    unknown += [f"baseline {term.baseline.kind}"] if term.baseline.kind not in ("none", "kl", "batch_mean") else []
+    if unknown:
+        return nothing(at, *(f"{part}: no formula in the lab" for part in unknown))
+    if term.routing.kind != "sampled":
+        return _routed(at, term, reward_SV)
+    return _credited(at, term, reward_SV, name)
+
+
+def _reward(at: TermReferences, reward: Any, term: Any) -> tuple[Array | None, str]:
+    if reward.kind == "contrast":
+        part = reward.model_dump()
+        own = part["of"].get("student", part["of"].get("behaviour", 0.0))
+        plain = part["map"] == "log" and own == -1 and len(part["of"]) == 2
+        return ref.contrast(part, {s: at.logp(s) for s in part["of"]}), "reverse KL" if plain else "contrast reward"
+    if reward.kind == "verifier":
+        return ref.terminal(at.bench.world, verified(at.bench.world, reward.check)), "verifier"
+    return None, reward.kind
+
+
+def _credited(at: TermReferences, term: Any, reward_SV: Array, name: str) -> Expected:
+    """Advantage by credit, then shapings, then the mean."""
+    credit, world, kind = term.credit, at.bench.world, term.credit.kind
+    later = [s for s in term.shaping if s.where == "advantage"]
+    if kind == "immediate" or credit.estimator() == "pg_immediate":
+        advantage_SV, against, says = reward_SV, "equal", f"(a) per-state {name}, frozen states"
+        for shaping in later:
+            if shaping.kind == "whiten":
+                against = "parallel"
+                continue
+            bent = ref.shaped(advantage_SV, shaping.model_dump())
+            if bent is None or term.baseline.kind != "none":
+                return nothing(at, f"shaping {shaping.kind}: no formula in the lab")
+            advantage_SV, says = bent, f"{says}, advantage after {shaping.kind}"
+        return says, against, at.mean(advantage_SV)  # type: ignore[return-value]
+    if not at.on_policy:
+        return nothing(at, f"credit {kind} on a stream that others write")
+    if bad := [s.kind for s in later if s.kind != "whiten"]:
+        return nothing(at, f"shaping {bad[0]} of a return: no formula in the lab")
+    against = "parallel" if later or kind == "group" else "equal"
+    if kind in ("group", "leave_one_out"):
+        return _group(at, term, reward_SV, name, "parallel" if later or kind == "group" else "equal")
+    if getattr(credit, "per_length", False):
+        return nothing(at, "a return divided by its length: no formula in the lab")
+    gamma = float(getattr(credit, "gamma", 1.0))
+    steps = float(credit.k) if kind == "k_step" else ref.MOST
+    if kind not in ("return_to_go", "discounted", "k_step", "gae"):
+        return nothing(at, f"credit {kind}: no formula in the lab")
+    values_SV = ref.action_values(world, at.p, reward_SV, gamma, steps)
+    if getattr(credit, "start", "this") == "next":
+        values_SV = values_SV - reward_SV
+    whole = "(c) the expected reward" if name == "verifier" else f"(b) sequence {name}"
+    if gamma < 1.0 or steps < world.horizon or getattr(credit, "start", "this") == "next":
+        whole = f"the {credit.estimator()} field of the {name}, the gradient of no scalar (D.5)"
+    return whole, against, ref.field(at.weight, at.p, values_SV)  # type: ignore[return-value]
+
+
+def _group(at: TermReferences, term: Any, reward_SV: Array, name: str, against: Against) -> Expected:
+    wanted = ref.field(at.weight, at.p, ref.action_values(at.bench.world, at.p, reward_SV))
+    whole = "(c) the expected reward" if name == "verifier" else f"(b) sequence {name}"
+    if term.credit.kind == "group" and term.credit.divide == "std" and name != "verifier":
+        return nothing(at, f"{whole} only where rewards are 0 or 1: the group's standard deviation weighs groups differently")
+    factor = ", up to a factor" if against == "parallel" else ""
+    return f"{whole}{factor}", against, wanted
+
+
+def _routed(at: TermReferences, term: Any, reward_SV: Array) -> Expected:
+    """The mean of the D.10 rule: a positive advantage as sampled, a negative one moved from the token to rho."""
+    kinds = ("teacher", "teacher_topk", "counterfactual")
+    if term.routing.kind not in kinds or term.credit.estimator() != "pg_immediate" or term.shaping or term.ratio:
+        return nothing(at, f"routing {term.routing.kind} with credit {term.credit.kind}: no formula in the lab")
+    q_SV = np.exp(at.logp(term.routing.teacher))
+    advantage_SV = reward_SV + (ref.state_kl(at.p, q_SV)[:, None] if term.baseline.kind == "kl" else 0.0)
+    if term.baseline.kind == "batch_mean":
+        return nothing(at, "a batch mean decides which tokens are redirected")
+    wanted = ref.routed_field(at.counts, at.p, q_SV, advantage_SV, term.routing.model_dump())
+    return f"the mean of the D.10 rule with routing {term.routing.kind}, not a reverse KL's", "equal", wanted

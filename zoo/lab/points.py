@@ -1,0 +1,248 @@
+"""Where the exact update comes to rest, and what it lowers on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.components.rollouts.base import Stream
+from zoo.coordinates import is_anchor
+from zoo.lab import references as ref
+from zoo.lab.doubles import Tables, verified
+from zoo.lab.engine import Bench, Measured
+from zoo.lab.exact import COPIES, Weighing
+from zoo.lab.world import Array
+
+ZERO = 1e-8  # of the update at the start
+AWAY, REST = 1e-3, 1e-4  # nats from the teacher, and share of the update left, that tell a resting place from it
+FOLLOW, RATE = 150, 2.0
+STEPS, STEP = 8, 0.05  # exact steps of the descent, and the largest change of a logit in each
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """What was found: `at_teacher` is the signal terms' update with the student at the teacher, relative to the start's; `rest` what is
+    left of it after following it, and `kl` how far from the teacher that is, in nats per state (mean of both directions)."""
+
+    claimed: str | None
+    teacher: str | None
+    at_teacher: float | None
+    agreeing: bool = False
+    rest: float | None = None
+    kl: float | None = None
+    masses: tuple[float, float] | None = None
+
+    @property
+    def zero(self) -> bool:
+        """Whether the teacher is a resting place."""
+        return self.at_teacher is not None and self.at_teacher <= ZERO
+
+    @property
+    def leads(self) -> str | None:
+        """Where the update leads from the start: to the teacher, elsewhere, or not yet to rest; None where it was not followed."""
+        if self.kl is None or self.rest is None:
+            return None
+        return "teacher" if self.kl <= AWAY else "elsewhere" if self.rest <= REST else "on its way"
+
+    @property
+    def found(self) -> str:
+        """The fixed point in words."""
+        if self.teacher is None:
+            return "no teacher to compare with"
+        found = "the teacher rests" if self.zero else "the teacher moves"
+        found += " where the teachers agree" if self.agreeing and self.zero else ""
+        return found if self.leads is None else f"{found}; followed from the start: {self.leads}, KL {self.kl:.2g}, {self.rest:.0e} of the update left"
+
+    @property
+    def contradiction(self) -> str | None:
+        """What the entry states against what was found."""
+        if self.claimed is None or self.teacher is None:
+            return None
+        kind = self.claimed.split(":")[0]
+        if kind == "teacher" and not self.zero:
+            return f"fixed_point: teacher, but with the student at '{self.teacher}' {self.at_teacher:.1e} of the update at the start is left"
+        if kind == "teacher" and self.leads == "elsewhere":
+            return f"fixed_point: teacher, but the update also comes to rest {self.kl:.2g} nats away from it; write tilted: and what it rests at"
+        if kind != "teacher" and self.zero and self.leads == "teacher":
+            return f"fixed_point: {kind}, but the teacher is one: the update vanishes there and leads there"
+        return None
+
+
+def signal_terms(bench: Bench) -> list[int]:
+    """The active terms that are no anchors."""
+    return [i for i in bench.terms if not is_anchor(bench.entry, bench.entry.objective[i])]
+
+
+def teachers_of(bench: Bench) -> list[str]:
+    """Scorers that signal terms or their streams compare the student with, in order."""
+    found: list[str] = []
+    for i in signal_terms(bench):
+        term = bench.entry.objective[i]
+        found += [s for s in (*term.update_scorers(), *term.scorers(bench.entry.rewards)) if s in bench.entry.teachers]
+    if not found:
+        found = [s for i in signal_terms(bench) for name in bench.entry.objective[i].streams() for s in _writers(bench.entry.rollouts[name])]
+    return [s for s in dict.fromkeys(found) if s in bench.entry.teachers]
+
+
+def _writers(stream: Stream) -> tuple[str, ...]:
+    return tuple(stream.reads)
+
+
+def fixed_point(bench: Bench, tables: Tables, start: Measured, *, follow: int) -> FixedPoint:
+    """Put the student at the teacher and see whether it stays; `follow` is how many steps to follow the update from the start (where the
+    entry claims something else than the teacher, and the teacher stays, it is followed in any case)."""
+    claimed, terms, names = bench.entry.fixed_point, signal_terms(bench), teachers_of(bench)
+    size = float(np.linalg.norm(start.of(terms)))
+    if not names or size == 0.0:
+        return FixedPoint(claimed, None, None)
+    chosen, at_teacher, agreeing = names[0], float("inf"), False
+    for agree in (False, True) if len(names) > 1 else (False,):
+        placed = _at_teacher(tables, chosen, names if agree else [chosen])
+        left = float(np.linalg.norm(bench.measure(placed).of(terms))) / size
+        if left < at_teacher:
+            at_teacher, agreeing = left, agree
+        if at_teacher <= ZERO + 10 * start.error:
+            break
+    at_teacher = 0.0 if at_teacher <= 10 * start.error else at_teacher
+    found = FixedPoint(claimed, chosen, at_teacher, agreeing)
+    tilted = claimed is not None and claimed != "teacher"
+    if not follow and not (tilted and found.zero):
+        return found
+    table_SV, rest, kept_S = followed(bench, tables, terms, size, follow or FOLLOW)
+    q_SV = np.exp(ref.log_softmax(_frozen(tables, chosen).numpy()))
+    p_SV = np.exp(ref.log_softmax(table_SV.numpy()))
+    apart_S = 0.5 * (p_SV * np.log(p_SV / q_SV) + q_SV * np.log(q_SV / p_SV)).sum(-1)
+    kl = float(apart_S[kept_S].mean()) if kept_S.any() else 0.0
+    return FixedPoint(claimed, chosen, at_teacher, agreeing, rest, kl, _masses(bench, terms, p_SV, q_SV))
+
+
+def _frozen(tables: Tables, name: str) -> Tensor:
+    return tables.logits(name).detach().clone()
+
+
+def _at_teacher(tables: Tables, chosen: str, pinned: list[str]) -> Tables:
+    """The student at a teacher's table; a teacher that is the live student is put into the student's own context."""
+    teacher = tables.entry.teachers[chosen]
+    live = getattr(getattr(teacher, "weights", None), "kind", None) == "live"
+    table_SV = tables.student.detach().clone() if live else _frozen(tables, chosen)
+    placed = tables.at(table_SV)
+    placed.pinned = {**tables.pinned, **dict.fromkeys(pinned, table_SV)}
+    return placed
+
+
+def followed(bench: Bench, tables: Tables, terms: list[int], size: float, steps: int) -> tuple[Tensor, float, Any]:
+    """The student after following the exact update, each state at its own pace, and what is left of the update, and the states that it acts on."""
+    at, rest = tables.at(tables.student.detach().clone()), 1.0
+    for _ in range(steps):
+        measured = bench.measure(at)
+        gradient = measured.of(terms)
+        rest = float(np.linalg.norm(gradient)) / size
+        if rest < 1e-7:
+            break
+        pace_S1 = _pace(measured, len(bench.world.states))
+        at = at.at(at.student - torch.from_numpy(np.clip(RATE * gradient / pace_S1, -1.0, 1.0)))
+    kept_S = np.zeros(len(bench.world.states), dtype=bool)
+    for part in measured.prepared:
+        law = measured.laws[part.stream]
+        acts_RT = (law.state_RT >= 0) & (part.scale_BT.numpy() != 0) & (law.probability_R[:, None] > 1e-12)
+        kept_S[law.state_RT[acts_RT]] |= part.term in terms
+    return at.student, rest, kept_S
+
+
+def _pace(measured: Measured, states: int) -> Array:
+    """How often each state is visited at all; states that hardly ever are move as fast as the others."""
+    visits = sum((law.visits(states) for law in measured.laws.values()), np.zeros(states))
+    found: Array = np.maximum(visits, 1e-3)[:, None] / max(measured.tokens, 1.0)
+    return found
+
+
+def _masses(bench: Bench, terms: list[int], p_SV: Array, q_SV: Array) -> tuple[float, float] | None:
+    """Student's and teacher's mass on the teacher's top-k in the first state, where a term is truncated to one."""
+    for i in terms:
+        support: Any = getattr(bench.entry.objective[i], "support", None)
+        if getattr(support, "truncated", False) and hasattr(support, "k"):
+            best = np.argsort(-(q_SV if support.kind == "teacher_topk" else p_SV)[0], kind="stable")[: support.k]
+            return float(p_SV[0, best].sum()), float(q_SV[0, best].sum())
+    return None
+
+
+@dataclass(frozen=True)
+class Descent:
+    """The declared metric before and after a few exact steps; a reward is to rise, everything else to fall."""
+
+    metric: str
+    before: float
+    after: float
+    reason: str | None = None
+
+    @property
+    def ok(self) -> bool | None:
+        """None where the entry declares no metric."""
+        if self.metric == "none":
+            return None
+        gained = self.after - self.before if self.metric == "expected_reward" else self.before - self.after
+        return gained > 1e-12
+
+
+def descent(bench: Bench, tables: Tables, start: Measured, metric: str, reason: str | None) -> Descent:
+    """Take small exact steps along the whole update and read the metric."""
+    if metric == "none" or not np.any(start.gradient):
+        return Descent("none", 0.0, 0.0, reason or "the update is zero")
+    read = {"own_loss": _own_loss, "kl_to_teacher": _kl, "expected_reward": _reward}[metric](bench, tables, start)
+    at, measured, before = tables, start, read(tables)
+    for step in range(STEPS):
+        at = at.at(at.student - torch.from_numpy(STEP * measured.gradient / np.abs(measured.gradient).max()))
+        if step < STEPS - 1:
+            measured = bench.measure(at)
+            if not np.any(measured.gradient):
+                break
+    return Descent(metric, before, read(at), reason)
+
+
+def _own_loss(bench: Bench, tables: Tables, start: Measured) -> Any:
+    """The loss on the first step's law, its advantages, gates and denominators held fixed."""
+    prepared = start.prepared
+
+    def read(at: Tables) -> float:
+        total = 0.0
+        with Weighing(), torch.no_grad():
+            for part in prepared:
+                law = start.laws[part.stream]
+                mask_BT = torch.from_numpy(law.state_RT >= 0)
+                leaf_NV = at.student.detach()[torch.from_numpy(law.state_RT[law.state_RT >= 0])]
+                weight_BT = torch.from_numpy(law.probability_R)[:, None] * COPIES
+                weighed = type(part)(part.term, part.stream, part.scale_BT * weight_BT, part.columns, part.value)
+                loss, _ = bench.method.chunk_loss([weighed], bench.view(law, tables, leaf_NV), lambda v_BT, m_BT=mask_BT: v_BT[m_BT])  # type: ignore[misc]
+                total += float(loss)
+        return total
+
+    return read
+
+
+def _kl(bench: Bench, tables: Tables, start: Measured) -> Any:
+    """KL(p || q) to the first teacher, over the states of the first step's streams."""
+    names = teachers_of(bench) or ["reference"]
+    states = len(bench.world.states)
+    weight_S = sum((law.visits(states) for law in start.laws.values()), np.zeros(states))
+
+    def read(at: Tables) -> float:
+        p_SV, q_SV = (ref.log_softmax(t.numpy()) for t in (at.student.detach(), at.logits(names[0]).detach()))
+        return float(weight_S @ (np.exp(p_SV) * (p_SV - q_SV)).sum(-1))
+
+    return read
+
+
+def _reward(bench: Bench, tables: Tables, start: Measured) -> Any:
+    """The chance that the verifier accepts what the student writes."""
+    check = next(getattr(r, "check", n) for n, r in bench.entry.rewards.items() if r.per_sequence)
+    reward_SV = ref.terminal(bench.world, verified(bench.world, check))
+
+    def read(at: Tables) -> float:
+        p_SV = np.exp(ref.log_softmax(at.student.detach().numpy()))
+        return float((p_SV[0] * ref.action_values(bench.world, p_SV, reward_SV)[0]).sum())
+
+    return read
