@@ -199,7 +199,7 @@ def test_the_stop_token_is_the_last_supervised_one() -> None:
         ("quantile", {"of": ENTROPY, "above": 1.5}, r"above must lie in \[0.0, 1.0\]"),
         ("quantile", {"of": ENTROPY, "above": 0.5, "scope": "sequence", "among": "response"}, "set among: batch"),
         ("share", {"of": ENTROPY, "share": 0.5, "scope": "sequence"}, "set among: batch"),
-        ("share", {"of": ENTROPY, "share": 0.0}, "greater than 0"),
+        ("share", {"of": ENTROPY, "share": 1.5}, r"share must lie in \[0.0, 1.0\]"),
         ("token_set", {}, "the set is empty"),
         ("class_balance", {"name": "correct", "ratio": 0.5}, "greater than or equal to 1"),
     ],

@@ -113,6 +113,8 @@ REFERENCES: dict[str, list[tuple[dict[str, Any], Array]]] = {
         ({"of": ENTROPY, "by": "quantiles", "low": 0.1, "high": 0.7}, stretched(H, 0.1, 0.7)),
         ({"of": ENTROPY, "by": "max", "among": "response"}, row_scaled(H, lambda h: h / h.max())),
         ({"of": ENTROPY, "by": "median"}, H / np.median(H[MASK])),
+        ({"of": DIVERGENCE, "by": "median", "within": {"kind": "share", "of": DIVERGENCE, "share": 0.5, "among": "batch"}}, KL / np.sort(KL[MASK])[4]),
+        ({"of": DIVERGENCE, "by": "max", "among": "response", "within": {"kind": "position", "below": 1}}, KL / KL[:, :1]),
         ({"of": RATIO, "by": "whiten", "among": "response"}, row_scaled(GAP, lambda x: (x - x.mean()) / x.std())),
         ({"of": RATIO, "by": "whiten", "absolute": True}, np.abs((GAP - GAP[MASK].mean()) / GAP[MASK].std())),
     ],

@@ -67,6 +67,7 @@ REFERENCES: dict[str, list[tuple[dict[str, Any], Array]]] = {
         ({"of": {"kind": "events", "of": ENTROPY, "below": 1.3}, "slope": -0.6, "origin": 1 / 0.6, "low": 0, "high": 1, "base": 0.1},
          np.clip(1 - 0.6 * np.cumsum((H < 1.3) & MASK, 1), 0, 1) + 0.1),
     ],
+    "log_tanh": [({"of": DIVERGENCE}, np.exp(-0.5 * np.tanh(np.log(KL)))), ({"of": ENTROPY, "c": 2.0}, np.exp(-2 * np.tanh(np.log(H))))],
     "normalised": [
         ({"of": ({"kind": "mapped", "of": ENTROPY},)}, H / rows(H)),
         ({"of": ({"kind": "mapped", "of": ENTROPY}, {"kind": "mapped", "of": DIVERGENCE}), "among": "batch"}, H * KL / (H * KL)[MASK].mean()),
@@ -172,3 +173,9 @@ def test_groups_of_wrong_answers_have_no_weight_to_share() -> None:
 def test_refusals(kind: str, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build("weight", kind, **fields)
+
+
+def test_log_tanh_at_its_ends() -> None:
+    weight = build("weight", "log_tanh", of=ENTROPY, c=0.5)
+    ends = {Entropy("student"): torch.tensor([[0.0, 1.0, 1e20, 1.0], [1.0, 1.0, 0.0, 0.0]], dtype=torch.float64)}
+    np.testing.assert_allclose(weight.weight(TokenContext(rollout(), ends), None)[0, :3].numpy(), np.exp([0.5, 0.0, -0.5]), atol=1e-12)

@@ -6,10 +6,10 @@ import math
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
-from zoo.components.base import Slot, check_range, component
+from zoo.components.base import Number, Slot, check_range, component
 from zoo.components.gates.base import Gate, Threshold
 from zoo.statistics import Statistic, TokenContext, smallest
 
@@ -81,7 +81,7 @@ class Share(Measured):
     """
 
     kind: Literal["share"] = "share"
-    share: float = Field(gt=0, le=1)
+    share: Number
     side: Literal["highest", "lowest"] = "highest"
     scope: Literal["token", "sequence"] = "token"
     among: Literal["response", "batch"] = "response"
@@ -89,6 +89,7 @@ class Share(Measured):
 
     @model_validator(mode="after")
     def _scopes(self) -> Share:
+        check_range("share", self.share, 0.0, 1.0, why="it is a share of the tokens")
         if self.scope == "sequence" and self.among == "response":
             raise ValueError("scope: sequence compares whole responses with each other; set among: batch")
         return self

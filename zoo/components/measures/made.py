@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -18,7 +19,8 @@ class Scaled(Measure):
     """A measure on a common scale, over the supervised tokens of the response or of the global batch.
 
     max: x / max. min_max: (x - min) / (max - min). quantiles: (x - Q_low) / (Q_high - Q_low), clamped to [0, 1]. median: x / median.
-    whiten: (x - mean) / standard deviation (population). Where the divisor is 0 every token gets 0.
+    whiten: (x - mean) / standard deviation (population). Where the divisor is 0 every token gets 0. `within` takes them over the tokens that
+    a gate keeps, and scales all.
     """
 
     kind: Literal["scaled"] = "scaled"
@@ -28,6 +30,7 @@ class Scaled(Measure):
     low: float = Field(0.05, ge=0, le=1)
     high: float = Field(0.95, ge=0, le=1)
     absolute: bool = False
+    within: Annotated[Any, Slot("gate")] | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> Scaled:
@@ -36,14 +39,20 @@ class Scaled(Measure):
         return self
 
     def scorers(self) -> tuple[str, ...]:
-        return tuple(self.of.scorers())
+        return tuple(dict.fromkeys(name for part in self._read() for name in part.scorers()))
 
     def statistics(self) -> tuple[Statistic, ...]:
-        return tuple(self.of.statistics())
+        return tuple(dict.fromkeys(statistic for part in self._read() for statistic in part.statistics()))
+
+    def _read(self) -> tuple[Any, ...]:
+        return (self.of,) if self.within is None else (self.of, self.within)
 
     def value(self, context: TokenContext) -> Tensor:
         value_BT = torch.where(context.mask_BT, self.of.value(context), 0.0)
-        origin, unit = self._scale(value_BT, context)
+        counted = context
+        if self.within is not None:
+            counted = replace(context, rollout=replace(context.rollout, mask_BT=self.within.keep(context, None)))
+        origin, unit = self._scale(value_BT, counted)
         scaled_BT = torch.where(unit > 0, (value_BT - origin) / torch.where(unit > 0, unit, 1.0), 0.0)
         if self.by == "quantiles":
             scaled_BT = scaled_BT.clamp(0.0, 1.0)

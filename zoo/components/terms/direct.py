@@ -12,15 +12,16 @@ from zoo.components.base import Number, Slot, check_range, component
 from zoo.components.divergences import Divergence, ReverseKL
 from zoo.components.shapings import shape_values
 from zoo.components.supports import Detach, Full, Support, restrict
-from zoo.components.terms.base import TokenTerm
-from zoo.statistics import LogProb, View
+from zoo.components.terms.base import Signal, TokenTerm, gates_and_weights
+from zoo.statistics import LogProb, TokenContext, View
 
 
 @component("term")
 class DivergenceTerm(TokenTerm):
     """sum over the support of the divergence's entries, student against teacher, on the visited states.
 
-    `temperature` divides both sides' logits; `rescale` multiplies the loss by its square, as Hinton does (1503.02531).
+    `temperature` divides both sides' logits, for each token times the weight `temperature_by` (AdaKD 2510.11615), which acts after a
+    target; `rescale` multiplies the loss by the square of both, as Hinton does (1503.02531).
     """
 
     term: Literal["divergence"] = "divergence"
@@ -28,6 +29,7 @@ class DivergenceTerm(TokenTerm):
     divergence: Annotated[Divergence, Slot("divergence")]
     support: Annotated[Support, Slot("support")] = Full()
     temperature: Number = 1.0
+    temperature_by: Annotated[Any, Slot("weight")] | None = None
     rescale: bool = False
 
     @model_validator(mode="after")
@@ -38,14 +40,30 @@ class DivergenceTerm(TokenTerm):
     def update_scorers(self) -> tuple[str, ...]:
         return () if self.divergence.teacherless else (self.teacher,)
 
+    def parts(self) -> tuple[tuple[str, Any], ...]:
+        tempering = () if self.temperature_by is None else gates_and_weights((self.temperature_by,))
+        return (*super().parts(), *((self.on, part) for part in tempering))
+
+    def prepare(self, contexts: Mapping[str, TokenContext], rewards: Mapping[str, Any]) -> tuple[Signal, ...]:
+        context = contexts[self.on]
+        columns = {} if self.temperature_by is None else {"temperature": self.temperature_by.weight(context, None)}
+        return (self.gated(context, None, columns),)
+
     def token_loss(self, view: View, columns_N: Mapping[str, Tensor]) -> Tensor:
-        student_logp_NV = view.logp_NV("student", self.temperature)
-        teacher_logp_NV = student_logp_NV.detach() if self.divergence.teacherless else view.logp_NV(self.teacher, self.temperature)
+        student_logp_NV = self._tempered(view, "student", columns_N)
+        teacher_logp_NV = student_logp_NV.detach() if self.divergence.teacherless else self._tempered(view, self.teacher, columns_N)
         student_NK, teacher_NK = restrict(self.support, student_logp_NV, teacher_logp_NV, view.token_N)
         entries_NK = self._entries(student_NK, teacher_NK, view.token_N)
         loss_N = shape_values(self.shaping, "entry", entries_NK).sum(-1)
         loss_N = shape_values(self.shaping, "token", loss_N)
-        return loss_N * self.temperature**2 if self.rescale else loss_N
+        if not self.rescale:
+            return loss_N
+        loss_N = loss_N * self.temperature**2
+        return loss_N if self.temperature_by is None else loss_N * columns_N["temperature"].square()
+
+    def _tempered(self, view: View, scorer: str, columns_N: Mapping[str, Tensor]) -> Tensor:
+        logp_NV = view.logp_NV(scorer, self.temperature)
+        return logp_NV if self.temperature_by is None else (logp_NV / columns_N["temperature"][:, None]).log_softmax(-1)
 
     def _entries(self, student_NK: Tensor, teacher_NK: Tensor, token_N: Tensor) -> Tensor:
         if isinstance(getattr(self.support, "mass", None), Detach) and isinstance(self.divergence, ReverseKL):

@@ -1,12 +1,13 @@
 """Weights: soft factors on a term's tokens, without gradient."""
 
 from zoo.components.weights.base import Weight
-from zoo.components.weights.measured import Mapped, Normalised, Segments, SignedEntropy, SoftGate, SpanDiscrepancy
+from zoo.components.weights.measured import LogTanh, Mapped, Normalised, Segments, SignedEntropy, SoftGate, SpanDiscrepancy
 from zoo.components.weights.plain import PassRate, Perplexity, RewardWeight
 from zoo.components.weights.signed import EvidenceRatio, SignAgreement
 
 __all__ = [
     "EvidenceRatio",
+    "LogTanh",
     "Mapped",
     "Normalised",
     "PassRate",

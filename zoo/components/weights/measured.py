@@ -67,6 +67,19 @@ class Mapped(OfMeasure):
 
 
 @component("weight")
+class LogTanh(OfMeasure):
+    """exp(-c tanh(log x)) of a measure x >= 0: 1 at x = 1, e^c at 0, e^-c for large x. With x a difficulty over its median this is AdaKD's
+    temperature of a token (2510.11615), low where the token is hard."""
+
+    kind: Literal["log_tanh"] = "log_tanh"
+    c: float = 0.5
+
+    def weight(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
+        square_BT = self.of.value(context).clamp(0.0, 1e8).square()
+        return (-self.c * (square_BT - 1.0) / (square_BT + 1.0)).exp()
+
+
+@component("weight")
 class Normalised(Weight):
     """The product of weights, divided by its mean over the supervised tokens of the response or of the global batch, where that is not 0."""
 
