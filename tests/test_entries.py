@@ -24,7 +24,8 @@ SIXTEEN = {
     "orpo_distill",
 }  # fmt: skip
 LEAVES = {
-    "A4.1-fixed-divergence", "A4.2-adaptive-divergence", "A4.3-rl-augmented", "A5.1.1-white-box", "A5.1.2-black-box",
+    "A4.1-fixed-divergence", "A4.2-adaptive-divergence", "A4.3-rl-augmented", "A5.1.1-white-box", "A5.1.1-white-box-same-family",
+    "A5.1.1-white-box-cross-family", "A5.1.2-black-box",
     "A5.2.1-self-privileged-information", "A5.2.2-self-pure", "A5.2.3-self-external-feedback", "A6.1-token-and-sample-weighting",
     "A6.2-curriculum", "A6.3-compute", "A7-understanding", "A8-applications",
 }  # fmt: skip
