@@ -166,6 +166,33 @@ def revisiting_opd(fixture: Fixture, *, k: int = TOP_K) -> Loss:
     return loss
 
 
+def truncated_reverse_kl(fixture: Fixture, *, mass: str, k: int = TOP_K) -> Loss:
+    """Reverse KL on the student's own top-K, by what happens to the mass outside (variants of Revisiting OPD; catalogue D.11).
+
+    raw: sum_S q (log q - log p), differentiated as it stands; detach: sum_S q sg[log q - log p]; renormalise: both sides made to sum to 1 on S;
+    tail: one more entry holds what is outside S, on both sides. Token mean; S chosen without gradient. K = 3 (16).
+    """
+    stream = fixture["main"]
+    ids_BTK = top_k(stream.logp("old"), k)
+    log_p = pick(stream.logp("teacher"), ids_BTK)
+    held = pick(stream.logp("student"), ids_BTK) - log_p
+
+    def with_tail(log_BTK: Array) -> Array:
+        return np.concatenate([log_BTK, np.log1p(-np.exp(log_BTK).sum(axis=-1, keepdims=True))], axis=-1)
+
+    def loss(student: Mapping[str, Array]) -> Terms:
+        log_q = pick(log_softmax(student["main"]), ids_BTK)
+        values_BT = {
+            "raw": lambda: kl(log_q, log_p),
+            "detach": lambda: (np.exp(log_q) * held).sum(axis=-1),
+            "renormalise": lambda: kl(log_softmax(log_q), log_softmax(log_p)),
+            "tail": lambda: kl(with_tail(log_q), with_tail(log_p)),
+        }[mass]()
+        return {"divergence": token_mean(values_BT, stream.mask_BT)}
+
+    return loss
+
+
 def opsd(fixture: Fixture, *, beta: float = 0.0, cap: float = 0.05, temperature: float = 1.1) -> Loss:
     """Forward KL to the initial student with privileged context, every vocabulary entry capped (2601.18734, revised release).
 
