@@ -71,20 +71,11 @@ class NativeDecoder:
 
     def _prefill(self, taken: Sequence[int], at: slice, prompts: Sequence[Sequence[int]], step: DecodeStep) -> None:
         """The prompts' keys and values into the rows' slots. Each prompt's last token is left to the first decode step."""
-        rows, cache = step.rows, step.cache
+        rows = step.rows
         width = max(len(prompt) for prompt in prompts) - 1
         if width > 0:
             padded = [list(prompt[:-1]) + [self.pad_id] * (width - len(prompt) + 1) for prompt in prompts]
-            ids_BP = torch.tensor(padded, device=self.model.device)
-            # as in training under autocast: the residual stream in fp32, linear layers in their own type
-            kind = self.weights.embedding.dtype
-            with torch.autocast(ids_BP.device.type, dtype=kind, enabled=kind in (torch.bfloat16, torch.float16)):
-                embedded_BPK = self.model.get_input_embeddings()(ids_BP).to(wide_type(kind))
-                written = self.model.model(inputs_embeds=embedded_BPK, use_cache=True).past_key_values
-            slot = rows.slot_R[at].long()
-            for i, layer in enumerate(written.layers):
-                cache.keys[i, slot, :, :width] = layer.keys.to(cache.keys.dtype)
-                cache.values[i, slot, :, :width] = layer.values.to(cache.values.dtype)
+            step.prefill(torch.tensor(padded, device=self.model.device), rows.slot_R[at].long())
         columns = [[prompt[-1] for prompt in prompts], [len(prompt) - 1 for prompt in prompts], list(taken)]
         rows.token_R[at], rows.position_R[at], rows.request_R[at] = torch.tensor(columns, dtype=torch.int32, device=self.model.device)
         rows.written_R[at], rows.alive_R[at] = 0, 1

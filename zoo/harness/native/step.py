@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.harness.native import plain
@@ -98,6 +99,28 @@ class DecodeStep:
         ops.rms_norm(x, w.final_norm, w.eps, normed)
         ops.head(normed, w.head, logits)
         ops.draw(logits, rows, self.uniform_QT, self.stop_S, temperature=self.temperature, limit=self.limit)
+
+    @torch.no_grad()
+    def prefill(self, ids_BP: Tensor, slot_B: Tensor) -> None:
+        """Keys and values of right-padded prompts into their slots of the cache. Large matrices: torch's own products serve."""
+        w, ops, (count, width) = self.weights, self.ops, ids_BP.shape
+        x = w.embedding[ids_BP.flatten()].to(wide_type(w.embedding.dtype))
+        normed = torch.empty_like(x, dtype=w.embedding.dtype)
+        cosine, sine = self.cosine_LD[None, :width, None], self.sine_LD[None, :width, None]
+        sizes = [w.heads * w.head_size, w.kv_heads * w.head_size, w.kv_heads * w.head_size]
+        for layer, keys_SHLD, values_SHLD in zip(w.layers, self.cache.keys, self.cache.values, strict=True):
+            ops.rms_norm(x, layer.attention_norm, w.eps, normed)
+            parts = F.linear(normed, layer.qkv, layer.qkv_bias).split(sizes, -1)
+            q, k, v = (part.reshape(count, width, -1, w.head_size) for part in parts)
+            q = q if layer.query_norm is None else plain.normed(q, layer.query_norm, w.eps)
+            k = k if layer.key_norm is None else plain.normed(k, layer.key_norm, w.eps)
+            q, k = (plain.rotate(part, cosine, sine).to(v.dtype).transpose(1, 2) for part in (q, k))
+            keys_SHLD[slot_B, :, :width], values_SHLD[slot_B, :, :width] = k, v.transpose(1, 2)
+            attended = F.scaled_dot_product_attention(q, k, v.transpose(1, 2), is_causal=True, enable_gqa=True)
+            x += F.linear(attended.transpose(1, 2).reshape(count * width, -1), layer.out)
+            ops.rms_norm(x, layer.mlp_norm, w.eps, normed)
+            gate, up = F.linear(normed, layer.gate_up).chunk(2, -1)
+            x += F.linear(F.silu(gate) * up, layer.down)
 
     def run(self, count: int) -> None:
         """`advance` for at least `count` rows, through a graph where there is a GPU."""
