@@ -36,8 +36,18 @@ RELATIVE = 1e-6  # scales are float32 by design
 FILES = {file.stem: file for file in (data_root() / "registry" / "methods").rglob("*.yaml")}
 
 # Streams and teachers of an entry that are played by another stream or model of the fixture than its `fixture_name` and `fixture_model` say.
-STREAMS: dict[str, dict[str, str]] = {"offline_opkd": {"main": "main"}}
-MODELS: dict[str, dict[str, str]] = {"delta_kd": {"base": "base"}}
+STREAMS: dict[str, dict[str, str]] = {
+    "offline_opkd": {"main": "main"},
+    "warmup_distill": {"corrected": "theirs"},
+    "raft_domain": {"rewritten": "theirs"},
+}
+PEERS = {"right": "right", "wrong": "wrong"}
+MODELS: dict[str, dict[str, str]] = {
+    "delta_kd": {"base": "base"},
+    "rlcsd": PEERS,
+    "ogls_sd": {**PEERS, "steered": "reference"},
+    "credit_pmi": {"elsewhere": "elsewhere"},
+}
 
 
 @dataclass(frozen=True)
@@ -104,9 +114,10 @@ def changed(entry: MethodEntry, change: Mapping[str, Any]) -> MethodEntry:
 def as_written(entry: MethodEntry) -> Fixture:
     """The fixture in which streams that serve one step were written by the student itself."""
     fixture = SIX
+    learned = {name for term in entry.objective for name in term.streams()}
     for own, name in played_by(entry).items():
         reuse = entry.rollouts[own].reuse
-        if reuse.epochs * reuse.minibatches * reuse.refresh_every == 1:
+        if own in learned and reuse.epochs * reuse.minibatches * reuse.refresh_every == 1:
             fixture = fixture.with_logits(name, old=fixture[name].logits["student"])
     return fixture
 

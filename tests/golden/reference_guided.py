@@ -64,7 +64,7 @@ def direction_adaptive_sd(fixture: Fixture, *, rho: float = 0.8, beta: float = 0
     return surrogate(fixture, along(stream, group_advantage(stream)) + beta * pull_BT, reduce=reduce)
 
 
-def amr_sd(fixture: Fixture, *, tau: float = 0.1, alpha: float = 1.0, reduce: Reduce = sequence_mean) -> Loss:
+def amr_sd(fixture: Fixture, *, tau: float = 0.5, alpha: float = 1.0, reduce: Reduce = sequence_mean) -> Loss:
     """Group advantage magnified where the reflecting self agrees with its sign by more than a threshold (2605.18529, a reconstruction).
 
     CIG_t = log pT(y_t | h) - log pS(y_t); A_t = A_i (1 + alpha ReLU( sign(A_i) CIG_t - tau )). open: tau, alpha (not found), the reduction.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from .fixture import TOP_K, Fixture, Loss, Stream, Terms
-from .numerics import Array, Mask, kl, log_softmax, per_sequence, pick, sequence_mean, token_mean, top_k
+from .numerics import Array, Mask, kl, log_softmax, per_sequence, pick, sequence_mean, token_mean, token_sum, top_k
 from .reference_classic_more import sequence_logp
 from .reference_direct import Reduce, nll, sum_then_mean
 
@@ -19,15 +19,16 @@ def spot(fixture: Fixture, *, beta: float = 0.1) -> Loss:
     """Two binary labels against the reference (2603.01683): edited text `theirs` is good, the student's own wrong text `main` bad.
 
     s(y) = sum_t log pS(y_t) - log pRef(y_t); L = mean over pairs of -log sigmoid(beta s(y+)) - log sigmoid(-beta s(y-)), beta = 0.1, no running mean
-    (the card: current TRL subtracts none).
+    (the card: current TRL subtracts none). Only pairs whose own answer is wrong and whose edit is right count, here the second.
     """
     chosen, rejected = fixture["theirs"], fixture["main"]
     at_chosen, at_rejected = (sequence_logp(stream, stream.logits["reference"]) for stream in (chosen, rejected))
+    kept_B = (chosen.reward_B > 0.5) & (rejected.reward_B < 0.5)
 
     def loss(student: Mapping[str, Array]) -> Terms:
         good_B = sequence_logp(chosen, student["theirs"]) - at_chosen
         bad_B = sequence_logp(rejected, student["main"]) - at_rejected
-        return {"preference": float((np.log1p(np.exp(-beta * good_B)) + np.log1p(np.exp(beta * bad_B))).mean())}
+        return {"preference": float((np.log1p(np.exp(-beta * good_B)) + np.log1p(np.exp(beta * bad_B)))[kept_B].mean())}
 
     return loss
 
@@ -52,23 +53,24 @@ def credit_pmi(fixture: Fixture, *, lam: float = 0.5, k: int = TOP_K, renormalis
     return loss
 
 
-def ogls_sd(fixture: Fixture, *, lam: float = 1.0, forward: bool = False, horizon: int = 1024, tail: float = 0.0, tail_tokens: int = 0) -> Loss:
+def ogls_sd(fixture: Fixture, *, lam: float = 1.0, forward: bool = False, horizon: int = 1024, tail: float = 0.1, tail_from: float = 0.8) -> Loss:
     """Distillation of wrong answers towards logits steered from wrong peers to right ones (2605.12400).
 
-    pT = softmax( z0 + lambda (z_right - z_wrong) ), z0 the unhinted initial student; L = sum_j 1[r_j = 0] sum_{t <= 1024} KL(pS || pT) [v1], a mean over the
-    rollouts of the batch. Variant `forward`: KL(pT || pS), a reading of v2, which adds a likelihood of the tail of right answers (`tail` > 0).
-    open: lambda, the KL's direction, the mean over rollouts (over the batch), the tail's length and weight.
+    pT = softmax( z0 + lambda (z_right - z_wrong) ), z0 the unhinted initial student; L = sum_j 1[r_j = 0] sum_{t <= 1024} KL(pS || pT) [v1], and a
+    likelihood of the tail of right answers [v2]. Variant `forward`: KL(pT || pS), a reading of v2.
+    open, as the entry has it: lambda 1, the KL's direction, the sum over wrong answers as their mean, the tail (0.1, the last fifth by (t - 1/2)/|y|).
     """
     stream = fixture["main"]
     target = log_softmax(stream.logits["reference"] + lam * (stream.logits["right"] - stream.logits["wrong"]))
-    wrong_BT = stream.mask_BT & (stream.reward_B < 0.5)[:, None] & (np.arange(4) < horizon)
-    from_end_BT = stream.mask_BT.sum(axis=1)[:, None] - np.arange(4)
-    tail_BT = stream.mask_BT & (stream.reward_B > 0.5)[:, None] & (from_end_BT <= tail_tokens)
+    wrong_B = stream.reward_B < 0.5
+    near_BT = stream.mask_BT & wrong_B[:, None] & (np.arange(4) < horizon)
+    fraction_BT = (np.arange(4) + 0.5) / stream.mask_BT.sum(axis=1)[:, None]
+    tail_BT = stream.mask_BT & ~wrong_B[:, None] & (fraction_BT >= tail_from)
 
     def loss(student: Mapping[str, Array]) -> Terms:
         log_q = log_softmax(student["main"])
-        terms = {"divergence": sum_then_mean(kl(target, log_q) if forward else kl(log_q, target), wrong_BT)}
-        return {**terms, "tail": tail * token_mean(nll(stream, student["main"]), tail_BT)} if tail else terms
+        values_BT = kl(target, log_q) if forward else kl(log_q, target)
+        return {"divergence": token_sum(values_BT, near_BT) / wrong_B.sum(), "tail": tail * token_mean(nll(stream, student["main"]), tail_BT)}
 
     return loss
 
@@ -123,11 +125,11 @@ def ta_opd(fixture: Fixture, *, k: int = TOP_K, rho: float = 0.05) -> Loss:
     return loss
 
 
-def raft_domain(fixture: Fixture, *, k: int = TOP_K, temperature: float = 1.0, lam: float = 1.0) -> Loss:
+def raft_domain(fixture: Fixture, *, k: int = TOP_K, temperature: float = 2.0, lam: float = 1.0) -> Loss:
     """Likelihood of rewritten answers `theirs`, and the answer-shown original's top-k on them (2606.00147), before the first balance of the two.
 
     L = L_SFT + lambda (T^2/N) sum_t KL(pT' || pS'), both renormalised on the teacher's top-k at temperature T; lambda 1 until losses have been seen.
-    open: k, T (not found).
+    k = 3. open: k, T (not found); taken: T = 2 (entry).
     """
     stream = fixture["theirs"]
     ids_BTK = top_k(stream.logp("self"), k)

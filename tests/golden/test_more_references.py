@@ -153,7 +153,7 @@ def _tempered(temperature: float) -> list[np.ndarray]:
 def test_steering_by_equal_peers_is_distillation_to_the_start() -> None:
     same = SIX.with_logits("main", wrong=MAIN.logits["right"])
     per_token = kl(MAIN.logp("student"), MAIN.logp("reference"))
-    assert Reference(objective.ogls_sd)(same).loss == pytest.approx(per_token[1, :2].sum() / 2.0), "only the second answer is wrong"
+    assert Reference(partial(objective.ogls_sd, tail=0.0))(same).loss == pytest.approx(per_token[1, :2].sum()), "only the second answer is wrong"
 
 
 def test_selected_tokens_are_some_and_not_all_with_a_margin() -> None:
