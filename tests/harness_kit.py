@@ -232,6 +232,8 @@ def moving_entries() -> list[MethodEntry]:
             "gate": {"kind": "student", "weights": {"kind": "gated", "measure": "reward.correct.main", "every": 2, "smooth": 0.5}, "context": hint}},
             objective=[*({**REVERSE_KL, "teacher": name} for name in ("clock", "rounds", "gate")), {
                 "term": "policy_gradient", "reward": "correct", "credit": "return_to_go", "coefficient": 0.1, "reduce": "token_mean"}]),
+        made("bridged", **own, **TEACHER, learners={"bridge": {"kind": "projector", "learning_rate": 0.05}}, objective=[
+            {"term": "representation", "layers": "all", "projector": "bridge", "reduce": "token_mean"}]),
     ]  # fmt: skip
 
 

@@ -224,7 +224,7 @@ def unused_parts(entry: MethodEntry) -> Messages:
     yield from (f"rollouts.{name} is written but no term reads it; remove it or name it with `on:`" for name in entry.rollouts if name not in streams)
     yield from (f"teachers.{name} is declared but nothing reads it; remove it" for name in entry.teachers if name not in read)
     yield from (f"rewards.{name} is declared but nothing reads it; remove it" for name in entry.rewards if name not in rewarded)
-    critics = {t.credit.critic() for t in entry.objective if isinstance(t, PolicyGradientTerm)}
+    critics = {t.credit.critic() for t in entry.objective if isinstance(t, PolicyGradientTerm)} | {getattr(t, "projector", None) for t in entry.objective}
     yield from (f"learners.{name} is declared but nothing reads it; remove it" for name in entry.learners if name not in critics)
 
 

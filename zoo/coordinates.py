@@ -16,6 +16,7 @@ from zoo.components.teachers import Composite, InitialWeights, SelfTeacher
 from zoo.components.terms.direct import DivergenceTerm, LikelihoodTerm
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
 from zoo.components.terms.preference import LogProbLossTerm
+from zoo.components.terms.representation import RepresentationTerm
 
 if TYPE_CHECKING:
     from zoo.entry import MethodEntry
@@ -136,6 +137,8 @@ def derive_term(entry: MethodEntry, index: int, part: int = 0) -> TermCoordinate
         assert reward is not None
         granularity = "token" if term.credit.local and not reward.per_sequence else "sequence"
         estimator, routing = term.credit.estimator(), term.routing.coordinate
+    elif isinstance(term, RepresentationTerm):
+        granularity, estimator, routing = "token", "representation", "none"
     elif isinstance(term, DivergenceTerm):
         granularity, estimator, routing = "token", "direct", term.support.routing
     else:

@@ -10,9 +10,11 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from zoo.components.base import walk
+from zoo.components.learners import Projector
 from zoo.components.schedules import Adaptive
 from zoo.components.teachers import Composite, GatedWeights, Route
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
+from zoo.components.terms.representation import RepresentationTerm
 from zoo.components.updates import Extrapolate, MatchNorm, PrivateStep
 from zoo.errors import suggest
 
@@ -85,6 +87,20 @@ def matched_term(entry: MethodEntry) -> Messages:
         yield f"update.step match_norm takes the norm of objective[{step.to}], which needs to be one of several terms; there are {len(entry.objective)}"
 
 
+def representations(entry: MethodEntry) -> Messages:
+    """A representation term reads one model's states, through a declared projector or none."""
+    for i, term in enumerate(entry.objective):
+        if not isinstance(term, RepresentationTerm):
+            continue
+        if term.projector is not None and not isinstance(entry.learners.get(term.projector), Projector):
+            yield f"objective[{i}]: projector '{term.projector}' is not declared; add learners: {{{term.projector}: {{kind: projector}}}}"
+        if isinstance(entry.teachers.get(term.teacher), Composite):
+            yield f"objective[{i}]: '{term.teacher}' is made of other teachers and has no hidden states; name one of its members"
+        teacher = entry.teachers.get(term.teacher)
+        if teacher is not None and teacher.target is not None:
+            yield f"objective[{i}]: a target transforms probabilities, and a representation term reads hidden states; drop the target of '{term.teacher}'"
+
+
 def pair_fields(entry: MethodEntry, fields: Collection[str] | None, checks: Collection[str] | None) -> Messages:
     """What a pair's prompts lack for a route, and its task's checks for a foreseeing step."""
     for name, teacher in entry.teachers.items():
@@ -96,4 +112,4 @@ def pair_fields(entry: MethodEntry, fields: Collection[str] | None, checks: Coll
 
 
 NAMES = (unknown_members,)
-RULES = (composite_authors, measures, private_parts, matched_term)
+RULES = (composite_authors, measures, private_parts, matched_term, representations)

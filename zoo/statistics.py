@@ -29,6 +29,14 @@ class View(Protocol):
         """A value head's estimate at each token's state."""
         ...
 
+    def states(self, scorer: str, layers: str) -> list[Tensor]:
+        """A scorer's hidden states (N, H) after the chosen layers, in the order of the student's."""
+        ...
+
+    def projected(self, learner: str, states_NH: Tensor, place: int) -> Tensor:
+        """States of the layer at a place, mapped by a projector."""
+        ...
+
 
 class Statistic(Protocol):
     """A column to be computed from a view."""

@@ -30,10 +30,12 @@ class LogitView:
         token_N: Tensor,
         logits: Mapping[str, Callable[[], Tensor]],
         targets: Mapping[str, Target] | None = None,
-        values: Mapping[str, Callable[[], Tensor]] | None = None,
+        values: Mapping[str, Callable[..., Tensor]] | None = None,
         vocabulary: int | None = None,
         mixes: Mapping[str, Mix] | None = None,
+        states: Mapping[str, Callable[[str], list[Tensor]]] | None = None,
     ) -> None:
+        self._states = states or {}
         self.token_N = token_N
         self._mixes = mixes or {}
         self._logits, self._targets, self._values, self._vocabulary = logits, targets or {}, values or {}, vocabulary
@@ -59,6 +61,16 @@ class LogitView:
     def value_N(self, learner: str) -> Tensor:
         """A value head's estimate at each token."""
         return self._values[learner]()
+
+    def states(self, scorer: str, layers: str) -> list[Tensor]:
+        """Hidden states (N, H) of the chosen layers."""
+        if scorer not in self._states:
+            raise ZooError(f"no hidden states for scorer '{scorer}'")
+        return self._states[scorer](layers)
+
+    def projected(self, learner: str, states_NH: Tensor, place: int) -> Tensor:
+        """States mapped by a projector."""
+        return self._values[learner](states_NH, place)
 
     def _raw_logits(self, scorer: str) -> Tensor:
         if scorer not in self._raw:

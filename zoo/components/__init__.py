@@ -22,7 +22,7 @@ from zoo.components import (
     updates,
     weights,
 )
-from zoo.components.terms import direct, policy_gradient, preference
+from zoo.components.terms import direct, policy_gradient, preference, representation
 
 __all__ = [
     "baselines",
@@ -38,6 +38,7 @@ __all__ = [
     "preferences",
     "ratios",
     "reduces",
+    "representation",
     "rewards",
     "rollouts",
     "routings",

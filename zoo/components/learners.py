@@ -20,3 +20,12 @@ class ValueHead(Learner):
 
     kind: Literal["value_head"] = "value_head"
     learning_rate: float = Field(1e-3, gt=0)
+
+
+@component("learner")
+class Projector(Learner):
+    """Linear maps from the student's hidden states to a teacher's, one for each layer that a representation term reads; trained by that
+    term's own loss."""
+
+    kind: Literal["projector"] = "projector"
+    learning_rate: float = Field(5e-4, gt=0)

@@ -16,6 +16,7 @@ from zoo.components.targets import with_inputs
 from zoo.components.teachers import Composite, External, SelfTeacher
 from zoo.entry import MethodEntry
 from zoo.harness.contexts import TaskJudge
+from zoo.harness.layers import Layers, layers_of
 from zoo.harness.models import LoadedPair
 from zoo.harness.routes import Routes, routes_of
 from zoo.tensors import Rollout
@@ -41,8 +42,10 @@ class Bank:
     keys: dict[str, ScorerKey]
     micro_tokens: int
     chunk_tokens: int
+    layers: Layers = field(default_factory=Layers)
     routes: Routes = field(default_factory=lambda: Routes({}, {}))
     values: dict[str, Any] = field(default_factory=dict)
+    projectors: dict[str, Any] = field(default_factory=dict)
     scored_tokens: int = 0
 
     def moves(self, scorer: str) -> bool:
@@ -60,8 +63,19 @@ class Bank:
         return torch.autocast("cuda", dtype=torch.bfloat16) if self.device.type == "cuda" else nullcontext()
 
     def hidden(self, scorer: str, rollout: Rollout) -> Tensor:
-        """Last hidden states (N, H) at the positions that predict the supervised tokens, in the order of the flattened mask."""
-        return response_hidden(self.models[self.keys[scorer].weights], self.prompts(scorer, rollout), rollout, self.pair.pad_id)
+        """Last hidden states (N, H) at the positions that predict the supervised tokens, in the order of the flattened mask; the states of
+        further layers that some term reads are columns behind them."""
+        weights = self.keys[scorer].weights
+        return response_hidden(self.models[weights], self.prompts(scorer, rollout), rollout, self.pair.pad_id, self.layers.wanted.get(weights, ()))
+
+    def width(self, scorer: str) -> int:
+        """Size of a scorer's hidden states."""
+        return int(self.models[self.keys[scorer].weights].get_output_embeddings().weight.shape[1])
+
+    def states(self, scorer: str, states_NH: Tensor, layers: str) -> list[Tensor]:
+        """The chosen layers' part of a scorer's states, in fp32 at least."""
+        split = self.layers.split(states_NH, layers, self.width(scorer))
+        return [one if one.dtype == torch.float64 else one.float() for one in split]
 
     def prompts(self, scorer: str, rollout: Rollout) -> Sequence[tuple[int, ...]]:
         """What a scorer reads before each response."""
@@ -101,14 +115,15 @@ def bank_for(entry: MethodEntry, pair: LoadedPair, *, micro_tokens: int, chunk_t
             models["initial"] = pair.frozen_student(dtype)
         if name in keys and keys[name].weights.startswith(MOVING) and keys[name].weights not in models:
             models[keys[name].weights] = pair.frozen_student()
-    return Bank(pair, models, keys, micro_tokens, chunk_tokens, routes_of(entry))
+    layers = layers_of(entry, models, {name: key.weights for name, key in keys.items()})
+    return Bank(pair, models, keys, micro_tokens, chunk_tokens, layers, routes_of(entry))
 
 
 def _reference(term: Any) -> tuple[str, ...]:
     return ("reference",) if getattr(getattr(term, "loss", None), "needs_reference", False) else ()
 
 
-def response_hidden(model: Any, prompts: Sequence[Sequence[int]], rollout: Rollout, pad_id: int) -> Tensor:
+def response_hidden(model: Any, prompts: Sequence[Sequence[int]], rollout: Rollout, pad_id: int, layers: Sequence[int] = ()) -> Tensor:
     """Run a backbone over prompt + response, padded on the right (causal attention never sees it), and pick the states that
     predict supervised tokens, (N, H). Response positions line up whatever the prompt's length."""
     device = next(model.parameters()).device
@@ -118,7 +133,8 @@ def response_hidden(model: Any, prompts: Sequence[Sequence[int]], rollout: Rollo
     rows = [[*prompt, *answer[:n]] for prompt, answer, n in zip(prompts, response, length_B, strict=True)]
     width = max(len(row) for row in rows)
     ids_BL = torch.tensor([row + [pad_id] * (width - len(row)) for row in rows], device=device)
-    hidden_BLH = model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state
+    given = model.base_model(input_ids=ids_BL, use_cache=False, output_hidden_states=bool(layers))
+    hidden_BLH = torch.cat([given.last_hidden_state, *(given.hidden_states[layer] for layer in layers)], -1) if layers else given.last_hidden_state
     at = mask_BT.nonzero()
     start_B = torch.tensor([len(prompt) - 1 for prompt in prompts])
     flat_N = at[:, 0] * width + start_B[at[:, 0]] + at[:, 1]

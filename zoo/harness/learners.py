@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from zoo.components.learners import ValueHead
 from zoo.entry import MethodEntry
+from zoo.harness.layers import make_projectors
 from zoo.harness.parts import Part, load_optimizer_tensors, optimizer_tensors
 from zoo.harness.scoring import Bank
 from zoo.seeds import seed_for
@@ -50,6 +51,13 @@ def make_critics(entry: MethodEntry, bank: Bank) -> dict[str, Part]:
     found = {name: Critic(size, spec.learning_rate, bank.device) for name, spec in entry.learners.items() if isinstance(spec, ValueHead)}
     bank.values.update(found)
     return {f"critic:{name}": critic for name, critic in found.items()}
+
+
+def make_bridges(entry: MethodEntry, bank: Bank, axes: tuple[str | int, ...]) -> dict[str, Part]:
+    """The projectors an entry declares, registered with the bank."""
+    found = make_projectors(entry, bank.models, {name: key.weights for name, key in bank.keys.items()}, axes)
+    bank.projectors.update(found)
+    return {f"projector:{name}": projection for name, projection in found.items()}
 
 
 def prompts_written(rollouts: int, share: float, group: int) -> int:

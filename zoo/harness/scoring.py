@@ -141,7 +141,7 @@ def hidden_states(bank: Bank, names: Sequence[str], rollout: Rollout) -> dict[st
                 found[key] = states_NH.new_zeros(rollout.tokens, states_NH.shape[-1])
             place = torch.cat([torch.arange(starts[i], starts[i] + sizes[i]) for i in group])
             found[key][place.to(states_NH.device)] = states_NH
-        found.setdefault(key, torch.zeros(rollout.tokens, bank.head(name).weight.shape[1], device=bank.device))  # type: ignore[attr-defined]
+        found.setdefault(key, torch.zeros(rollout.tokens, bank.width(name), device=bank.device))
         if key.weights not in ("student", "initial"):
             bank.scored_tokens += sum(sizes[i] for i in asked)
     return {name: found[bank.keys[name]] for name in names if bank.keys[name] in found}
@@ -162,15 +162,17 @@ def chunk_view(method: Method, bank: Bank, token_N: Tensor, hidden: Mapping[str,
     """The distributions of a chunk of tokens, each scorer's head applied when first asked for."""
     mixes = method.mixes(hidden)
     logits = {name: partial(logits_of, bank, name, states_NH) for name, states_NH in hidden.items() if name not in mixes}
-    values = {name: partial(head, hidden["student"].detach().float()) for name, head in bank.values.items()} if "student" in hidden else {}
-    return LogitView(token_N, logits, method.targets, values, bank.pair.vocab_size, mixes)
+    last_NH = hidden["student"][:, : bank.width("student")].detach().float() if "student" in hidden else None
+    values = {name: partial(head, last_NH) for name, head in bank.values.items()} if last_NH is not None else {}
+    states = {name: partial(bank.states, name, states_NH) for name, states_NH in hidden.items() if name not in mixes}
+    return LogitView(token_N, logits, method.targets, {**values, **bank.projectors}, bank.pair.vocab_size, mixes, states)
 
 
 def logits_of(bank: Bank, scorer: str, states_NH: Tensor) -> Tensor:
     """A scorer's head on its states, (N, V)."""
     # A live teacher has the student's own head, which must not learn from being compared with.
     with bank.precision(), torch.set_grad_enabled(torch.is_grad_enabled() and scorer == "student"):
-        return bank.head(scorer)(states_NH)
+        return bank.head(scorer)(states_NH[:, : bank.width(scorer)])
 
 
 def verified(pair: LoadedPair, rollout: Rollout, check: str) -> Tensor:

@@ -17,7 +17,7 @@ from zoo.entry import MethodEntry
 from zoo.errors import ZooError
 from zoo.harness.comparison import Comparison
 from zoo.harness.engine import ReferenceEngine
-from zoo.harness.learners import make_critics, prompt_order, prompts_written
+from zoo.harness.learners import make_bridges, make_critics, prompt_order, prompts_written
 from zoo.harness.ledger import Diverged, Phases, Spent, measures_of, row_of
 from zoo.harness.likelihoods import cross_entropy
 from zoo.harness.models import LoadedPair
@@ -244,7 +244,7 @@ def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: Lo
     settings, student = comparison.settings, pair.reset_student()
     student.eval()  # no dropout in any model; gradients flow all the same
     bank = bank_for(entry, pair, micro_tokens=settings.micro_tokens, chunk_tokens=settings.chunk_tokens)
-    critics = make_critics(entry, bank)
+    critics = {**make_critics(entry, bank), **make_bridges(entry, bank, (comparison.id, seed))}
     engine = ReferenceEngine(
         student,
         {name: bank.models.get(bank.keys[name].weights, pair.teachers.get(name)) for name in entry.teachers},
