@@ -124,7 +124,7 @@ def contrast(part: Mapping[str, Any], logp: Mapping[str, Array]) -> Array:
 def shaped(value: Array, part: Mapping[str, Any]) -> Array | None:
     """An advantage after a shaping that acts on each token alone; None for others."""
     if part["kind"] == "clip":
-        return np.minimum(value, part["at"]) if part["side"] == "upper" else np.clip(value, -part["at"], part["at"])
+        return np.clip(value, -np.inf if part["side"] == "upper" else -part["at"], np.inf if part["side"] == "lower" else part["at"])
     if part["kind"] == "soft_log":
         return np.sign(value) * np.log1p(np.abs(value))
     if part["kind"] == "power":
