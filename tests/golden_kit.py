@@ -154,7 +154,8 @@ def view_of(method: Method, data: GoldenStream, student_BTV: Tensor, chunk: slic
     place_N = torch.from_numpy(data.mask_BT).flatten().nonzero()[:, 0][chunk]
     tables = {name: torch.from_numpy(data.logits[model]) for name, model in models_of(method.entry).items()}
     logits = {name: (lambda table=table: table.flatten(0, 1)[place_N]) for name, table in {**tables, "student": student_BTV}.items()}
-    return LogitView(torch.from_numpy(data.response_BT).flatten()[place_N], logits, method.targets), place_N
+    values = dict.fromkeys(method.entry.learners, lambda: torch.from_numpy(data.value_BT).flatten()[place_N])
+    return LogitView(torch.from_numpy(data.response_BT).flatten()[place_N], logits, method.targets, values), place_N
 
 
 def context_of(method: Method, name: str, data: GoldenStream) -> TokenContext:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
 
 from tests.golden.reference import REFERENCES, VARIANTS, Reference
+from tests.golden.reference_classic_more import cmdp_kd
 from tests.golden_changes import CHANGES
 from tests.golden_kit import FILES, RELATIVE, SIX, as_written, assert_equal, assert_gradients, changed, evaluate, load
 from zoo.components.ratios import Importance
@@ -15,8 +20,9 @@ PENDING: dict[str, str] = {}
 UNWRITTEN = sorted(set(REFERENCES) - set(FILES))
 WRITTEN = [pytest.param(name, marks=[pytest.mark.xfail(reason=PENDING[name], strict=True)] if name in PENDING else []) for name in REFERENCES if name in FILES]
 
-# The reference carries the importance ratio, which is 1 here; without it the surrogate's value is -A log p, not -A.
-OTHER_SURROGATE = frozenset({"tml_opd"})
+# The value is that of another surrogate with the same gradient: tml_opd's reference carries the importance ratio, which is 1 here (without it
+# the value is -A log p, not -A); training_wheels' is the squared gap itself.
+OTHER_SURROGATE = frozenset({"tml_opd", "training_wheels"})
 
 
 @pytest.mark.parametrize("name", UNWRITTEN)
@@ -64,6 +70,17 @@ def test_entries_of_one_step_hold_on_older_rollouts_too(name: str, reference: Re
     """Scored by the student that wrote the tokens, and with the ratio that one step makes superfluous put back; aopd's card has none."""
     ratio = () if name == "aopd" else (Importance(),)
     assert_equal(changed(load(name), {"ratio": ratio}), reference, SIX)
+
+
+def test_a_budget_overrules_the_verdict() -> None:
+    """The wrong answer, within the budget, beats the right one, beyond it. In groups of two only the order of the rewards shows."""
+    stream = replace(SIX["main"], reward_B=np.array([0.0, 1.0]))
+    entry = load("cmdp_kd")
+    tight = entry.model_copy(update={"rewards": {name: reward.model_copy(update={"limit": 1.6214}) for name, reward in entry.rewards.items()}})
+    reference = Reference(partial(cmdp_kd, d=1.6214))
+    swapped = SIX.with_stream("main", stream)
+    assert_equal(tight, reference, swapped)
+    assert abs(reference(swapped).loss - Reference(partial(cmdp_kd, d=9.0))(swapped).loss) > 1e-2
 
 
 def test_a_zero_coefficient_leaves_no_gradient() -> None:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from tests.golden import reference_classic as classic
+from tests.golden import reference_classic_more as more
+from tests.golden import reference_guided as guided
 from tests.golden import reference_objective as objective
 from tests.golden.loss import Reference
 from tests.golden.reference_states import adakd_shares, raft_weights, taid_shares
@@ -66,3 +68,23 @@ def test_raft_balances_its_two_losses() -> None:
     weights = raft_weights(LOSSES, OTHERS)
     assert follow(rule, [{of: a, to: b} for a, b in zip(LOSSES, OTHERS, strict=True)]) == pytest.approx(weights, rel=1e-9)
     assert_at("raft_domain", rule, weights[3], Reference(partial(objective.raft_domain, lam=weights[3]), ("theirs",)))
+
+
+def test_warmup_distill_is_plain_distillation_after_its_first_stage() -> None:
+    if "warmup_distill" not in FILES:
+        pytest.skip("no entry 'warmup_distill' in the registry yet")
+    entry = load("warmup_distill")
+    for progress, reference in ((0.1, Reference(more.warmup_preference, ("theirs", "main"))), (0.6, Reference(more.okd, ("data",)))):
+        assert_equal(entry, reference, as_written(entry), progress=progress)
+
+
+@pytest.mark.parametrize("progress", [0.25, 0.75])
+def test_the_teachers_token_of_tgpo_fades(progress: float) -> None:
+    """Linearly from w; the entry lets it end at half of the run."""
+    weight = max(1.0 - 2.0 * progress, 0.0)
+    assert_equal(load("tgpo"), Reference(partial(guided.tgpo, weight=weight)), as_written(load("tgpo")), progress=progress)
+
+
+@pytest.mark.parametrize("progress", [0.5, 0.9])
+def test_the_modulation_of_amr_sd_fades_to_grpo(progress: float) -> None:
+    assert_equal(load("amr_sd"), Reference(partial(guided.amr_sd, alpha=1.0 - progress)), as_written(load("amr_sd")), progress=progress)

@@ -53,12 +53,3 @@ def raft_weights(likelihood: Sequence[float], divergence: Sequence[float], *, de
         top, bottom = decay * top + (1.0 - decay) * a, decay * bottom + (1.0 - decay) * b
         found.append(float(top / (bottom + eps)))
     return found
-
-
-def anti_sd_switch(entropies: Sequence[float], warm: float, *, down: float = 0.93) -> list[float]:
-    """AntiSD's switch g at each batch (2605.11609): 0 once the teacher's mean entropy is below 0.93 H_warm, 1 again when it has reached H_warm."""
-    switch, found = 1.0, []
-    for entropy in entropies:
-        switch = 0.0 if entropy < down * warm else 1.0 if entropy >= warm else switch
-        found.append(switch)
-    return found
