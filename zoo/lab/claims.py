@@ -159,7 +159,9 @@ def claim_of(bench: Bench, tables: Tables, index: int) -> Claim:
     if wanted is None:
         return Claim(index, estimator, says, None, altered=tuple(at.altered))
     bias, cosine = ref.compare(mean, wanted)
-    return Claim(index, estimator, says, against if size_of(wanted) > 0 else None, bias, cosine, tuple(at.altered))
+    # A likelihood of the student's own text has no expected gradient, so there is no direction to compare: only its gates and weights act.
+    size = np.sqrt(found.second[index])
+    return Claim(index, estimator, says, against if size_of(wanted) > NULL * size else None, bias, cosine, tuple(at.altered))
 
 
 def size_of(value: Array) -> float:
