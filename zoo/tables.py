@@ -54,13 +54,14 @@ def build_tables(records_root: Path, out_root: Path, comparison: str | None = No
     return [*written, manifest]
 
 
-def check_tables(records_root: Path, out_root: Path) -> list[str]:
-    """What differs between the files below `out_root` and those that the records give now; empty where nothing does."""
+def check_tables(records_root: Path, out_root: Path, beside: Mapping[str, bytes] | None = None) -> list[str]:
+    """What differs between the files below `out_root` and those that the records give now, and further generated files `beside` them;
+    empty where nothing does."""
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder)
         if comparisons(records_root):
             build_tables(records_root, fresh)
-        due, present = _files(fresh), _files(out_root)
+        due, present = {**_files(fresh), **(beside or {})}, _files(out_root)
     problems = [f"missing: {name}" for name in due if name not in present]
     problems += [f"changed: {name}" for name in due if name in present and due[name] != present[name]]
     return sorted(problems) + [f"extra: {name}" for name in present if name not in due]

@@ -65,14 +65,9 @@ def coverage(reports: list[LabReport]) -> dict[str, Any]:
 
 
 def _write_tables(out: Path, as_json: bool) -> None:
-    from zoo.lab.tables import lab_files
+    from zoo.lab.tables import write_lab_files
 
-    written = []
-    for name, data in lab_files().items():
-        path = out / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-        written.append(str(path))
+    written = [str(path) for path in write_lab_files(out)]
     print_json({"files": written}) if as_json else typer.echo("\n".join(written))
 
 
@@ -119,9 +114,8 @@ def _print_all(reports: list[LabReport]) -> None:
     found = coverage(reports)
     console().print(add_rows(table("no double", "why", keep=("no double",)), found["exempt_kinds"].items()))
     console().print(add_rows(table("not measured", "why", keep=("not measured",)), found["exempt_entries"].items()))
-    typer.echo(
-        f"{found['measured']} entries measured, {len(found['exempt_entries'])} not; {len(found['doubles'])} kinds have a double, {len(found['exempt_kinds'])} are exempt"
-    )
+    counts = [found["measured"], len(found["exempt_entries"]), len(found["doubles"]), len(found["exempt_kinds"])]
+    typer.echo("{} entries measured, {} not; {} kinds have a double, {} are exempt by name".format(*counts))
 
 
 def _print_one(report: LabReport) -> None:

@@ -131,9 +131,10 @@ class TermReferences:
 
 
 def core_of(bench: Bench, index: int) -> Bench:
-    """A bench on one term without gates, weights, coefficient and denominator."""
+    """A bench on one term without gates, weights, further advantages, coefficient and denominator."""
     term = bench.entry.objective[index]
     plain: dict[str, Any] = {"gates": (), "weights": (), "coefficient": 1.0, "during": None}
+    plain |= {name: empty for name, empty in (("plus", ()), ("temperature_by", None)) if hasattr(term, name)}
     if hasattr(term, "reduce"):
         plain["reduce"] = Sum()
     objective = tuple(term.model_copy(update=plain) if i == index else other for i, other in enumerate(bench.entry.objective))

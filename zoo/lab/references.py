@@ -129,6 +129,8 @@ def shaped(value: Array, part: Mapping[str, Any]) -> Array | None:
         return np.sign(value) * np.log1p(np.abs(value))
     if part["kind"] == "power":
         return np.sign(value) * np.abs(value) ** part["exponent"]
+    if part["kind"] == "w_f":
+        return divergence_weight(part["of"]["kind"], part["of"], np.exp(value))
     return None
 
 
