@@ -19,6 +19,16 @@ LONG_SEGMENTS = {
 OPENING_HALF = {"kind": "threshold", "of": {"kind": "spent", "of": {"kind": "entropy", "of": "student"}, "here": True}, "below": 0.5}
 
 
+TEACHABLE = {
+    "kind": "combined",
+    "how": "product",
+    "of": (
+        {"kind": "scaled", "of": {"kind": "divergence", "of": "teacher", "to": "student", "top_k": 3}, "by": "quantiles"},
+        {"kind": "scaled", "of": {"kind": "mass", "of": "teacher", "among": "student", "k": 3}, "by": "quantiles"},
+    ),
+}
+
+
 def gates(*of: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(Slot("gate").validate(gate) for gate in of)
 
@@ -43,5 +53,10 @@ CHANGES: dict[tuple[str, str], dict[str, Any]] = {
     ("gear", "long_segments"): {"weights": weights({"kind": "normalised", "of": (LONG_SEGMENTS,)})},
     ("tsd_kd", "opening_half"): {"1.gates": gates(OPENING_HALF)},
     ("oppo_bayes", "tight"): {"reward": {"kind": "contrast", "of": {"self": 1, "student": -1}, "clip": 0.4}},
+    ("ta_opd", "half"): {"gates": gates({"kind": "share", "of": TEACHABLE, "share": 0.5, "among": "batch"})},
+    ("esr", "token_mean"): {"reduce": "token_mean"},
+    ("adaswitch", "token_mean"): {"reduce": "token_mean"},
+    ("ogls_sd", "forward"): {"0.divergence": "forward_kl"},
+    ("imitkd", "optimal"): {"support": {"kind": "teacher_topk", "k": 1, "mass": {"renormalise": "teacher"}}},
     ("kdrl", "sequence_mean"): {"reduce": "sequence_mean"},
 }

@@ -23,11 +23,10 @@ CLASSIC: dict[str, Reference] = {
     "rkl_topk_detach": Reference(partial(direct.truncated_reverse_kl, mass="detach")),
     "rkl_topk_renormalised": Reference(partial(direct.truncated_reverse_kl, mass="renormalise")),
     "rkl_topk_tail": Reference(partial(direct.truncated_reverse_kl, mass="tail")),
+    "xkd": Reference(direct.gkd),  # without the experiential term: see its blocked_by
     "imitkd": Reference(classic.imitkd),
     "scheduled_sampling": Reference(classic.scheduled_sampling),
     "f_distill": Reference(classic.f_distill, BOTH),
-    "f_distill_kl": Reference(partial(classic.f_distill, divergence="kl"), ("theirs",)),
-    "f_distill_rkl": Reference(partial(classic.f_distill, divergence="rkl")),
     "f_distill_js": Reference(partial(classic.f_distill, divergence="js"), BOTH),
     "akl": Reference(classic.akl, DATA),
     "atkd": Reference(classic.atkd, DATA),
@@ -53,6 +52,10 @@ CLASSIC: dict[str, Reference] = {
 
 CLASSIC_VARIANTS: dict[str, dict[str, Reference]] = {
     "imitkd": {"optimal": Reference(partial(classic.imitkd, optimal=True))},
+    "f_distill": {
+        "kl": Reference(partial(classic.f_distill, divergence="kl"), ("theirs",)),
+        "rkl": Reference(partial(classic.f_distill, divergence="rkl")),
+    },
     "adaswitch": {"token_mean": Reference(partial(classic.forward_kl, reduce=token_mean))},
     "adakd": {"half": Reference(partial(classic.adakd, ratio=0.5), DATA)},
     "selectkd": {"top_3": Reference(partial(classic.selectkd, k=3, beta=0.3))},
