@@ -149,7 +149,7 @@ def test_a_prefix_goes_on_from_the_given_beginning(pair: LoadedPair, supervise: 
 
 
 def test_two_branches_leave_another_stream_at_the_same_states(pair: LoadedPair) -> None:
-    leaving = {"author": "branch", "of": "main", "high": 1.0, "max_new_tokens": 2}
+    leaving = {"author": "branch", "of": "main", "high": 1.0, "window": 2}
     streams = {"main": {"author": "student"}, "mine": leaving, "theirs": {**leaving, "by": "teacher"}}
     terms = [{**REVERSE_KL, "on": name} for name in ("mine", "theirs")]
     found = batch(trainer_of(made("branches", rollouts=streams, **TEACHER, objective=terms), pair))

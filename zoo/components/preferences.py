@@ -81,3 +81,16 @@ class Ipo(Preference):
     def loss(self, chosen: Sums, rejected: Sums) -> Tensor:
         gap_B = chosen.margin_B / chosen.length_B.clamp(min=1) - rejected.margin_B / rejected.length_B.clamp(min=1)
         return (gap_B - 1.0 / (2.0 * self.beta)).square()
+
+
+@component("preference")
+class Bco(Preference):
+    """-log sigmoid(beta margin+) - log sigmoid(-beta margin-): two labels of their own in place of one comparison, margins against the
+    reference (2404.04656 without its running mean; SPoT 2603.01683)."""
+
+    kind: Literal["bco"] = "bco"
+    beta: float = Field(0.1, gt=0)
+    needs_reference = True
+
+    def loss(self, chosen: Sums, rejected: Sums) -> Tensor:
+        return -logsigmoid(self.beta * chosen.margin_B) - logsigmoid(-self.beta * rejected.margin_B)

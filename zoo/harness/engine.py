@@ -127,7 +127,7 @@ class ReferenceEngine:
         if unlike := [name for name, source in found.items() if source is None or len(source) != len(wanted)]:
             raise ZooError(f"a stream of author '{stream.author}' reads stream '{unlike[0]}' row by row, which must be written before, to the same prompts")
         self._sources = {name: source for name, source in found.items() if source is not None}
-        written = self._write(stream, wanted, stream.horizon(max_new_tokens) if not isinstance(stream, Branch) else max_new_tokens)
+        written = self._write(stream, wanted, stream.horizon(max_new_tokens))
         return replace(written, version=version)
 
     def _write(self, stream: Stream, wanted: Sequence[Request], limit: int) -> Rollout:
@@ -201,16 +201,16 @@ class ReferenceEngine:
     def _continue(self, stream: Continued, wanted: Sequence[Request], limit: int) -> Rollout:
         """Given beginnings, and what `by` makes of them."""
         if isinstance(stream, Branch):
-            given, horizon = self._sources[stream.of], stream.horizon(limit)
+            given = self._sources[stream.of]
             # By the text it leaves from, so that two branches of one stream leave it at the same places.
             seeds = [seed_for("branch", p.id, given.version, *ids) for p, ids in zip(given.prompts, written_ids(given), strict=True)]
         else:
             assert isinstance(stream, Prefix)
-            given, horizon = self._write(stream.of, wanted, stream.of.horizon(limit)), limit
+            given = self._write(stream.of, wanted, stream.of.horizon(limit))
             seeds = [request.seed for request in wanted]
         uniform_B = uniforms(seeds, 1, stream=LENGTH_DRAW)[:, 0].to(given.mask_BT.device)
         length_B = stream.lengths(content_lengths(given, self.stop_ids), uniform_B).clamp(max=limit - 1)
-        rest = self._decode(stream.rest(), wanted, horizon, heads_of(given, length_B))
+        rest = self._decode(stream.rest(), wanted, min(limit, stream.window or limit), heads_of(given, length_B))
         return spliced(given, rest, length_B, limit=limit, learn_given=stream.supervise == "all", pad_id=self.pad_id)
 
     def _edit(self, stream: Edited, wanted: Sequence[Request], limit: int) -> Rollout:

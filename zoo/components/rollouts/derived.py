@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from zoo.components.base import Number, Slot, check_range, component
@@ -18,12 +18,13 @@ Supervise = Literal["continuation", "all"]
 
 class Continued(Stream):
     """Streams in which `by` goes on from the first part of a text: a length drawn uniformly from `low`..`high` for each row, as a share of the
-    text (its stop token not counted) or in tokens, rounded down."""
+    text (its stop token not counted) or in tokens, rounded down; and writes `window` tokens at most, where that is given."""
 
     by: str = "student"
     low: Number = 0.0
     high: Number
     unit: Literal["share", "tokens"] = "share"
+    window: int | None = Field(None, ge=1)
     supervise: Supervise
 
     @model_validator(mode="after")
@@ -75,7 +76,7 @@ class Prefix(Continued):
 
 @component("rollout")
 class Branch(Continued):
-    """`by` goes on from a state of each sequence of another stream, `of`, row by row, for at most `max_new_tokens` tokens; only these are
+    """`by` goes on from a state of each sequence of another stream, `of`, row by row; only what it writes is
     learned. Two branches of one stream with the same bounds leave from the same states."""
 
     author: Literal["branch"] = "branch"
