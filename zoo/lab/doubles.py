@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from zoo.components.base import Strict
-from zoo.components.teachers import External, SelfTeacher
+from zoo.components.teachers import Ensemble, External, SelfTeacher
 from zoo.entry import MethodEntry
 from zoo.lab.laws import Exempt
 from zoo.lab.world import Array, World
@@ -95,6 +95,8 @@ class Tables:
             found = self.world.table("external:" + teacher.model)
         elif isinstance(teacher, SelfTeacher):
             found = self._weights(teacher.weights)
+        elif isinstance(teacher, Ensemble) and not any(getattr(self.entry.teachers.get(name), "target", None) for name in teacher.members):
+            found = teacher.combine(lambda name: self.logits(name).detach().log_softmax(-1), self.student.new_zeros(0))
         else:
             kind = f"teacher.{teacher.kind}"
             raise Exempt(f"{kind}: {EXEMPT.get(kind, 'no double yet')}")

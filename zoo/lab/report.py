@@ -100,7 +100,8 @@ def refused(entry: MethodEntry) -> str | None:
         return "stages: each phase is an entry of its own, which the lab does not chain"
     if not entry.objective:
         return "no objective: evaluated as it is"
-    return None
+    whole = [f"term.{term.term}" for term in entry.objective if f"term.{term.term}" in EXEMPT]  # type: ignore[attr-defined]
+    return f"{whole[0]}: {EXEMPT[whole[0]]}" if whole else None
 
 
 def study(entry: MethodEntry, *, follow: int = 0, full: bool = False) -> LabReport:
