@@ -12,6 +12,7 @@ from zoo.components.base import extremes
 from zoo.entry import MethodEntry
 from zoo.errors import ZooError
 from zoo.lab.claims import NULL, Claim, TermReferences, claim_of
+from zoo.lab.doubles import EXEMPT
 from zoo.lab.engine import PROGRESS, Bench
 from zoo.lab.laws import Exempt
 from zoo.lab.points import Descent, FixedPoint, descent, fixed_point
