@@ -153,6 +153,28 @@ def test_refuses_what_the_loader_refuses(path: tuple[Any, ...], to: Any) -> None
     assert not loads(entry)
 
 
+STAGES = [{"share": 0.25, "rollout": {"author": "dataset"}, "objective": EXAMPLE["objective"][1:]}, {"share": 0.75, "objective": EXAMPLE["objective"][:1]}]
+
+
+@pytest.mark.parametrize(
+    ("change", "legal"),
+    [
+        ({}, True),
+        ({"rounds": 3}, True),
+        ({"rounds": 0}, False),
+        ({"objective": EXAMPLE["objective"]}, False),
+        ({"stages": STAGES[:1]}, False),
+        ({"stages": [{**STAGES[0], "teachers": {}}, STAGES[1]]}, False),
+        ({"stages": [{**STAGES[0], "rollouts": {}}, STAGES[1]]}, False),
+        ({"stages": [{**STAGES[0], "share": 1.0}, STAGES[1]]}, False),
+        ({"stages": [{"share": 0.25}, STAGES[1]]}, False),
+    ],
+)
+def test_stages(change: dict[str, Any], legal: bool) -> None:
+    staged = {**{key: value for key, value in EXAMPLE.items() if key != "objective"}, "stages": STAGES, **change}
+    assert VALIDATOR.is_valid(staged) == legal
+
+
 def test_every_kind_can_be_completed() -> None:
     """Each slot offers each of its kinds as a mapping with that tag, and by bare name where nothing else is required."""
     for slot in slots():

@@ -62,15 +62,26 @@ def _slot_schema(slot: str, names: dict[str, str], definitions: Json) -> Json:
 
 
 def _entry_schema(schema: Json) -> Json:
-    """The entry with its short form `rollout`, and the sections that only what never trains may leave out."""
+    """The entry with its short forms `rollout` and `stages`, and the sections that only what never trains may leave out."""
     streams = {"rollout": {"x-slot": "rollout", "description": "Short for rollouts: {main: ...}."}}
-    trained = {"required": ["objective", "fixed_point"], "anyOf": [{"required": ["rollout"]}, {"required": ["rollouts"]}]}
+    once: Json = {"not": {"required": ["rollout", "rollouts"]}}
+    own = {name: schema["properties"][name] for name in ("rollouts", "objective")}
+    stage: Json = {
+        "type": "object",
+        "properties": {"share": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, **streams, **own},
+        "required": ["share", "objective"],
+        "additionalProperties": False,
+        "allOf": [once],
+    }
+    stages = {"stages": {"type": "array", "minItems": 2, "items": stage}, "rounds": {"type": "integer", "minimum": 1}}
+    written = {"anyOf": [{"required": ["rollout"]}, {"required": ["rollouts"]}]}
+    trained = {"required": ["fixed_point"], "anyOf": [{"required": ["objective"], **written}, {"required": ["stages"]}]}
     idle = {"anchor": {"enum": ["student", "teacher"]}, "kind": {"const": "analysis"}, "executable": {"const": False}}
     untrained = {"anyOf": [{"properties": {name: rule}, "required": [name]} for name, rule in idle.items()]}
     return {
         **schema,
-        "properties": {**schema["properties"], **streams},
-        "allOf": [{"not": {"required": ["rollout", "rollouts"]}}, {"if": untrained, "else": trained}],
+        "properties": {**schema["properties"], **streams, **stages},
+        "allOf": [once, {"not": {"required": ["stages", "objective"]}}, {"if": untrained, "else": trained}],
     }
 
 
