@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.components.base import Strict
-from zoo.components.rollouts import Mixture, Prefix, Replay, Stream
+from zoo.components.rollouts import Edited, Mixture, Prefix, Replay, Stream
 from zoo.components.targets import with_inputs
 from zoo.components.teachers import Composite, InitialWeights, SelfTeacher
 from zoo.components.terms.direct import DivergenceTerm, LikelihoodTerm
@@ -121,9 +121,10 @@ def derive_term(entry: MethodEntry, index: int, part: int = 0) -> TermCoordinate
     scorers = term.scorers(entry.rewards)
     signals: list[str] = []
     reward = term.resolved_reward(entry.rewards) if isinstance(term, PolicyGradientTerm) else None
-    outcome_factor = any(part.outcome for _, part in term.parts()) or (reward is not None and term.credit.outcome)
+    outcome_factor = any(part.outcome for _, part in term.parts()) or (isinstance(term, PolicyGradientTerm) and bool(term.outcomes()))
     seen = [entry.teachers[s].context for s in with_inputs(scorers, entry.teachers) if s in entry.teachers]
     shown = [part for context in seen if context is not None for outer in context.made for part in outer.alternatives()]
+    shown += [part for name in term.streams() if isinstance(stream := entry.rollouts[name], Edited) for part in stream.put.alternatives()]
     if external_scorers(entry, term):
         signals.append("logit")
     if outcome_factor or (reward is not None and reward.per_sequence) or any(part.outcome for part in shown):
