@@ -55,8 +55,9 @@ def sequence_rewards(entry: MethodEntry) -> Messages:
         for own in term.split() if isinstance(term, PolicyGradientTerm) else ():
             if not isinstance(own.reward, str) and own.reward.per_sequence:
                 yield f"objective[{i}]: reward {own.reward.kind} is measured on whole answers; declare it under rewards and name it here"
-            if own.credit.outcome and not entry.rewards[own.credit.name].per_sequence:  # type: ignore[attr-defined]
-                yield f"objective[{i}]: credit {own.credit.kind} reads a sequence's result, but rewards.{own.credit.name} is given per token; name a verifier"  # type: ignore[attr-defined]
+            for part in own.outcomes():
+                if not entry.rewards[part.name].per_sequence:
+                    yield f"objective[{i}]: {part.kind} reads a sequence's result, but rewards.{part.name} is given per token; name a verifier"
         for _, part in term.parts():
             if part.outcome and not entry.rewards[part.name].per_sequence:
                 yield f"objective[{i}]: {part.kind} reads a sequence's result, but rewards.{part.name} is given per token; name a verifier"

@@ -130,6 +130,13 @@ SHAPINGS: Table = {
         ({"at": 1.0, "side": "upper"}, np.minimum(ADVANTAGE, 1)),
         ({"at": 1.0, "side": "lower"}, np.maximum(ADVANTAGE, -1)),
     ],
+    "margin_shift": [
+        # The first response is right, the second wrong, and their means are 0.375 and 0.25.
+        ({"name": "correct", "margin": 0.5}, inside(ADVANTAGE + np.array([[0.1875], [-0.1875]]))),
+        ({"name": "correct", "margin": 0.5, "side": "right", "scope": "batch"}, inside(ADVANTAGE + np.array([[0.375], [0.0]]))),
+        ({"name": "correct", "margin": 0.5, "side": "wrong"}, inside(ADVANTAGE + np.array([[0.0], [-0.375]]))),
+        ({"name": "correct", "margin": 0.1}, inside(ADVANTAGE)),
+    ],
     "soft_log": [({}, np.sign(ADVANTAGE) * np.log(1 + np.abs(ADVANTAGE)))],
     "power": [({"exponent": e}, np.sign(ADVANTAGE) * np.abs(ADVANTAGE) ** e) for e in (0.5, 1.0, 2.0)],
     "w_f": [
@@ -323,3 +330,13 @@ def test_pass_rate_of_all_right_or_all_wrong_is_0_unless_the_power_is_0() -> Non
     known = TokenContext(answers.rollout, {}, {"correct": torch.tensor([1.0, 0.0])})
     assert build("weight", "pass_rate", name="correct").weight(known, None)[:, 0].tolist() == [0.0, 0.0]
     assert build("weight", "pass_rate", name="correct", beta=0).weight(known, None)[:, 0].tolist() == [1.0, 0.0]
+
+
+def test_a_margin_needs_both_outcomes_in_its_scope() -> None:
+    """Groups 0 and 1 have one outcome each, group 2 both; over the batch both exist."""
+    answers = per_group(6, [1] * 6, [0, 0, 1, 1, 2, 2])
+    known = TokenContext(answers.rollout, {}, {"correct": torch.tensor([1.0, 1, 0, 0, 1, 0])})
+    value = torch.zeros(6, 1, dtype=torch.float64)
+    groups, batch = (build("shaping", "margin_shift", name="correct", margin=1.0, scope=scope).apply(value, known) for scope in ("group", "batch"))
+    assert groups[:, 0].tolist() == [0, 0, 0, 0, 0.5, -0.5]
+    assert batch[:, 0].tolist() == [0.5, 0.5, -0.5, -0.5, 0.5, -0.5]

@@ -15,9 +15,11 @@ Where = Literal["entry", "token", "advantage"]
 
 
 class Shaping(Component):
-    """Base of all shapings. `where` says what it is applied to; `batchwide` ones read the whole batch's advantages."""
+    """Base of all shapings. `where` says what it is applied to; `batchwide` ones read the whole batch's advantages,
+    `outcome` ones a sequence's result, by its `name`."""
 
     batchwide: ClassVar[bool] = False
+    outcome: ClassVar[bool] = False
     where: Where = "advantage"
 
     def apply(self, value: Tensor, context: TokenContext | None) -> Tensor:
@@ -114,6 +116,43 @@ class Whiten(Shaping):
         if self.among == "response":
             return context.sequence_mean(value)[:, None]
         return context.batch_mean(value, context.mask_BT)
+
+
+@component("shaping")
+class MarginShift(Shaping):
+    """Constants added to right and wrong responses until their mean advantages are `margin` apart (Uni-OPD 2605.03677).
+
+    With m_i the mean over the tokens of response i, gap = mean of the right ones' m - mean of the wrong ones', shift = max(margin - gap, 0):
+    right responses get + shift / 2 and wrong ones - shift / 2, or all of it on one side; over each group, or the global batch. Where
+    one outcome is missing nothing is added. A reward above 1/2 is right.
+    """
+
+    kind: Literal["margin_shift"] = "margin_shift"
+    name: str
+    margin: Number = 0.4
+    side: Literal["both", "right", "wrong"] = "both"
+    scope: Literal["group", "batch"] = "group"
+    batchwide = True
+    outcome = True
+
+    def apply(self, value: Tensor, context: TokenContext | None) -> Tensor:
+        if context is None:
+            raise ValueError("margin_shift needs the batch")
+        rows_B = context.mask_BT.any(1)
+        right_B = context.rewards[self.name] > 0.5
+        mean_B = context.sequence_mean(value)
+        (right, rights), (wrong, wrongs) = (self._mean(mean_B, side_B & rows_B, context) for side_B in (right_B, ~right_B))
+        shift = torch.where((rights > 0) & (wrongs > 0), (self.margin - (right - wrong)).clamp(min=0.0), 0.0)
+        up, down = {"both": (0.5, 0.5), "right": (1.0, 0.0), "wrong": (0.0, 1.0)}[self.side]
+        return (value + torch.where(right_B, up * shift, -down * shift)[:, None]) * context.mask_BT
+
+    def _mean(self, mean_B: Tensor, counted_B: Tensor, context: TokenContext) -> tuple[Tensor, Tensor]:
+        """The mean over the counted responses of each one's scope, and their number."""
+        if self.scope == "batch":
+            return context.batch_mean(mean_B, counted_B), context.total(counted_B.sum())
+        total_B, _ = context.group_sum(torch.where(counted_B, mean_B, 0.0))
+        count_B, _ = context.group_sum(counted_B.to(mean_B))
+        return total_B / count_B.clamp(min=1), count_B
 
 
 def shape_values(shapings: tuple[Shaping, ...], where: Where, value: Tensor, context: TokenContext | None = None) -> Tensor:

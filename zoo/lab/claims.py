@@ -26,6 +26,7 @@ from zoo.lab.world import Array
 
 EXACT, PARALLEL = 1e-8, 1e-8  # relative bias, and 1 - cosine, up to which a claim holds
 NULL = 1e-10  # of the root mean square of one outcome's gradient
+ROUNDING = 1e-12  # a reference of this length is rounding alone, as where the writer is the student itself
 
 Against = Literal["equal", "parallel", "null"]
 
@@ -162,7 +163,7 @@ def claim_of(bench: Bench, tables: Tables, index: int) -> Claim:
     bias, cosine = ref.compare(mean, wanted)
     # A likelihood of the student's own text has no expected gradient, so there is no direction to compare: only its gates and weights act.
     size = np.sqrt(found.second[index])
-    return Claim(index, estimator, says, against if size_of(wanted) > NULL * size else None, bias, cosine, tuple(at.altered))
+    return Claim(index, estimator, says, against if size_of(wanted) > max(NULL * size, ROUNDING) else None, bias, cosine, tuple(at.altered))
 
 
 def size_of(value: Array) -> float:

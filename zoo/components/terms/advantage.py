@@ -41,9 +41,12 @@ class Advantage:
         return rewards[self.reward] if isinstance(self.reward, str) else self.reward
 
     def own_reward_names(self) -> tuple[str, ...]:
-        """Names under `rewards` that the reward or its credit reads."""
-        credited = (str(self.credit.name),) if self.credit.outcome else ()  # type: ignore[attr-defined]
-        return (*((self.reward,) if isinstance(self.reward, str) else ()), *credited)
+        """Names under `rewards` that the reward, its credit or a shaping reads."""
+        return (*((self.reward,) if isinstance(self.reward, str) else ()), *(str(part.name) for part in self.outcomes()))
+
+    def outcomes(self) -> tuple[Any, ...]:
+        """The credit and the shapings that read a sequence's result."""
+        return tuple(part for part in (self.credit, *self.shaping) if part.outcome)
 
     def own_scorers(self, rewards: Mapping[str, Reward]) -> tuple[str, ...]:
         """Scorers that the reward and the baseline read."""

@@ -44,7 +44,14 @@ class PolicyGradientTerm(TokenTerm, Advantage):
         """A term for each of the advantages: the gradient is the sum of theirs where nothing clips it."""
         alone = self.model_copy(update={"plus": ()})
         others = [
-            {"reward": s.reward, "credit": s.credit, "baseline": s.baseline, "gates": (*s.gates, *self.gates), "weights": (*s.weights, *self.weights)}
+            {
+                "reward": s.reward,
+                "credit": s.credit,
+                "baseline": s.baseline,
+                "shaping": s.shaping,
+                "gates": (*s.gates, *self.gates),
+                "weights": (*s.weights, *self.weights),
+            }
             for s in self.plus
         ]
         return (alone, *(alone.model_copy(update=other) for other in others))
