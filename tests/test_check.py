@@ -27,7 +27,7 @@ id: newcomer
 name: Discounted log-ratio, with a reverse KL on the teacher's best eight where the teacher is uncertain
 paper: {year: 2026, first_author: Newcomer}
 evidence: {level: inferred, source: an exercise}
-fixed_point: none
+fixed_point: teacher
 coordinates: {feedback_signal: [logit], teacher_access: white_box, loss_granularity: hybrid,
               estimator: [pg_discounted, direct], routing: [sampled_token, teacher_topk]}
 rollout: {author: student}
@@ -92,7 +92,19 @@ def failures(report: Report) -> dict[str, str]:
 def test_a_sound_entry_passes_every_check(bench: Bench) -> None:
     report = check_file(file_of("eopd"), bench)
     assert failures(report) == {}
-    assert list(found(report)) == ["schema", "coordinates", "golden", "gradient", "padding", "micro-batches", "two steps", "teacher", "student"]
+    assert list(found(report)) == [
+        "schema",
+        "coordinates",
+        "golden",
+        "lab",
+        "gradient",
+        "padding",
+        "micro-batches",
+        "two steps",
+        "teacher",
+        "student",
+        "same seed",
+    ]
     assert [term["tuple"] for term in report.terms] == [[["logit"], "token", "pg_immediate", "sampled_token"], [["logit"], "token", "direct", "teacher_topk"]]
 
 
@@ -180,7 +192,7 @@ def test_what_the_micro_pair_lacks_is_skipped_with_the_reason(bench: Bench, writ
 
 
 def test_blocked_entries_are_loaded_only(bench: Bench, write: Callable[..., Path]) -> None:
-    blocked = write(NEWCOMER, **{"fixed_point: none": "fixed_point: none\nexecutable: false\nblocked_by: a judge that nobody has"})
+    blocked = write(NEWCOMER, **{"fixed_point: teacher": "fixed_point: teacher\nexecutable: false\nblocked_by: a judge that nobody has"})
     assert found(check_file(blocked, bench)) == {"schema": "pass", "coordinates": "pass", "micro pair": "skip"}
 
 

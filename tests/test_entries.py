@@ -7,18 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from zoo.compat import pair_problems
 from zoo.components.base import kinds
-from zoo.coordinates import derive_coordinates
 from zoo.entry import MethodEntry, body, diff, flatten, load_entry, load_registry
 from zoo.errors import ZooError
 from zoo.paths import data_root
-from zoo.tasks.micro import CHECKS, CONTEXTS, MADE_CONTEXTS, add_prompt
 
 FOLDER = data_root() / "registry" / "methods"
 REGISTRY = load_registry()
 METHODS = [name for name, entry in REGISTRY.items() if entry.anchor is None and entry.kind == "method"]
-RUNNING = [name for name in METHODS if REGISTRY[name].objective]
 SIXTEEN = {
     "sft", "kd", "seqkd", "gkd", "minillm", "distillm", "distillm2", "tml_opd", "vopd", "eopd", "revisiting_opd", "aopd", "opsd", "grpo", "kdrl",
     "orpo_distill",
@@ -30,7 +26,6 @@ LEAVES = {
     "A6.2-curriculum", "A6.3-compute", "A7-understanding", "A8-applications",
 }  # fmt: skip
 each_method = pytest.mark.parametrize("entry", [pytest.param(REGISTRY[name], id=name) for name in METHODS])
-each_running = pytest.mark.parametrize("entry", [pytest.param(REGISTRY[name], id=name) for name in RUNNING])
 each_entry = pytest.mark.parametrize("entry", [pytest.param(entry, id=name) for name, entry in REGISTRY.items()])
 
 
@@ -63,12 +58,6 @@ def test_a_numeric_deviation_states_the_value_that_runs(entry: MethodEntry) -> N
             assert runs[deviation.field] == deviation.ours, deviation.field
 
 
-@each_running
-def test_claimed_coordinates_are_what_runs(entry: MethodEntry) -> None:
-    assert entry.coordinates is not None
-    assert entry.coordinates.differences(derive_coordinates(entry)) == {}
-
-
 def test_a_wrong_claim_is_refused_with_both_values(tmp_path: Path) -> None:
     text = (FOLDER / "gkd.yaml").read_text(encoding="utf-8")
     assert "estimator: [direct]" in text
@@ -79,12 +68,6 @@ def test_a_wrong_claim_is_refused_with_both_values(tmp_path: Path) -> None:
 
 def test_every_kind_of_term_is_used() -> None:
     assert {term.term for entry in REGISTRY.values() for term in entry.objective} == set(kinds("term"))  # type: ignore[attr-defined]
-
-
-@each_running
-def test_the_micro_pair_has_what_a_method_needs(entry: MethodEntry) -> None:
-    fields = add_prompt("12").fields
-    assert pair_problems(entry, templates={**CONTEXTS, **MADE_CONTEXTS}, fields=fields, teachers=["teacher"], checks=CHECKS, same_vocabulary=True) == []
 
 
 def test_the_difference_of_two_entries_names_what_differs() -> None:

@@ -94,6 +94,13 @@ def test_a_setting_inside_a_support_is_one_difference() -> None:
     assert str(change) == "objective[0].support: k 4 → k 8"
 
 
+def test_of_a_mapping_only_what_differs_is_told() -> None:
+    streams = [{"main": {"author": "student", "reuse": {"minibatches": count}}} for count in (1, 4)]
+    terms = [{"term": "likelihood", "reduce": "token_mean"}]
+    [change] = changes(*(entry_of(terms, rollouts=rollouts) for rollouts in streams))
+    assert str(change) == "rollouts.main: reuse.minibatches 1 → reuse.minibatches 4"
+
+
 def test_a_term_more_counts_all_that_it_is_made_of() -> None:
     terms = [{"term": "divergence", "divergence": name, "reduce": "token_mean"} for name in ("reverse_kl", "forward_kl")]
     [change] = changes(entry_of(terms[:1]), entry_of(terms))

@@ -80,9 +80,11 @@ class FewPrompts:
 
 @dataclass
 class Bench:
-    """The micro pair, loaded when first needed and shared by all entries of one call."""
+    """The micro pair, loaded when first needed and shared by all entries of one call; `rollouts` and `new_tokens` size a batch."""
 
     paths: Mapping[str, Path] = field(default_factory=dict)
+    rollouts: int = ROLLOUTS
+    new_tokens: int = NEW_TOKENS
 
     @cached_property
     def pair(self) -> LoadedPair:
@@ -90,12 +92,18 @@ class Bench:
         pair = load_pair(load_pair_spec("micro"), paths=self.paths)
         return replace(pair, task=FewPrompts(pair.task))
 
+    def sized(self, rollouts: int, new_tokens: int) -> Bench:
+        """The same pair with batches of another size."""
+        other = Bench(self.paths, rollouts, new_tokens)
+        other.pair = self.pair
+        return other
+
     def trainer(self, entry: MethodEntry, at: Place = START, split: tuple[int, int] = WHOLE) -> Trainer:
         """A cell with the student at its initial weights, as if it had come to a place of its run."""
         micro_tokens, chunk_tokens = split
         group = math.lcm(*(stream.group for stream in entry.rollouts.values()))
         settings = Settings(
-            rollouts_per_step=group * math.ceil(ROLLOUTS / group), max_new_tokens=NEW_TOKENS, learning_rate=1e-3, clip_norm=SCALE,
+            rollouts_per_step=group * math.ceil(self.rollouts / group), max_new_tokens=self.new_tokens, learning_rate=1e-3, clip_norm=SCALE,
             micro_tokens=micro_tokens, chunk_tokens=chunk_tokens,
         )  # fmt: skip
         comparison = Comparison(
@@ -152,20 +160,40 @@ def misfits(entry: MethodEntry, pair: LoadedPair) -> list[str]:
 
 
 def steps(entry: MethodEntry, bench: Bench) -> list[Finding]:
-    """Two iterations of the loop: finite, teachers untouched, and the student moves unless the loss is 0."""
+    """Two iterations of the loop: finite, teachers untouched, the student moves everywhere unless the loss is 0, and again the same."""
     trainer = bench.trainer(entry)
     frozen = {**bench.pair.teachers, **{name: m for name, m in trainer.bank.models.items() if name == "initial"}}
     before = {name: digest(model) for name, model in frozen.items()}
-    rows = []
+    rows, first, reached = [], "", _reached(trainer)
     try:
         for _ in range(2):
             rows += list(trainer.iterate())
             trainer.iteration += 1
+            first = first or digest(bench.pair.student)
     except Diverged as error:
         return [Finding("two steps", "fail", str(error))]
     tokens = sum(row["tokens"] for row in rows)
     found = [Finding("two steps", "pass", f"{len(rows)} optimizer steps on {tokens} tokens; {_losses(rows[-1])}, gradient norm {rows[-1]['grad_norm']:.3g}")]
-    return [*found, _untouched(frozen, before), _moved(entry, bench.pair)]
+    return [*found, _untouched(frozen, before), _moved(entry, bench.pair, reached), _repeated(entry, bench, first)]
+
+
+def _reached(trainer: Trainer) -> set[str]:
+    """Names of the student's parameters that a gradient has reached, filled in at every step from now on."""
+    found: set[str] = set()
+
+    def note(*_: Any) -> None:
+        found.update(name for name, p in trainer.pair.student.named_parameters() if p.grad is not None and bool(p.grad.any()))
+
+    trainer.optimizer.register_step_pre_hook(note)
+    return found
+
+
+def _repeated(entry: MethodEntry, bench: Bench, first: str) -> Finding:
+    """The first iteration once more, from the initial weights and the same seed."""
+    list(bench.trainer(entry).iterate())
+    if digest(bench.pair.student) == first:
+        return Finding("same seed", "pass", "the first iteration again: every bit of the student's weights is the same")
+    return Finding("same seed", "fail", "the first iteration again: other weights; draw all randomness from the run's named axes")
 
 
 def _losses(row: Mapping[str, Any]) -> str:
@@ -182,7 +210,7 @@ def _untouched(frozen: Mapping[str, Any], before: Mapping[str, str]) -> Finding:
     return Finding("teacher", "pass", f"weights of {', '.join(frozen)} unchanged, no gradient there")
 
 
-def _moved(entry: MethodEntry, pair: LoadedPair) -> Finding:
+def _moved(entry: MethodEntry, pair: LoadedPair, reached: set[str]) -> Finding:
     now = pair.student.state_dict()
     changed = [name for name, start in pair.initial.items() if not torch.equal(now[name], start)]
     if not all(bool(torch.isfinite(value).all()) for value in now.values()):
@@ -190,6 +218,9 @@ def _moved(entry: MethodEntry, pair: LoadedPair) -> Finding:
     if idle(entry) and entry.anchor:
         detail = f"moved although every coefficient is 0: {', '.join(changed)}" if changed else "every coefficient is 0, and no bit of its weights changed"
         return Finding("student", "fail" if changed else "pass", detail)
+    idle_ones = [name for name, p in pair.student.named_parameters() if p.requires_grad and name not in reached and name not in changed]
+    if changed and idle_ones:
+        return Finding("student", "fail", f"no gradient reached {', '.join(idle_ones)} in two steps")
     detail = f"{len(changed)} of {len(now)} weights moved" if changed else "no weight moved: the signal is 0; look at gates, rewards and coefficients"
     return Finding("student", "pass" if changed else "fail", detail)
 

@@ -72,6 +72,8 @@ def _differences(a: Any, b: Any, path: str) -> Iterator[Change]:
                 continue
             if _holds_parts(one) or _holds_parts(other):
                 yield from _differences(one, other, inner)
+            elif isinstance(one, Mapping) and isinstance(other, Mapping):
+                settings += [(f"{key}.{name}", one.get(name), other.get(name)) for name in {**one, **other} if one.get(name) != other.get(name)]
             else:
                 settings.append((key, one, other))
         if settings:
