@@ -126,7 +126,7 @@ def okd(fixture: Fixture, *, a: float = 1.0) -> Loss:
 
 def sequence_logp(stream: Stream, student_BTV: Array) -> Array:
     """sum_t log q(y_t) over each response, (B,)."""
-    return -np.where(stream.mask_BT, nll(stream, student_BTV), 0.0).sum(axis=1)
+    return np.asarray(-np.where(stream.mask_BT, nll(stream, student_BTV), 0.0).sum(axis=1), dtype=np.float64)
 
 
 def warmup_preference(fixture: Fixture, *, b: float = 0.1) -> Loss:

@@ -102,7 +102,7 @@ def teachable(stream: Stream, *, k: int, rho: float) -> Mask:
 
     def scaled(z_BT: Array) -> Array:
         low, high = np.quantile(z_BT[stream.mask_BT], [0.05, 0.95])
-        return np.clip((z_BT - low) / (high - low), 0.0, 1.0)
+        return np.asarray(np.clip((z_BT - low) / (high - low), 0.0, 1.0), dtype=np.float64)
 
     score_BT = scaled(disagreement_BT) * scaled(compatible_BT)
     kept = max(1, int(np.ceil(rho * stream.mask_BT.sum())))
