@@ -23,7 +23,11 @@ ABOUT = {
 def entry_of(*terms: Mapping[str, Any], rollouts: Mapping[str, Any] | None = None, **sections: Any) -> MethodEntry:
     """An entry around terms: one external teacher, and the student writes, unless told otherwise."""
     usual: dict[str, Any] = {"rollouts": dict(rollouts or {"main": "student"}), "teachers": {"teacher": "external"}}
-    return MethodEntry.model_validate({**ABOUT, **usual, **sections, "objective": tuple({"reduce": "sum", **term} for term in terms)})
+    return MethodEntry.model_validate({**ABOUT, **usual, **sections, "objective": tuple(map(_summed, terms))})
+
+
+def _summed(term: Mapping[str, Any]) -> dict[str, Any]:
+    return {**({} if term["term"] == "log_prob_loss" else {"reduce": "sum"}), **term}
 
 
 def score_function(credit: Any, **fields: Any) -> dict[str, Any]:
