@@ -209,6 +209,7 @@ def test_a_teacher_may_write_with_a_context_of_its_own(pair: LoadedPair) -> None
 
 
 STREAMS = {
+    "backtracked": {"author": "interleaved", "per": "span", "verify": {"kind": "window", "window": 2, "deviations": 0.5, "give": 3}},
     "blended": {"author": "blended", "how": "geometric", "budget": 0.3},
     "prefix": {"author": "prefix", "of": "teacher", "high": 0.7, "supervise": "all"},
     "stopped": {"author": "switch", "when": {"kind": "divergence_drop", "share": 0.9, "window": 2}, "stop": True},
@@ -252,3 +253,26 @@ def test_streams_that_are_not_there_are_named(pair: LoadedPair, tmp_path: Path) 
                    objective=[REVERSE_KL])  # fmt: skip
     with pytest.raises(Exception, match="reads stream 'gone' row by row"):
         trainer.engine.rollout(refined.rollouts["main"], trainer.prompts[:2], max_new_tokens=4, seed_axes=("a",))
+
+
+def test_a_straying_stretch_is_cut_back_and_written_by_the_teacher(pair: LoadedPair) -> None:
+    rule = {"kind": "window", "window": 2, "deviations": 0.5, "give": 3, "returns": 2}
+    stream = {"author": "interleaved", "per": "span", "verify": rule}
+    trainer = trainer_of(made("back", rollout=stream, **TEACHER, objective=[REVERSE_KL]), pair, max_new_tokens=16)
+    plain = batch(trainer_of(made("back", rollout={"author": "student"}, **TEACHER, objective=[REVERSE_KL]), pair, max_new_tokens=16))["main"]
+    rollout, models = batch(trainer)["main"], {int(Author.STUDENT): pair.student, int(Author.TEACHER): pair.teachers["teacher"]}
+    given = 0
+    for row in range(len(rollout)):
+        size = int(rollout.mask_BT[row].sum())
+        author, tokens = rollout.author_BT[row, :size].tolist(), rollout.response_BT[row, :size]
+        assert 1 <= size <= 16 and rollout.mask_BT[row, :size].all()
+        for name, model in models.items():
+            logp = Plain(pair, pair.student).logp_TV(model, rollout, row).gather(-1, tokens[:, None])[:, 0].detach()
+            mine = torch.tensor(author) == name
+            torch.testing.assert_close(rollout.behaviour_logp_BT[row, :size][mine].double(), logp[mine], rtol=1e-9, atol=1e-9)
+        given += int(Author.TEACHER) in author
+        first = author.index(int(Author.TEACHER)) if int(Author.TEACHER) in author else size
+        assert tokens[:first].tolist() == plain.response_BT[row, :first].tolist()
+        assert max((len(run) for run in "".join("T" if a else " " for a in author).split()), default=0) <= 6
+        assert bool(rollout.finished_B[row]) == (int(tokens[-1]) in pair.stop_ids)
+    assert 0 < given < len(rollout)

@@ -5,36 +5,37 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from zoo.components.base import Context
 from zoo.components.contexts import Answers
-from zoo.components.rollouts import Branch, Continued, Corpus, Dataset, Edited, Mixture, Policy, Prefix, Replay, Stream
+from zoo.components.rollouts import (
+    Continued,
+    Corpus,
+    Dataset,
+    Edited,
+    Interleaved,
+    Mixture,
+    Policy,
+    Replay,
+    Stream,
+    WindowVerify,
+)
 from zoo.components.rollouts.base import TeacherWarp
 from zoo.errors import ZooError, suggest
-from zoo.harness.contexts import TaskJudge, lacks, made_prompts, written_ids
+from zoo.harness.contexts import TaskJudge, lacks, made_prompts
 from zoo.harness.decode import Stepper, by_length, lock_step
+from zoo.harness.pieces import LENGTH_DRAW, Pieces, Request
 from zoo.harness.replay import ReplayBuffer, concatenate
-from zoo.harness.splice import content_lengths, edited, heads_of, spliced
 from zoo.seeds import seed_for, uniforms
 from zoo.tensors import Author, Prompt, Rollout
 
 FormatPrompt = Callable[[Prompt, Context | None], Sequence[int]]
 AUTHOR_DRAW = 1 << 16
-TEXT_DRAW, LENGTH_DRAW, REST_DRAW = AUTHOR_DRAW + 1, AUTHOR_DRAW + 2, AUTHOR_DRAW + 3
-
-
-@dataclass(frozen=True)
-class Request:
-    """One response to write: to which prompt, in which group, at which place of it, from which noise."""
-
-    prompt: Prompt
-    group: int
-    member: int
-    seed: int
+TEXT_DRAW, REST_DRAW = AUTHOR_DRAW + 1, LENGTH_DRAW + 1
 
 
 def requests(prompts: Sequence[Prompt], group: int, seed_axes: Sequence[str | int]) -> list[Request]:
@@ -57,7 +58,7 @@ def decoding_copy(model: Any, dtype: torch.dtype | None) -> Any:
     return shadow
 
 
-class ReferenceEngine:
+class ReferenceEngine(Pieces):
     """Writes the sequences of any stream with the student and the named teachers.
 
     `format_prompt` turns a prompt, with or without an author's context, into token ids; `stop_ids[0]` is appended to given
@@ -139,6 +140,8 @@ class ReferenceEngine:
             return self._by_author(stream, wanted, limit)
         if isinstance(stream, Dataset | Corpus):
             return self._given(stream, wanted, limit)
+        if isinstance(stream, Interleaved) and isinstance(stream.verify, WindowVerify):
+            return self._backtrack(stream, stream.verify, wanted, limit)
         if isinstance(stream, Policy):
             return self._decode(stream, wanted, limit)
         raise ZooError(f"the reference engine can't write a stream of author '{stream.author}'")
@@ -155,11 +158,12 @@ class ReferenceEngine:
         """Parts put together, their row k going to place `order[k]`."""
         return concatenate(parts, pad_id=self.pad_id).rows(sorted(range(len(order)), key=order.__getitem__))
 
-    def _decode(self, stream: Stream, wanted: Sequence[Request], limit: int, heads: Sequence[Sequence[int]] | None = None) -> Rollout:
-        """Let the stream's models write, in micro-batches of like prompts; with `heads`, behind these beginnings of the responses."""
+    def _decode(self, stream: Stream, wanted: Sequence[Request], limit: int, heads: Sequence[Sequence[int]] | None = None, piece: int = 0) -> Rollout:
+        """Let the stream's models write, in micro-batches of like prompts; with `heads`, behind these beginnings of the responses, as the
+        `piece`-th piece of them with noise of its own."""
         assert isinstance(stream, Policy)
         wanted, skipped = self._in_context(stream, wanted)
-        plain, after = [self.format_prompt(request.prompt, None) for request in wanted], REST_DRAW if heads else 0
+        plain, after = [self.format_prompt(request.prompt, None) for request in wanted], REST_DRAW + 8 * piece if heads else 0
         shown = {name: self._shown(self._context_of(stream, name), wanted, plain, heads) for name in stream.reads}
         steppers = {name: self._stepper(name) for name in stream.reads}
         longest = max(shown.values(), key=lambda rows: sum(map(len, rows)))
@@ -197,34 +201,6 @@ class ReferenceEngine:
         """What a model reads: each prompt in its context, and the given beginning of the response."""
         prompts = plain if context is None else [self.format_prompt(request.prompt, context) for request in wanted]
         return [[*prompt, *head] for prompt, head in zip(prompts, heads or [()] * len(wanted), strict=True)]
-
-    def _continue(self, stream: Continued, wanted: Sequence[Request], limit: int) -> Rollout:
-        """Given beginnings, and what `by` makes of them."""
-        if isinstance(stream, Branch):
-            given = self._sources[stream.of]
-            # By the text it leaves from, so that two branches of one stream leave it at the same places.
-            seeds = [seed_for("branch", p.id, given.version, *ids) for p, ids in zip(given.prompts, written_ids(given), strict=True)]
-        else:
-            assert isinstance(stream, Prefix)
-            given = self._write(stream.of, wanted, stream.of.horizon(limit))
-            seeds = [request.seed for request in wanted]
-        uniform_B = uniforms(seeds, 1, stream=LENGTH_DRAW)[:, 0].to(given.mask_BT.device)
-        length_B = stream.lengths(content_lengths(given, self.stop_ids), uniform_B).clamp(max=limit - 1)
-        rest = self._decode(stream.rest(), wanted, min(limit, stream.window or limit), heads_of(given, length_B))
-        return spliced(given, rest, length_B, limit=limit, learn_given=stream.supervise == "all", pad_id=self.pad_id)
-
-    def _edit(self, stream: Edited, wanted: Sequence[Request], limit: int) -> Rollout:
-        """Another stream's texts, cut at their statement about themselves and ended by a computed one."""
-        if self.judge is None:
-            raise ZooError("an edited stream asks the pair's task; pass judge= to the engine")
-        source, judge = self._sources[stream.of], self.judge
-        answers: dict[str | None, Answers] = {name: judge.answers(rollout) for name, rollout in self._sources.items()}
-        answers[None] = answers[stream.of]
-        mark, put = judge.words["mark"], stream.put.texts(answers, judge)
-        kept = [text if said is None else text.split(mark)[0] + mark + said for text, said in zip(answers[None].texts, put, strict=True)]
-        ids = [[*self._encode(text), self.stop_ids[0]][:limit] for text in kept]
-        changed = edited(source, ids, learn_all=stream.supervise == "all", stop_ids=self.stop_ids, pad_id=self.pad_id)
-        return replace(changed, mask_BT=changed.mask_BT & torch.tensor([said is not None for said in put], device=changed.mask_BT.device)[:, None])
 
     def _given(self, stream: Dataset | Corpus, wanted: Sequence[Request], limit: int) -> Rollout:
         """Texts that no model writes: log-probabilities are NaN."""

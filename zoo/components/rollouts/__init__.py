@@ -1,5 +1,6 @@
 """Streams: who writes the tokens that a method trains on. Each class is one `author` of the grammar."""
 
+from zoo.components.rollouts.backtracked import Watched, WindowVerify
 from zoo.components.rollouts.base import AnyStream, Choice, Policy, Reuse, Stream, in_order
 from zoo.components.rollouts.blended import Blended
 from zoo.components.rollouts.composed import Corpus, Dataset, Mixture, Replay
@@ -27,6 +28,8 @@ __all__ = [
     "Student",
     "Switch",
     "Teacher",
+    "Watched",
+    "WindowVerify",
     "in_order",
     "inverse_cdf",
     "sample_from",

@@ -53,6 +53,7 @@ class Teacher(Solo):
 class Verify(Component):
     """Which of the student's proposals stand."""
 
+    per_span: ClassVar[bool] = False
     by: str = "teacher"
 
     def accepts(self, teacher_BV: Tensor, student_BV: Tensor) -> Tensor:
@@ -115,8 +116,14 @@ class Interleaved(TeacherWarp):
     author: Literal["interleaved"] = "interleaved"
     propose: Literal["student"] = "student"
     verify: Annotated[Verify, Slot("verify")]
-    per: Literal["token"] = "token"
+    per: Literal["token", "span"] = "token"
     draws: ClassVar[int] = 2
+
+    @model_validator(mode="after")
+    def _unit(self) -> Self:
+        if self.verify.per_span != (self.per == "span"):
+            raise ValueError(f"verify: {self.verify.kind} judges {'stretches; set per: span' if self.verify.per_span else 'tokens; set per: token'}")  # type: ignore[attr-defined]
+        return self
 
     @property
     def reads(self) -> tuple[str, ...]:
