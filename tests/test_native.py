@@ -74,3 +74,62 @@ def test_what_it_cannot_run_is_refused_with_the_reason() -> None:
     assert unsupported(model) is None
     model.config.hidden_act = "gelu"
     assert "gelu" in str(unsupported(model))
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 0.0])
+def test_kernels_write_what_the_plain_operations_write(family: str, temperature: float) -> None:
+    """fp32 without TF32 on the GPU against fp64 on the CPU: tokens of all rows but those that a rounding can turn."""
+    uniform_QT = uniforms(list(range(len(PROMPTS))), 60)
+    expected = NativeDecoder(model_of(family), pad_id=0, stop_ids=[STOP], rows=16).write(PROMPTS, uniform_QT, temperature=temperature)
+    native = NativeDecoder(model_of(family, torch.float32, "cuda"), pad_id=0, stop_ids=[STOP], rows=16)
+    for _ in range(2):  # the second time through kept buffers and graphs
+        found = native.write(PROMPTS, uniform_QT, temperature=temperature)
+        count = len(PROMPTS)
+        same_Q = (found.response_QT[:count].cpu() == expected.response_QT[:count]).all(1)
+        assert same_Q.float().mean() > 0.8
+        for name in ("student_QT", "behaviour_QT"):
+            torch.testing.assert_close(getattr(found, name)[:count].cpu()[same_Q].double(), getattr(expected, name)[:count][same_Q], atol=2e-3, rtol=0)
+        assert (found.finished_Q[:count].cpu() == expected.finished_Q[:count])[same_Q].all()
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_equals_generate(family: str) -> None:
+    """Up to each answer's first near-tie (two best tokens within 0.01 nat), where rounding decides."""
+    model = model_of(family, torch.float32, "cuda")
+    uniform_QT = torch.zeros(len(PROMPTS), 60, dtype=torch.float64)
+    found = NativeDecoder(model, pad_id=0, stop_ids=[-1], rows=16).write(PROMPTS, uniform_QT, temperature=0.0)
+    agreed = 0
+    for q, prompt in enumerate(PROMPTS):
+        output = model.generate(
+            torch.tensor([prompt], device="cuda"), max_new_tokens=60, do_sample=False, eos_token_id=None, pad_token_id=0,
+            output_logits=True, return_dict_in_generate=True,
+        )  # fmt: skip
+        top_T2 = torch.stack(output.logits)[:, 0].topk(2).values
+        tied_T = ((top_T2[:, 0] - top_T2[:, 1]) < 0.01).nonzero()[:, 0].tolist()
+        safe = min([*tied_T, 60])
+        assert found.response_QT[q, :safe].tolist() == output.sequences[0, len(prompt) : len(prompt) + safe].tolist()
+        agreed += safe
+    assert agreed > 300
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_weights_updated_in_place_are_seen_by_the_graphs() -> None:
+    model = model_of("llama", torch.float32, "cuda")
+    native = NativeDecoder(model, pad_id=0, stop_ids=[STOP], rows=16)
+    uniform_QT = uniforms(list(range(len(PROMPTS))), 60)
+    before = native.write(PROMPTS, uniform_QT, temperature=1.0).response_QT.clone()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.05)
+    after = native.write(PROMPTS, uniform_QT, temperature=1.0).response_QT.clone()
+    fresh = NativeDecoder(model, pad_id=0, stop_ids=[STOP], rows=16).write(PROMPTS, uniform_QT, temperature=1.0).response_QT
+    assert (after != before).any() and (after == fresh).float().mean() > 0.95
