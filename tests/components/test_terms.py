@@ -207,11 +207,12 @@ def test_routed_updates_leave_other_logits_alone() -> None:
         np.testing.assert_allclose(slopes[MASK][n][untouched], 0.0, atol=1e-15)
 
 
+@pytest.mark.parametrize("against", ["reference", "teacher"])
 @pytest.mark.parametrize("kept", [(1,), (0, 1)])
-def test_log_prob_loss(kept: tuple[int, ...]) -> None:
+def test_log_prob_loss(kept: tuple[int, ...], against: str) -> None:
     """The mean over kept pairs, and the gradient of the whole preference through weighted log-probabilities."""
     rollouts = {"good": {"author": "teacher"}, "bad": {"author": "student"}}
-    term = {"term": "log_prob_loss", "loss": {"kind": "dpo", "beta": 0.7}, "chosen": "good", "rejected": "bad", "coefficient": 1.3,
+    term = {"term": "log_prob_loss", "loss": {"kind": "dpo", "beta": 0.7}, "chosen": "good", "rejected": "bad", "coefficient": 1.3, "reference": against,
             "keep_rejected": ({"kind": "reward", "name": "correct", "below": 0.5 if kept == (1,) else 2.0},)}  # fmt: skip
     method = Method(legal(entry_of([term], rollouts=rollouts, rewards={"correct": "verifier"}, teachers={"teacher": "external"})))
     streams = {"good": rollout().rows([1, 0]), "bad": rollout()}
@@ -222,7 +223,7 @@ def test_log_prob_loss(kept: tuple[int, ...]) -> None:
     prepared = method.prepare(contexts)
 
     def expected(z: Array) -> float:
-        margin = np.where(MASK, written(z) - sampled("reference"), 0).sum(1)
+        margin = np.where(MASK, written(z) - sampled(against), 0).sum(1)
         # Pair i compares the other row's text, which is the good stream's, with row i's; only the second row's is wrong.
         losses = [np.log(1 + np.exp(-0.7 * (margin[1 - i] - margin[i]))) for i in kept]
         return float(1.3 * np.mean(losses))

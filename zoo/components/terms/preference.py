@@ -20,15 +20,16 @@ class LogProbLossTerm(Term):
     """Mean over pairs of a preference of `chosen` over `rejected`, sequence i of one against sequence i of the other.
 
     Both streams answer the same prompts in the same order. A pair counts where every `keep_chosen` gate holds on its
-    chosen side and every `keep_rejected` gate on its rejected side. The loss is a function of few numbers per pair, so
-    its slope in each sequence's log-probability is taken exactly beforehand and the update is a weighted likelihood:
-    micro-batches may then separate the two sides of a pair.
+    chosen side and every `keep_rejected` gate on its rejected side. `reference` is the scorer that margins are taken
+    against. The loss is a function of few numbers per pair, so its slope in each sequence's log-probability is taken
+    exactly beforehand and the update is a weighted likelihood: micro-batches may then separate the two sides of a pair.
     """
 
     term: Literal["log_prob_loss"] = "log_prob_loss"
     loss: Annotated[Preference, Slot("preference")]
     chosen: str
     rejected: str
+    reference: str = "reference"
     keep_chosen: tuple[Annotated[Any, Slot("gate")], ...] = Field(())
     keep_rejected: tuple[Annotated[Any, Slot("gate")], ...] = Field(())
     live = True
@@ -46,11 +47,11 @@ class LogProbLossTerm(Term):
         return (*((self.chosen, gate) for gate in self.keep_chosen), *((self.rejected, gate) for gate in self.keep_rejected))
 
     def statistics(self, rewards: Mapping[str, Any]) -> tuple[Statistic, ...]:
-        own: tuple[Statistic, ...] = (LogProb("student"), *((LogProb("reference"),) if self.loss.needs_reference else ()))
+        own: tuple[Statistic, ...] = (LogProb("student"), *((LogProb(self.reference),) if self.loss.needs_reference else ()))
         return unique([*own, *super().statistics(rewards)])
 
     def scorers(self, rewards: Mapping[str, Any]) -> tuple[str, ...]:
-        return unique([*super().scorers(rewards), *(("reference",) if self.loss.needs_reference else ())])
+        return unique([*super().scorers(rewards), *((self.reference,) if self.loss.needs_reference else ())])
 
     def prepare(self, contexts: Mapping[str, TokenContext], rewards: Mapping[str, Any]) -> tuple[Signal, ...]:
         chosen, rejected = contexts[self.chosen], contexts[self.rejected]
@@ -80,10 +81,9 @@ class LogProbLossTerm(Term):
             kept_B = kept_B & gate.keep(context, None).any(1)
         return kept_B
 
-    @staticmethod
-    def _sums(context: TokenContext) -> Sums:
+    def _sums(self, context: TokenContext) -> Sums:
         mask_BT = context.mask_BT
         total_B = (context.logp_BT("student") * mask_BT).sum(1).detach().requires_grad_()
-        reference = context.columns.get(LogProb("reference"))
+        reference = context.columns[LogProb(self.reference)] if self.loss.needs_reference else None
         reference_B = None if reference is None else (reference * mask_BT).sum(1)
         return Sums(total_B, mask_BT.sum(1), reference_B)
