@@ -163,15 +163,16 @@ def gndpo(fixture: Fixture, *, cap: float = 5.0, clip: float = 0.2, eps: float =
     return loss
 
 
-def codistill_grpo(fixture: Fixture, *, alpha: float = 0.1, clip: float = 0.2, reduce: Reduce = sequence_mean) -> Loss:
-    """The small model's half of a mutual GRPO (2605.08873): the large model's mean log-ratio is part of the reward.
+def codistill_grpo(fixture: Fixture, *, alpha: float = 1.0, length: float | None = 40.0, clip: float = 0.2, reduce: Reduce = sequence_mean) -> Loss:
+    """The small model's half of a mutual GRPO (2605.08873): the large model's log-ratio, summed and scaled, is part of the reward.
 
-    r~_i = r_i + (alpha / N_i) sum_t log( pT(o_t) / pS(o_t) ), the large model in the teacher's place; A_i = r~_i - group mean, no std; 1/N per response.
-    open: alpha (not found); N: the response's own length.
+    r~_i = r_i + (alpha / N) sum_t log( p_theta(o_t) / p_phi(o_t) ), theta the large model (`peer`); A_i = r~_i - group mean, no std.
+    open: alpha (not found) and N, a length normaliser; taken: alpha 1 and a constant of 40 in the reward, the response's own length in the loss (entry).
+    Variant `own_length`: its own length in both, as the card writes one N.
     """
     stream = fixture["main"]
-    bonus_B = per_sequence(stream.sampled("peer") - stream.sampled("old"), stream.mask_BT)
-    reward_B = stream.reward_B + alpha * bonus_B
+    gain_BT = np.where(stream.mask_BT, stream.sampled("peer") - stream.sampled("old"), 0.0)
+    reward_B = stream.reward_B + alpha * gain_BT.sum(axis=1) / (stream.mask_BT.sum(axis=1) if length is None else length)
     return surrogate(fixture, along(stream, reward_B - reward_B.mean()), clip=clip, reduce=reduce)
 
 
