@@ -234,6 +234,10 @@ def moving_entries() -> list[MethodEntry]:
                 "term": "policy_gradient", "reward": "correct", "credit": "return_to_go", "coefficient": 0.1, "reduce": "token_mean"}]),
         made("bridged", **own, **TEACHER, learners={"bridge": {"kind": "projector", "learning_rate": 0.05}}, objective=[
             {"term": "representation", "layers": "all", "projector": "bridge", "reduce": "token_mean"}]),
+        made("mates", **own, teachers={"partner": {"kind": "learner", "learner": "mate"}}, objective=[{**REVERSE_KL, "teacher": "partner"}], learners={
+            "mate": {"kind": "peer", "learning_rate": 0.02, "objective": [{**REVERSE_KL, "teacher": "pupil"}]}}),
+        made("adapted", **own, **TEACHER, objective=[REVERSE_KL], update={
+            "kind": "adamw", "adapter": {"kind": "lora", "rank": 2, "alpha": 4.0, "targets": ["q_proj", "up_proj"]}}),
     ]  # fmt: skip
 
 

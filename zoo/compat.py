@@ -13,12 +13,12 @@ from zoo.components.base import extremes
 from zoo.components.credits import BayesOdds, Group, LeaveOneOut
 from zoo.components.divergences import K1, K3, Divergence, FDivergence, ReverseKL, SkewReverseKL
 from zoo.components.ratios import Shaped
-from zoo.components.rewards import Contrast
+from zoo.components.rewards import Contrast, SequenceReward
 from zoo.components.rollouts import Continued, Stream, Switch
 from zoo.components.routings import Spread
 from zoo.components.supports import Detach, Full, Sampled
 from zoo.components.targets import with_inputs
-from zoo.components.teachers import External, SelfTeacher
+from zoo.components.teachers import External, LearnedTeacher, SelfTeacher
 from zoo.components.terms.direct import DivergenceTerm
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
 from zoo.coordinates import RESERVED, read_while_writing
@@ -221,10 +221,12 @@ def unused_parts(entry: MethodEntry) -> Messages:
     named = (s for term in entry.objective for s in term.scorers(entry.rewards))
     read = {*with_inputs(named, entry.teachers), *(m for s in entry.rollouts.values() for m in s.reads)}
     rewarded = {name for term in entry.objective for name in term.reward_names()}
+    rewarded |= {part for reward in entry.rewards.values() if isinstance(reward, SequenceReward) for part in reward.reads()}
     yield from (f"rollouts.{name} is written but no term reads it; remove it or name it with `on:`" for name in entry.rollouts if name not in streams)
     yield from (f"teachers.{name} is declared but nothing reads it; remove it" for name in entry.teachers if name not in read)
     yield from (f"rewards.{name} is declared but nothing reads it; remove it" for name in entry.rewards if name not in rewarded)
     critics = {t.credit.critic() for t in entry.objective if isinstance(t, PolicyGradientTerm)} | {getattr(t, "projector", None) for t in entry.objective}
+    critics |= {teacher.learner for name, teacher in entry.teachers.items() if isinstance(teacher, LearnedTeacher) and name in read}
     yield from (f"learners.{name} is declared but nothing reads it; remove it" for name in entry.learners if name not in critics)
 
 
@@ -245,7 +247,7 @@ def labelled_k3(entry: MethodEntry) -> Messages:
             yield f"objective[{i}]: direct k3 descends the FORWARD KL; use k2 for the reverse KL, or role: anchor where it only holds the student"
 
 
-NAMES = (reserved_names, unknown_names, *context_rules.NAMES, *movement_rules.NAMES)
+NAMES = (reserved_names, unknown_names, placement.reward_parts, *context_rules.NAMES, *movement_rules.NAMES)
 RULES: tuple[Callable[[Any], Messages], ...] = (
     black_box_probabilities, sampled_divergence, whole_vocabulary, truncated_mass, null_advantage, group_credit, value_head, foreign_tokens,
     idle_ratio, spread_candidates, zero_signal, chained_targets, unused_parts, warped_sampling, labelled_k3, *placement.RULES, *context_rules.RULES,

@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from zoo.components.base import walk
-from zoo.components.learners import Projector
+from zoo.components.learners import Peer, Projector, TeacherAdapter
 from zoo.components.schedules import Adaptive
-from zoo.components.teachers import Composite, GatedWeights, Route
+from zoo.components.teachers import Composite, GatedWeights, LearnedTeacher, Route
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
 from zoo.components.terms.representation import RepresentationTerm
 from zoo.components.updates import Extrapolate, MatchNorm, PrivateStep
@@ -101,6 +101,20 @@ def representations(entry: MethodEntry) -> Messages:
             yield f"objective[{i}]: a target transforms probabilities, and a representation term reads hidden states; drop the target of '{term.teacher}'"
 
 
+def learned_teachers(entry: MethodEntry) -> Messages:
+    """A learned teacher is a declared learner with terms of its own, which read what there is."""
+    for name, teacher in entry.teachers.items():
+        if isinstance(teacher, LearnedTeacher) and not isinstance(entry.learners.get(teacher.learner), Peer | TeacherAdapter):
+            yield f"teachers.{name}: '{teacher.learner}' is no learner of kind peer or adapter{suggest(teacher.learner, entry.learners)}"
+    for name, spec in entry.learners.items():
+        for i, term in enumerate(spec.objective if isinstance(spec, Peer | TeacherAdapter) else ()):
+            known = {"student", "pupil", "reference", "behaviour", *entry.teachers}
+            lacking = [s for s in (*term.streams(),) if s not in entry.rollouts] + [s for s in term.reward_names() if s not in entry.rewards]
+            lacking += [] if lacking else [s for s in term.scorers(entry.rewards) if s not in known]
+            yield from (f"learners.{name}.objective[{i}]: '{what}' is not declared; a learner's terms read the entry's parts, itself as "
+                        "student and the entry's student as pupil" for what in lacking)  # fmt: skip
+
+
 def pair_fields(entry: MethodEntry, fields: Collection[str] | None, checks: Collection[str] | None) -> Messages:
     """What a pair's prompts lack for a route, and its task's checks for a foreseeing step."""
     for name, teacher in entry.teachers.items():
@@ -111,5 +125,5 @@ def pair_fields(entry: MethodEntry, fields: Collection[str] | None, checks: Coll
         yield f"update.step.check '{step.check}' is not among the task's checks{suggest(step.check, checks)}"
 
 
-NAMES = (unknown_members,)
+NAMES = (unknown_members, learned_teachers)
 RULES = (composite_authors, measures, private_parts, matched_term, representations)

@@ -35,6 +35,8 @@ RELATIVE = 1e-5
 WHOLE, SPLIT = (16384, 1024), (1, 7)  # micro_tokens and chunk_tokens: all at once; row by row and seven tokens at a time
 SCALE = 1e9  # a bound on the gradient norm that never clips
 
+GROWN = "lora_B"  # the factor of an adapter that starts at 0, so that the other one has no gradient yet
+
 Outcome = Literal["pass", "fail", "skip"]
 Gradient = dict[str, Tensor]
 
@@ -212,7 +214,8 @@ def _untouched(frozen: Mapping[str, Any], before: Mapping[str, str]) -> Finding:
 
 def _moved(entry: MethodEntry, pair: LoadedPair, reached: set[str]) -> Finding:
     now = pair.student.state_dict()
-    changed = [name for name, start in pair.initial.items() if not torch.equal(now[name], start)]
+    changed = [name for name, start in pair.initial.items() if name in now and not torch.equal(now[name], start)]
+    changed += [name for name, value in now.items() if GROWN in name and bool(value.any())]
     if not all(bool(torch.isfinite(value).all()) for value in now.values()):
         return Finding("student", "fail", "its weights are not finite after two steps; bound the signal (shaping: clip)")
     if idle(entry) and entry.anchor:
@@ -240,7 +243,8 @@ def gradients(entry: MethodEntry, bench: Bench) -> list[Finding]:
         return [Finding("gradient", "fail" if caught.norm else "pass", f"norm {caught.norm:.3g}; every coefficient is 0")]
     if not caught.norm:
         return [Finding("gradient", "fail", f"0 on {BATCHES} batches at {len(PROGRESS)} places of the run: no signal; look at gates, rewards, coefficients")]
-    missing = [name for name, g in caught.gradient.items() if not g.any()]
+    adapted = getattr(entry.update, "adapter", None) is not None
+    missing = [name for name, g in caught.gradient.items() if not g.any() and (GROWN in name or not adapted)]
     acts = ", ".join(f"objective[{i}] {share:.0%}" for i, share in sorted(caught.acts.items()))
     detail = f"none at {', '.join(missing)}" if missing else f"at all {len(caught.gradient)} parameters; tokens acted on: {acts}"
     return [Finding("gradient", "fail" if missing else "pass", detail), _padding(entry, bench, caught, at), _splitting(entry, bench, caught, at)]

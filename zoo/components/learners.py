@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from zoo.components.base import Component, component
+from zoo.components.base import Component, Slot, component
 
 
 class Learner(Component):
@@ -20,6 +20,29 @@ class ValueHead(Learner):
 
     kind: Literal["value_head"] = "value_head"
     learning_rate: float = Field(1e-3, gt=0)
+
+
+@component("learner")
+class Peer(Learner):
+    """A copy of one of the pair's models that learns beside the student, on the same sequences, by terms of its own. In these `student` is
+    the learner itself and `pupil` the entry's student, as it is now."""
+
+    kind: Literal["peer"] = "peer"
+    model: str = "teacher"
+    objective: tuple[Annotated[Any, Slot("term")], ...] = Field(min_length=1)
+    learning_rate: float = Field(1e-3, gt=0)
+
+
+@component("learner")
+class TeacherAdapter(Learner):
+    """A low-rank module on one of the pair's models, whose own weights stay (2106.09685; peft, optional extra `peft`); its terms are written
+    as those of a peer."""
+
+    kind: Literal["adapter"] = "adapter"
+    model: str = "teacher"
+    objective: tuple[Annotated[Any, Slot("term")], ...] = Field(min_length=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    module: Annotated[Any, Slot("adapter")]
 
 
 @component("learner")

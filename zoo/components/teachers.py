@@ -169,6 +169,14 @@ class External(Teacher):
 
 
 @component("teacher")
+class LearnedTeacher(Teacher):
+    """A learner (a peer, or one of the pair's models with an adapter), as it is now."""
+
+    kind: Literal["learner"] = "learner"
+    learner: str
+
+
+@component("teacher")
 class SelfTeacher(Teacher):
     """The student itself, with other weights, another context, or both."""
 

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from zoo.components.base import Context
+from zoo.components.learners import Peer, TeacherAdapter
 from zoo.components.targets import with_inputs
-from zoo.components.teachers import Composite, External, SelfTeacher
+from zoo.components.teachers import Composite, External, LearnedTeacher, SelfTeacher
 from zoo.entry import MethodEntry
+from zoo.harness.adapters import learner_model
 from zoo.harness.contexts import TaskJudge
 from zoo.harness.layers import Layers, layers_of
 from zoo.harness.models import LoadedPair
@@ -22,7 +24,8 @@ from zoo.harness.routes import Routes, routes_of
 from zoo.tensors import Rollout
 
 MIX = "mix:"  # key of a scorer that is made of others and has no weights
-MOVING = ("ema:", "copy:")  # keys of weights that move with the steps
+LEARNER = "learner:"
+MOVING = ("ema:", "copy:", LEARNER)  # keys of weights that move with the steps
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,11 @@ def bank_for(entry: MethodEntry, pair: LoadedPair, *, micro_tokens: int, chunk_t
             weights = {"live": "student", "initial": "initial", "ema": f"ema:{name}"}.get(kind, f"copy:{name}")
             keys[name] = ScorerKey(weights, teacher.context)
             read.add(name)
+        elif isinstance(teacher, LearnedTeacher):
+            keys[name] = ScorerKey(f"{LEARNER}{teacher.learner}", teacher.context)
         elif isinstance(teacher, Composite):
             keys[name] = ScorerKey(f"{MIX}{name}")
+    models |= {f"{LEARNER}{name}": learner_model(spec, pair, name) for name, spec in entry.learners.items() if isinstance(spec, Peer | TeacherAdapter)}
     dtype = torch.bfloat16 if next(pair.student.parameters()).is_cuda else None
     for name in read:
         if name in keys and keys[name].weights == "initial" and "initial" not in models:

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from zoo.components.base import ABSENT, Context, Strict
 from zoo.errors import ZooError, suggest
+from zoo.harness.adapters import detach
 from zoo.paths import declared, shipped_pair
 from zoo.tasks import Task, make_task
 from zoo.tensors import Prompt
@@ -114,7 +115,9 @@ class LoadedPair:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def reset_student(self) -> Any:
-        """The student with its initial weights, in place; gradients that a failed run left behind are dropped."""
+        """The student with its initial weights, in place; gradients and adapters that a run left behind are dropped."""
+        if detach(self.student):
+            self.student.requires_grad_(True)
         self.student.load_state_dict(self.initial, strict=False)
         self.student.zero_grad(set_to_none=True)
         return self.student

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from zoo.tensors import Rollout
+
 VALIDATION_LOSS = "validation_loss"
 
 
@@ -20,6 +22,9 @@ class Part:
     def parameters(self) -> list[nn.Parameter]:
         """Parameters of its own, whose gradients are summed over processes before `after_step`."""
         return []
+
+    def learn(self, rollouts: Mapping[str, Rollout], progress: float) -> None:
+        """Gather a gradient of its own from the sequences of a step."""
 
     def after_step(self, metrics: Mapping[str, float]) -> None:
         """Take its own step."""

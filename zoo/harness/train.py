@@ -15,6 +15,7 @@ from zoo.components.rollouts import Corpus, Dataset, Stream, Student, in_order
 from zoo.components.updates import AdamW
 from zoo.entry import MethodEntry
 from zoo.errors import ZooError
+from zoo.harness.adapters import attach
 from zoo.harness.comparison import Comparison
 from zoo.harness.engine import ReferenceEngine
 from zoo.harness.learners import make_bridges, make_critics, prompt_order, prompts_written
@@ -24,6 +25,7 @@ from zoo.harness.models import LoadedPair
 from zoo.harness.moves import Mover, Pull, mover_of
 from zoo.harness.parallel import Processes
 from zoo.harness.parts import VALIDATION_LOSS, Part
+from zoo.harness.peers import make_peers
 from zoo.harness.replay import ReplayBuffer, buffer_for
 from zoo.harness.scoring import Bank, Scored, bank_for, refreshed, score, verified
 from zoo.harness.state import Measured, lineage_copies
@@ -154,6 +156,8 @@ class Trainer:
         contexts = {name: part.context for name, part in scored.items()}
         prepared = method.prepare(contexts)
         values = self.mover.gather(method, scored, prepared)
+        for one in self.parts.values():
+            one.learn({name: context.rollout for name, context in contexts.items()}, self.progress)
         norm = self._apply()
         tokens = self.processes.total_int(sum(c.rollout.tokens for c in contexts.values()))
         self.spent.steps += 1
@@ -242,6 +246,8 @@ class Trainer:
 def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: LoadedPair, processes: Processes) -> Trainer:
     """A cell at its first step: the student at its initial weights, nothing spent."""
     settings, student = comparison.settings, pair.reset_student()
+    if (adapter := entry.update.adapter) is not None:  # type: ignore[attr-defined]
+        attach(student, adapter, comparison.id, seed)
     student.eval()  # no dropout in any model; gradients flow all the same
     bank = bank_for(entry, pair, micro_tokens=settings.micro_tokens, chunk_tokens=settings.chunk_tokens)
     critics = {**make_critics(entry, bank), **make_bridges(entry, bank, (comparison.id, seed))}
@@ -271,7 +277,8 @@ def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: Lo
     anchor = entry.update.anchor  # type: ignore[attr-defined]
     trainer.pull = None if anchor is None else Pull(anchor, trainer)
     buffers: dict[str, Part] = {f"memory:{name}": memory for name, memory in memories.items()}
-    trainer.parts = {**lineage_copies(entry, bank), **critics, **buffers, "measured": trainer.measured, "mover": trainer.mover}
+    peers = make_peers(entry, bank, processes, settings.clip_norm)
+    trainer.parts = {**peers, **lineage_copies(entry, bank), **critics, **buffers, "measured": trainer.measured, "mover": trainer.mover}
     return trainer
 
 

@@ -1,0 +1,66 @@
+"""Low-rank modules on a model's linear maps, through peft, and the models of learners."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from zoo.components.learners import Peer, TeacherAdapter
+from zoo.components.updates import Lora
+from zoo.errors import ZooError, suggest
+from zoo.seeds import seed_for
+
+if TYPE_CHECKING:
+    from zoo.harness.models import LoadedPair
+
+
+def attach(model: Any, spec: Lora, *axes: str | int) -> None:
+    """Put modules on a model in place: its own weights are frozen, theirs are fp32 and trained, the first factor seeded by the axes.
+
+    Raises:
+        ZooError: peft is not installed, or no linear map has one of the names.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise ZooError("an adapter needs peft: pip install 'opd-zoo[peft]', or train all weights") from None
+    names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    targets = [name for name in spec.targets if name in names]
+    if not targets:
+        raise ZooError(f"adapter targets {', '.join(spec.targets)}: the model has no such linear map{suggest(spec.targets[0], names)}")
+    config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=targets, lora_dropout=0.0, bias="none")  # type: ignore[arg-type]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for("adapter", *axes) % 2**63)
+        inject_adapter_in_model(config, model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+
+
+def detach(model: Any) -> bool:
+    """Take all modules off again, and say whether there were any; the model's own weights were never changed."""
+    found = False
+    for name, module in list(model.named_modules()):
+        base = getattr(module, "base_layer", None)
+        if isinstance(base, torch.nn.Linear):
+            parent = model.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], base)
+            found = True
+    return found
+
+
+def learner_model(spec: Peer | TeacherAdapter, pair: LoadedPair, name: str) -> Any:
+    """A learner's own copy of one of the pair's models, in fp32 at least.
+
+    Raises:
+        ZooError: the pair has no such model.
+    """
+    if spec.model not in pair.teachers:
+        raise ZooError(f"learners.{name}.model '{spec.model}' is no teacher of pair '{pair.spec.id}'{suggest(spec.model, pair.teachers)}")
+    source = pair.teachers[spec.model]
+    kind = next(source.parameters()).dtype
+    model = copy.deepcopy(source).to(kind if kind == torch.float64 else torch.float32).requires_grad_(True)
+    if isinstance(spec, TeacherAdapter):
+        attach(model, spec.module, pair.spec.id, name)
+    return model
