@@ -13,10 +13,13 @@ from tests.golden import reference_classic_more as more
 from tests.golden import reference_guided as guided
 from tests.golden import reference_objective as objective
 from tests.golden.loss import Reference
+from tests.golden.reference_outcome import group_advantage
 from tests.golden.reference_states import adakd_shares, raft_weights, taid_shares
-from tests.golden_kit import FILES, as_written, assert_equal, load
+from tests.golden_kit import FILES, SIX, as_written, assert_equal, load
 from zoo.components.base import walk
 from zoo.components.schedules import Adaptive
+from zoo.components.teachers import LiveWeights, SelfTeacher
+from zoo.entry import MethodEntry
 
 LOSSES = [2.0, 1.9, 2.4, 1.2, 0.9, 0.9, 0.5, 0.6, 1.5, 1.4, 0.7, 0.4]
 OTHERS = [0.5, 0.9, 0.4, 0.3, 0.8, 0.2, 0.6, 0.5, 0.3, 0.4, 0.4, 0.9]
@@ -88,3 +91,23 @@ def test_the_teachers_token_of_tgpo_fades(progress: float) -> None:
 @pytest.mark.parametrize("progress", [0.5, 0.9])
 def test_the_modulation_of_amr_sd_fades_to_grpo(progress: float) -> None:
     assert_equal(load("amr_sd"), Reference(partial(guided.amr_sd, alpha=1.0 - progress)), as_written(load("amr_sd")), progress=progress)
+
+
+def learner_entry(name: str, learner: str) -> MethodEntry:
+    """A learner's own objective as an entry whose student it is."""
+    entry = load(name)
+    teachers = {**entry.teachers, "pupil": SelfTeacher(weights=LiveWeights())}
+    return entry.model_copy(update={"objective": entry.learners[learner].objective, "teachers": teachers, "learners": {}})  # type: ignore[attr-defined]
+
+
+def test_the_large_model_of_codistill_learns_on_the_small_ones_text() -> None:
+    """L_large: the verifier's group advantage, the ratio of the large model to the small one that wrote the text."""
+    large = SIX.with_logits("main", student=SIX["main"].logits["peer"])
+    build = partial(guided.surrogate, advantage_BT=guided.along(SIX["main"], group_advantage(SIX["main"])))
+    assert_equal(learner_entry("codistill_grpo", "large"), Reference(build), large)
+
+
+def test_the_module_of_okd_stays_right_and_moves_towards_the_student() -> None:
+    """L_T = CE(y, p_phi) + b KL(sg[q] || p_phi), b = 1 in the entry; the pupil is played by `self`, as every self-teacher."""
+    module = SIX.with_logits("data", student=SIX["data"].logits["teacher"], self=SIX["data"].logits["student"], teacher=SIX["data"].logits["student"])
+    assert_equal(learner_entry("okd", "module"), Reference(more.okd, ("data",)), module)

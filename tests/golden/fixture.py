@@ -98,7 +98,7 @@ class Fixture:
         """The current student's logits of every stream: the point at which losses and gradients are taken."""
         return {name: stream.logits["student"] for name, stream in self.streams.items()}
 
-    def with_logits(self, stream: str, **models: Array) -> Fixture:
+    def with_logits(self, stream: str, /, **models: Array) -> Fixture:
         """The same fixture with some models' logits of one stream replaced."""
         return self.with_stream(stream, replace(self[stream], logits={**self[stream].logits, **models}))
 
