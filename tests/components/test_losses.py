@@ -250,7 +250,12 @@ def ipo(chosen: Array, beta: float) -> Array:
     return np.asarray((gap - 1 / (2 * beta)) ** 2)
 
 
-FORMULAS = {"orpo": orpo, "dpo": dpo, "ipo": ipo}
+def bco(chosen: Array, beta: float) -> Array:
+    margins = [chosen - INITIAL["chosen"], TOTAL["rejected"] - INITIAL["rejected"]]
+    return np.asarray(-np.log(sigmoid(beta * margins[0])) - np.log(sigmoid(-beta * margins[1])))
+
+
+FORMULAS = {"orpo": orpo, "dpo": dpo, "ipo": ipo, "bco": bco}
 PREFERENCES: Table = {kind: [({"beta": b}, lambda chosen, f=f, b=b: f(chosen, b)) for b in (0.1, 1.5)] for kind, f in FORMULAS.items()}
 
 
