@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from zoo.components.base import Component, resolve
-from zoo.components.rewards import Verifier
+from zoo.components.rewards import SequenceReward, Verifier, measured_in_order
 from zoo.components.rollouts import Stream
 from zoo.components.targets import Target, with_inputs
 from zoo.components.teachers import Composite
@@ -97,10 +97,14 @@ class Method:
         made = {name: self.entry.teachers[name] for name in index if isinstance(self.entry.teachers.get(name), Composite)}
         return {name: partial(teacher.combine, index_N=index[name]) for name, teacher in made.items()}  # type: ignore[attr-defined]
 
+    def sequence_rewards(self, stream: str) -> dict[str, SequenceReward]:
+        """Rewards of whole answers that some term reads on a stream, by name, and those they are made of, parts before wholes."""
+        read = [name for _, term in self.terms if stream in term.streams() for name in term.reward_names()]
+        return measured_in_order(read, self.entry.rewards)
+
     def verifiers(self, stream: str) -> dict[str, Verifier]:
-        """Sequence rewards that some term reads on a stream, by name."""
-        read = {name for _, term in self.terms if stream in term.streams() for name in term.reward_names()}
-        return {n: r for n, r in self.entry.rewards.items() if n in read and isinstance(r, Verifier)}
+        """Those among them that the task's checks decide."""
+        return {name: reward for name, reward in self.sequence_rewards(stream).items() if isinstance(reward, Verifier)}
 
     def prepare(self, contexts: Mapping[str, TokenContext]) -> list[Prepared]:
         """Every active term's scales and columns; the denominators count the whole global batch.

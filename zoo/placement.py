@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from zoo.components.base import walk
 from zoo.components.gates import AuthorGate, Gate
+from zoo.components.rewards import SequenceReward, measured_in_order
 from zoo.components.rollouts import Continued, Corpus, Dataset, Edited, Mixture, Stream
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
 from zoo.components.terms.preference import LogProbLossTerm
@@ -61,6 +62,20 @@ def sequence_rewards(entry: MethodEntry) -> Messages:
         for _, part in term.parts():
             if part.outcome and not entry.rewards[part.name].per_sequence:
                 yield f"objective[{i}]: {part.kind} reads a sequence's result, but rewards.{part.name} is given per token; name a verifier"
+
+
+def reward_parts(entry: MethodEntry) -> Messages:
+    """Rewards made of others name sequence rewards, and never themselves."""
+    for name, reward in entry.rewards.items():
+        for part in reward.reads() if isinstance(reward, SequenceReward) else ():
+            if part not in entry.rewards:
+                yield f"rewards.{name}: reward '{part}' is not under rewards{suggest(part, entry.rewards)}"
+            elif not entry.rewards[part].per_sequence:
+                yield f"rewards.{name}: '{part}' is given per token, and rewards of whole answers are summed here; advantages are summed by `plus`"
+    try:
+        measured_in_order(tuple(entry.rewards), entry.rewards)
+    except ValueError as error:
+        yield f"rewards: {error}"
 
 
 def group_statistics(entry: MethodEntry) -> Messages:

@@ -9,7 +9,19 @@ import pytest
 
 from zoo.components.base import kinds, slots
 
-from . import test_credits, test_divergences, test_gates, test_losses, test_measures, test_plain, test_signals, test_supports, test_terms, test_weights
+from . import (
+    test_answers,
+    test_credits,
+    test_divergences,
+    test_gates,
+    test_losses,
+    test_measures,
+    test_plain,
+    test_signals,
+    test_supports,
+    test_terms,
+    test_weights,
+)
 
 TESTED: dict[str, Mapping[str, Any]] = {
     "baseline": test_signals.BASELINES,
@@ -22,7 +34,7 @@ TESTED: dict[str, Mapping[str, Any]] = {
     "preference": test_losses.PREFERENCES,
     "ratio": test_losses.RATIOS,
     "reduce": test_losses.REDUCES,
-    "reward": test_signals.REWARDS,
+    "reward": {**test_signals.REWARDS, **test_answers.REFERENCES},
     "routing": test_losses.ROUTINGS,
     "schedule": test_losses.SCHEDULES,
     "shaping": test_signals.SHAPINGS,

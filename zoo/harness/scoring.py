@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from zoo.components.rewards import Answered, SequenceReward
 from zoo.components.targets import with_inputs
 from zoo.harness.bank import MIX, Bank, ScorerKey, bank_for, response_hidden
 from zoo.harness.contexts import absent, made_prompts, written_ids
@@ -85,7 +86,7 @@ def score(
     """Rewards, columns and hidden states of one stream, without gradient, after `version` optimizer steps. `others` are the streams
     whose texts the scorers' contexts may show."""
     rollout, absent = in_context(method, bank, stream, rollout, others or {})
-    rewards = {name: verified(bank.pair, rollout, reward.check) for name, reward in method.verifiers(stream).items()}
+    rewards = sequence_rewards(bank.pair, rollout, method.sequence_rewards(stream))
     statistics = method.statistics(stream)
     kept = [s for s in method.update_scorers(stream) if bank.keys[s] != bank.keys["student"] or s != "student"]
     hidden = hidden_states(bank, [*(method.annotation_scorers(stream) if statistics else ()), *kept], rollout)
@@ -173,6 +174,16 @@ def logits_of(bank: Bank, scorer: str, states_NH: Tensor) -> Tensor:
     # A live teacher has the student's own head, which must not learn from being compared with.
     with bank.precision(), torch.set_grad_enabled(torch.is_grad_enabled() and scorer == "student"):
         return bank.head(scorer)(states_NH[:, : bank.width(scorer)])
+
+
+def sequence_rewards(pair: LoadedPair, rollout: Rollout, wanted: Mapping[str, SequenceReward]) -> dict[str, Tensor]:
+    """Each reward of whole answers, (B,), in the order given."""
+    texts = [pair.decode([i for i in ids if i not in pair.stop_ids]) for ids in written_ids(rollout)] if wanted else []
+    answers = [Answered(*each) for each in zip(texts, rollout.mask_BT.sum(1).tolist(), rollout.finished_B.tolist(), strict=False)]
+    values: dict[str, Tensor] = {}
+    for name, reward in wanted.items():
+        values[name] = reward.measure(answers, values, partial(verified, pair, rollout)).to(rollout.mask_BT.device)
+    return values
 
 
 def verified(pair: LoadedPair, rollout: Rollout, check: str) -> Tensor:

@@ -1,36 +1,18 @@
-"""Rewards: named feedback, per token (a contrast of scorers) or per sequence (a verifier)."""
+"""Rewards of single tokens, from the probabilities of scorers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from zoo.components.base import Component, Number, component
+from zoo.components.base import Number, component
+from zoo.components.rewards.base import Reward, on_last
 from zoo.statistics import Entropy, Kl, Statistic, TokenContext, View, log_probs
-
-
-class Reward(Component):
-    """Base of all rewards. `per_sequence` ones are measured on the whole text; `state_only` ones ignore the written token."""
-
-    per_sequence: ClassVar[bool] = False
-    state_only: ClassVar[bool] = False
-
-    def scorers(self) -> tuple[str, ...]:
-        """Scorers whose probabilities it reads."""
-        return ()
-
-    def statistics(self) -> tuple[Statistic, ...]:
-        """Columns it reads."""
-        return ()
-
-    def tokens(self, context: TokenContext, name: str | None) -> Tensor:
-        """Reward of each token (B, T), 0 outside the mask; a sequence reward stands on the last supervised token."""
-        raise NotImplementedError
 
 
 @component("reward")
@@ -70,59 +52,6 @@ class Contrast(Reward):
         if self.map == "log":
             return logp
         return logp.exp() if self.map == "probability" else torch.expm1(self.alpha * logp) / self.alpha
-
-
-def on_last(mask_BT: Tensor) -> Tensor:
-    """Where each response's last supervised token is, (B, T)."""
-    positions_T = torch.arange(mask_BT.shape[1], device=mask_BT.device)
-    return (positions_T == torch.where(mask_BT, positions_T, torch.full_like(positions_T, -1)).amax(1, keepdim=True)) & mask_BT
-
-
-class Verifier(Reward):
-    """Rewards that ask the pair's task whether it accepts the decoded answer; `check` names one of the task's checks."""
-
-    check: str = "answer"
-    per_sequence = True
-
-    def tokens(self, context: TokenContext, name: str | None) -> Tensor:
-        if name is None:
-            raise ValueError("a sequence reward is read by its name")
-        return on_last(context.mask_BT) * self.verdict(context.rewards[name].to(torch.float32), context)[:, None]
-
-    def verdict(self, accepted_B: Tensor, context: TokenContext) -> Tensor:
-        """The reward of each sequence, (B,)."""
-        return accepted_B
-
-
-@component("reward")
-class Verified(Verifier):
-    """1 where the task accepts the decoded answer, else 0."""
-
-    kind: Literal["verifier"] = "verifier"
-
-
-@component("reward")
-class Budget(Verifier):
-    """1 or 0 as the task says while the answer's KL(p || q) stays within `limit`, else -(penalty + KL(p || q) at its last state) (CMDP
-    2509.22921). The KL is the mean over the answer's tokens, or their `sum`."""
-
-    kind: Literal["budget"] = "budget"
-    teacher: str = "teacher"
-    limit: float = Field(gt=0)
-    penalty: float = Field(10.0, gt=0)
-    per: Literal["mean", "sum"] = "mean"
-
-    def scorers(self) -> tuple[str, ...]:
-        return ("student", self.teacher)
-
-    def statistics(self) -> tuple[Statistic, ...]:
-        return (Kl("student", self.teacher),)
-
-    def verdict(self, accepted_B: Tensor, context: TokenContext) -> Tensor:
-        mask_BT = context.mask_BT
-        cost_BT = torch.where(mask_BT, context.column(Kl("student", self.teacher)), 0.0)
-        spent_B = cost_BT.sum(1) / (mask_BT.sum(1).clamp(min=1) if self.per == "mean" else 1.0)
-        return torch.where(spent_B <= self.limit, accepted_B, -(self.penalty + (cost_BT * on_last(mask_BT)).sum(1)))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,24 @@
+"""Rewards: named feedback, per token (a contrast of scorers) or per sequence (a verifier, a rule, a sum of others)."""
+
+from zoo.components.rewards.answers import Budget, CosineLength, Overlong, Structure, Sum, Verified, Verifier
+from zoo.components.rewards.base import Answered, Reward, SequenceReward, measured_in_order, on_last
+from zoo.components.rewards.tokens import Bellman, CentredLogit, Contrast, StateDivergence
+
+__all__ = [
+    "Answered",
+    "Bellman",
+    "Budget",
+    "CentredLogit",
+    "Contrast",
+    "CosineLength",
+    "Overlong",
+    "Reward",
+    "SequenceReward",
+    "StateDivergence",
+    "Structure",
+    "Sum",
+    "Verified",
+    "Verifier",
+    "measured_in_order",
+    "on_last",
+]
