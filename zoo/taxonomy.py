@@ -135,6 +135,7 @@ def _terms() -> Iterator[tuple[dict[str, Any], str]]:
         yield {**term, "weights": ({"kind": "pass_rate", "name": "correct"},)}, f"{text}, weighted by the pass rate"
     for extra in ((), ({"kind": "pass_rate", "name": "correct"},)):
         yield {"term": "likelihood", "weights": extra, "reduce": "token_mean"}, "likelihood" + (", weighted by the pass rate" if extra else "")
+    yield {"term": "representation", "reduce": "token_mean"}, "representation"
     yield {"term": "log_prob_loss", "loss": "dpo", "chosen": "main", "rejected": "other"}, "log_prob_loss dpo"
 
 

@@ -36,7 +36,8 @@ def view_of(method: Method, rollout: Rollout, models: Models, chunk: slice = sli
     mask_BT = rollout.mask_BT
     logits = {name: (lambda at_BTV=at_BTV: at_BTV[mask_BT][chunk]) for name, at_BTV in models.items()}
     critics = {name: (lambda value_BT=value_BT: value_BT[mask_BT][chunk]) for name, value_BT in (values or {}).items()}
-    return LogitView(rollout.response_BT[mask_BT][chunk], logits, method.targets, critics)
+    states = {name: (lambda layers, logits_NV=logits_NV: [logits_NV()]) for name, logits_NV in logits.items()}  # logits stand in for hidden states
+    return LogitView(rollout.response_BT[mask_BT][chunk], logits, method.targets, critics, states=states)
 
 
 def contexts_of(

@@ -34,7 +34,9 @@ NAMES = {
     "teacher": ("teacher", "self", "closed", "reference", "student", "behaviour"), "field": ("solution",), "model": ("teacher",),
     "template": ("hint",), "check": ("answer",), "fields": ("hint",),
 }  # fmt: skip
-NAMES |= dict.fromkeys(("of", "by", "first", "then"), NAMES["teacher"])
+OTHERS = ("of", "by", "first", "then", "to", "minus", "plus", "part", "given", "otherwise", "target", "among", "draft", "under", "base")
+NAMES |= {**dict.fromkeys(OTHERS, NAMES["teacher"]), "measure": ("loss",), "projector": ("value",)}
+ANY = ("teacher", "student", "main", "correct", "value", "solution")  # what a field of text that is not listed above may name
 NUMBERS = (0, 1e-6, 0.3, 0.5, 0.9, 1, 1.5, -1)
 COUNT = 300
 
@@ -71,7 +73,7 @@ class Writer:
         return None
 
     def string(self, node: dict[str, Any], key: str, depth: int) -> str:
-        return self.random.choice(NAMES[key])
+        return self.random.choice(NAMES.get(key, ANY))
 
     def array(self, node: dict[str, Any], key: str, depth: int) -> tuple[Any, ...]:
         if "prefixItems" in node:
@@ -82,7 +84,7 @@ class Writer:
         if "properties" not in node:
             names = self.random.sample(NAMES.get(key, ("a", "b")), 2)
             return {name: self.draw(node["additionalProperties"], key, depth) for name in names}
-        chosen = [name for name in node["properties"] if name in node.get("required", ()) or self.random.random() < 0.12]
+        chosen = [name for name in node["properties"] if name in node.get("required", ()) or self.random.random() < 0.08]
         return {name: self.draw(node["properties"][name], name, depth + 1) for name in chosen}
 
     def slot(self, name: str) -> Any:

@@ -15,6 +15,8 @@ from zoo.components.supports import Detach, Full, Support, restrict
 from zoo.components.terms.base import Signal, TokenTerm, gates_and_weights
 from zoo.statistics import LogProb, TokenContext, View
 
+COLDEST = 1e-3  # a token's temperature divides its logits, so a weight of 0 must not reach them
+
 
 @component("term")
 class DivergenceTerm(TokenTerm):
@@ -46,7 +48,7 @@ class DivergenceTerm(TokenTerm):
 
     def prepare(self, contexts: Mapping[str, TokenContext], rewards: Mapping[str, Any]) -> tuple[Signal, ...]:
         context = contexts[self.on]
-        columns = {} if self.temperature_by is None else {"temperature": self.temperature_by.weight(context, None)}
+        columns = {} if self.temperature_by is None else {"temperature": self.temperature_by.weight(context, None).clamp(min=COLDEST)}
         return (self.gated(context, None, columns),)
 
     def token_loss(self, view: View, columns_N: Mapping[str, Tensor]) -> Tensor:
