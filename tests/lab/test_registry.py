@@ -47,7 +47,7 @@ def measured(name: str) -> LabReport:
 def test_the_expected_update_is_finite_and_more_than_noise(name: str) -> None:
     found = measured(name)
     assert not [line for line in found.contradictions if "finite" in line or "D.6" in line]
-    assert len(found.claims) == len(found.runs) >= 1
+    assert len(found.claims) >= len(found.runs) >= 1
 
 
 @pytest.mark.parametrize("name", EXECUTABLE)

@@ -126,7 +126,9 @@ def _print_one(report: LabReport) -> None:
     columns = ("term", "estimator", "what its mean is", "holds", "bias", "1 - cos", "cos (a)", "cos (b)", "cos (c)", "variance/token", "growth")
     made = table(*columns, right=columns[4:])
     rows = []
-    for claim, run in zip(report.claims, report.runs, strict=True):
+    run_of = {run.term: run for run in report.runs}
+    for claim in report.claims:
+        run = run_of[claim.term]
         holds = {True: "yes", False: "NO", None: "no formula"}[claim.holds]
         apart = None if claim.cosine != claim.cosine else f"{max(1 - claim.cosine, 0.0):.0e}"
         rows.append([

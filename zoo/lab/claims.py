@@ -17,7 +17,7 @@ import torch
 from zoo.components.reduces import Sum
 from zoo.components.terms.direct import DivergenceTerm, LikelihoodTerm
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
-from zoo.coordinates import derive_term
+from zoo.coordinates import derive_term, split
 from zoo.lab import references as ref
 from zoo.lab.doubles import Tables, verified
 from zoo.lab.engine import Bench, Measured, replace_terms
@@ -131,9 +131,9 @@ class TermReferences:
         return ref.field(ref.visits(world, self.p), self.p, ref.action_values(world, self.p, reward_SV))
 
 
-def core_of(bench: Bench, index: int) -> Bench:
-    """A bench on one term without gates, weights, further advantages, coefficient and denominator."""
-    term = bench.entry.objective[index]
+def core_of(bench: Bench, index: int, part: int = 0) -> Bench:
+    """A bench on one term (one of its advantages) without gates, weights, coefficient and denominator."""
+    term = split(bench.entry.objective[index])[part]
     plain: dict[str, Any] = {"gates": (), "weights": (), "coefficient": 1.0, "during": None}
     plain |= {name: empty for name, empty in (("plus", ()), ("temperature_by", None)) if hasattr(term, name)}
     if hasattr(term, "reduce"):
@@ -145,10 +145,15 @@ def core_of(bench: Bench, index: int) -> Bench:
     return found
 
 
-def claim_of(bench: Bench, tables: Tables, index: int) -> Claim:
-    """Test what the coordinates of a term say."""
-    estimator = derive_term(bench.entry, index).estimator
-    core = core_of(bench, index)
+def parts_of(bench: Bench, index: int) -> int:
+    """How many advantages a term adds up."""
+    return len(split(bench.entry.objective[index]))
+
+
+def claim_of(bench: Bench, tables: Tables, index: int, part: int = 0) -> Claim:
+    """Test what the coordinates of a term, or of one of the advantages that it adds up, say."""
+    estimator = derive_term(bench.entry, index, part).estimator
+    core = core_of(bench, index, part)
     found = core.measure(tables)
     term = core.entry.objective[index]
     law = found.laws[term.streams()[0]]

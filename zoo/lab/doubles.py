@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from zoo.components.base import Strict
-from zoo.components.teachers import Ensemble, External, SelfTeacher
+from zoo.components.teachers import Composite, External, LearnedTeacher, SelfTeacher
 from zoo.entry import MethodEntry
 from zoo.lab.laws import Exempt
 from zoo.lab.world import Array, World
@@ -25,6 +26,9 @@ from zoo.seeds import seed_for
 DOUBLES = {
     "teacher.external": "a table of its own for each model name",
     "teacher.student": "the student's table, live or frozen, plus a table for its context",
+    "teacher.learner": "a table of its own for each learner",
+    "teacher.route": "the first teacher that it names: the lab has one prompt",
+    "teacher.ensemble": "its own rule on its members' tables",
     "weights_of.initial": "the student's first table",
     "weights_of.live": "the student's present table, without gradient",
     "weights_of.ema": "half-way between the first table and the student's at the start; frozen",
@@ -35,7 +39,8 @@ DOUBLES = {
     "reference": "the student's first table",
     "behaviour": "the exact law of who wrote the token",
     "learner.value_head": "the exact discounted value of the term's own reward (or any table, where a test gives one)",
-    "reward.verifier": "a fair coin for each text and check, drawn once from a named seed; unfinished texts fail",
+    "reward.verifier": "a fair coin for each text and check, drawn once from a named seed",
+    "reward": "other rewards of whole answers run as they are, on letters for tokens and coins for checks",
     "rollout.student": "exact: the student's table, warped as the stream says",
     "rollout.teacher": "exact: that scorer's table",
     "rollout.dataset": "exact: the law of a table of its own; nobody's probability is known",
@@ -95,8 +100,11 @@ class Tables:
             found = self.world.table("external:" + teacher.model)
         elif isinstance(teacher, SelfTeacher):
             found = self._weights(teacher.weights)
-        elif isinstance(teacher, Ensemble) and not any(getattr(self.entry.teachers.get(name), "target", None) for name in teacher.members):
-            found = teacher.combine(lambda name: self.logits(name).detach().log_softmax(-1), self.student.new_zeros(0))
+        elif isinstance(teacher, Composite):
+            index_S = torch.zeros(len(self.world.states), dtype=torch.long)
+            found = teacher.combine(lambda name: self.logits(name).detach().log_softmax(-1), index_S)
+        elif isinstance(teacher, LearnedTeacher):
+            found = self.world.table("learner:" + teacher.learner)
         else:
             kind = f"teacher.{teacher.kind}"
             raise Exempt(f"{kind}: {EXEMPT.get(kind, 'no double yet')}")

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from zoo.components.base import resolve
+from zoo.components.rewards.base import Answered
+from zoo.components.teachers import Composite
 from zoo.entry import MethodEntry
 from zoo.lab.doubles import Tables, fitted, verified
 from zoo.lab.exact import COPIES, LabContext, Unweighed, Weighing, contexts_by_process
@@ -26,6 +28,7 @@ from zoo.views import LogitView
 SHIFTS = 64  # evenly shifted sets of draws for gates that draw
 PROGRESS = 0.5
 MOST_ROWS = 60_000
+LETTERS = "abcdef"
 PROMPT = Prompt("lab", "0", {"solution": "0", "answer": "0", "hint": "0"})
 
 
@@ -68,6 +71,7 @@ class Bench:
         self.terms = tuple(i for i, _ in self.method.terms)
         self.copies = 1
         self.values: dict[str, Tensor] = {}
+        self._measured: dict[Any, dict[str, Tensor]] = {}
         self.slow = False
 
     def tables(self, student: Tensor | None = None) -> Tables:
@@ -110,7 +114,7 @@ class Bench:
     def context(self, name: str, law: Law, tables: Tables, total: Callable[[Tensor], Tensor], asked: list[str]) -> LabContext:
         """One stream's rollout, rewards and columns."""
         rollout = self._rollout(law, tables)
-        rewards = {n: torch.from_numpy(self._verdicts(law, getattr(r, "check", n))) for n, r in self.entry.rewards.items() if r.per_sequence}
+        rewards = self._rewards(name, law)
         statistics, columns = self.method.statistics(name), dict[Statistic, Tensor]()
         view = self.view(law, tables)
         plain = [s for s in statistics if not isinstance(s, Value)]
@@ -130,9 +134,11 @@ class Bench:
 
     def view_at(self, state_N: Tensor, token_N: Tensor, tables: Tables, student_NV: Tensor | None = None) -> LogitView:
         """The same at any states and tokens."""
+        made = [n for n, t in self.entry.teachers.items() if isinstance(t, Composite) and n not in tables.pinned]
+        mixes = self.method.mixes({name: torch.zeros(len(state_N), dtype=torch.long) for name in made})
         logits: dict[str, Callable[[], Tensor]] = {n: (lambda n=n: tables.logits(n).detach()[state_N]) for n in ("reference", *self.entry.teachers)}  # type: ignore[misc]
         logits["student"] = lambda: tables.student.detach()[state_N] if student_NV is None else student_NV
-        return LogitView(token_N, logits, self.method.targets)
+        return LogitView(token_N, logits, self.method.targets, mixes=mixes)
 
     def _rollout(self, law: Law, tables: Tables) -> Rollout:
         mask_BT = torch.from_numpy(law.state_RT >= 0)
@@ -150,6 +156,21 @@ class Bench:
             finished_B=torch.from_numpy(law.finished_R),
         )
 
+    def _rewards(self, stream: str, law: Law) -> dict[str, Tensor]:
+        """Every reward of whole answers on a stream; the task's checks are fair coins, all else is the reward's own rule."""
+        key = (stream, law.token_RT.tobytes(), law.state_RT.tobytes())
+        if key not in self._measured:
+            answers = []
+            for tokens, states, finished in zip(law.token_RT, law.state_RT, law.finished_R, strict=True):
+                written = [int(v) for v, s in zip(tokens, states, strict=True) if s >= 0]
+                shown = written[:-1] if finished else written
+                answers.append(Answered(" ".join(LETTERS[v] for v in shown), len(written), bool(finished)))
+            values: dict[str, Tensor] = {}
+            for name, reward in self.method.sequence_rewards(stream).items():
+                values[name] = reward.measure(answers, values, lambda check: torch.from_numpy(self._verdicts(law, check)))
+            self._measured = {key: values}
+        return self._measured[key]
+
     def _verdicts(self, law: Law, check: str) -> Array:
         """The verifier's result of each row; texts cut before the world's horizon fail."""
         codes, verdict = _codes_of(self.world), verified(self.world, check)
@@ -164,8 +185,9 @@ class Bench:
         if learner in self.values:
             return self.values[learner]
         term = next(t for _, t in self.method.terms if stream in t.streams() and getattr(getattr(t, "credit", None), "value", None) == learner)
+        gamma = float(getattr(term.credit, "gamma", 1.0))
         reward_BT = term.resolved_reward(self.entry.rewards).tokens(context, term.reward if isinstance(term.reward, str) else None)
-        return torch.from_numpy(state_values(law, reward_BT.numpy(), float(term.credit.gamma), len(self.world.states)))
+        return torch.from_numpy(state_values(law, reward_BT.numpy(), gamma, len(self.world.states)))
 
     def _gradients(self, prepared: Sequence[Prepared], contexts: Mapping[str, TokenContext], laws: Mapping[str, Law], tables: Tables) -> Measured:
         shape = (len(self.world.states), self.world.vocabulary)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from zoo.lab.claims import Against, TermReferences
 
 Expected = tuple[str, "Against | None", "Array | None"]
+RATIOS = ("importance", "mixture_importance", "ppo_clip", "one_sided", "uncorrected")
+CREDITS = ("immediate", "return_to_go", "discounted", "k_step", "gae", "group", "leave_one_out")
 STEP = 1e-4  # of the central differences, in logits; the error is its fourth power with five points
 
 
@@ -81,7 +83,7 @@ def policy_gradient(at: TermReferences, term: Any) -> Expected:
     reward_SV, name = _reward(at, reward, term)
     if reward_SV is None:
         return nothing(at, f"reward {reward.kind}: no formula in the lab")
-    unknown = [f"ratio {r.kind}" for r in term.ratio if r.kind not in ("importance", "mixture_importance", "ppo_clip")]
+    unknown = [f"ratio {r.kind}" for r in term.ratio if r.kind not in RATIOS]
     unknown += [f"baseline {term.baseline.kind}"] if term.baseline.kind not in ("none", "kl", "batch_mean") else []
     if unknown:
         return nothing(at, *(f"{part}: no formula in the lab" for part in unknown))
@@ -105,7 +107,11 @@ def _credited(at: TermReferences, term: Any, reward_SV: Array, name: str) -> Exp
     """Advantage by credit, then shapings, then the mean."""
     credit, world, kind = term.credit, at.bench.world, term.credit.kind
     later = [s for s in term.shaping if s.where == "advantage"]
-    if kind == "immediate" or credit.estimator() == "pg_immediate":
+    if kind not in CREDITS:
+        return nothing(at, f"credit {kind}: no formula in the lab")
+    if any(s.kind == "whiten" and getattr(s, "among", "batch") != "batch" for s in later):
+        return nothing(at, "whitening within each response: no formula in the lab")
+    if credit.estimator() == "pg_immediate":
         advantage_SV, against, says = reward_SV, "equal", f"(a) per-state {name}, frozen states"
         for shaping in later:
             if shaping.kind == "whiten":
@@ -127,8 +133,6 @@ def _credited(at: TermReferences, term: Any, reward_SV: Array, name: str) -> Exp
         return nothing(at, "a return divided by its length: no formula in the lab")
     gamma = float(getattr(credit, "gamma", 1.0))
     steps = float(credit.k) if kind == "k_step" else ref.MOST
-    if kind not in ("return_to_go", "discounted", "k_step", "gae"):
-        return nothing(at, f"credit {kind}: no formula in the lab")
     values_SV = ref.action_values(world, at.p, reward_SV, gamma, steps)
     if getattr(credit, "start", "this") == "next":
         values_SV = values_SV - reward_SV
@@ -150,7 +154,7 @@ def _group(at: TermReferences, term: Any, reward_SV: Array, name: str, against: 
 def _routed(at: TermReferences, term: Any, reward_SV: Array) -> Expected:
     """The mean of the D.10 rule: a positive advantage as sampled, a negative one moved from the token to rho."""
     kinds = ("teacher", "teacher_topk", "counterfactual")
-    if term.routing.kind not in kinds or term.credit.estimator() != "pg_immediate" or term.shaping or term.ratio:
+    if term.routing.kind not in kinds or term.credit.kind != "immediate" or term.credit.estimator() != "pg_immediate" or term.shaping or term.ratio:
         return nothing(at, f"routing {term.routing.kind} with credit {term.credit.kind}: no formula in the lab")
     q_SV = np.exp(at.logp(term.routing.teacher))
     advantage_SV = reward_SV + (ref.state_kl(at.p, q_SV)[:, None] if term.baseline.kind == "kl" else 0.0)

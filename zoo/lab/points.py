@@ -26,7 +26,8 @@ STEPS, STEP = 8, 0.05  # exact steps of the descent, and the largest change of a
 @dataclass(frozen=True)
 class FixedPoint:
     """What was found: `at_teacher` is the signal terms' update with the student at the teacher, relative to the start's; `rest` what is
-    left of it after following it, and `kl` how far from the teacher that is, in nats per state (mean of both directions)."""
+    left of it after following it, and `kl` how far from the teacher that is, in nats per state (mean of both directions). A `trained`
+    teacher moves by itself, so where the student alone would come to rest says nothing of the pair."""
 
     claimed: str | None
     teacher: str | None
@@ -35,6 +36,7 @@ class FixedPoint:
     rest: float | None = None
     kl: float | None = None
     masses: tuple[float, float] | None = None
+    trained: bool = False
 
     @property
     def zero(self) -> bool:
@@ -67,7 +69,7 @@ class FixedPoint:
             return f"fixed_point: teacher, but with the student at '{self.teacher}' {self.at_teacher:.1e} of the update at the start is left"
         if kind == "teacher" and self.leads == "elsewhere":
             return f"fixed_point: teacher, but the update also comes to rest {self.kl:.2g} nats away from it; write tilted: and what it rests at"
-        if kind != "teacher" and self.zero and self.leads == "teacher":
+        if kind != "teacher" and self.zero and self.leads == "teacher" and not self.trained:
             return f"fixed_point: {kind}, but the teacher is one: the update vanishes there and leads there"
         return None
 
@@ -117,7 +119,8 @@ def fixed_point(bench: Bench, tables: Tables, start: Measured, *, follow: int) -
     p_SV = np.exp(ref.log_softmax(table_SV.numpy()))
     apart_S = 0.5 * (p_SV * np.log(p_SV / q_SV) + q_SV * np.log(q_SV / p_SV)).sum(-1)
     kl = float(apart_S[kept_S].mean()) if kept_S.any() else 0.0
-    return FixedPoint(claimed, chosen, at_teacher, agreeing, rest, kl, _masses(bench, terms, p_SV, q_SV))
+    trained = bench.entry.teachers[chosen].kind == "learner"  # type: ignore[attr-defined]
+    return FixedPoint(claimed, chosen, at_teacher, agreeing, rest, kl, _masses(bench, terms, p_SV, q_SV), trained)
 
 
 def _frozen(tables: Tables, name: str) -> Tensor:

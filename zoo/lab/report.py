@@ -11,7 +11,7 @@ import numpy as np
 from zoo.components.base import extremes
 from zoo.entry import MethodEntry
 from zoo.errors import ZooError
-from zoo.lab.claims import NULL, Claim, TermReferences, claim_of
+from zoo.lab.claims import NULL, Claim, TermReferences, claim_of, parts_of
 from zoo.lab.doubles import EXEMPT
 from zoo.lab.engine import PROGRESS, Bench
 from zoo.lab.laws import Exempt
@@ -133,11 +133,13 @@ def _measured(entry: MethodEntry, found: LabReport, follow: int, full: bool) -> 
         found.contradictions.append("the expected update is not finite")
         return
     for index in bench.terms:
-        claim = claim_of(bench, tables, index)
-        found.claims.append(claim)
+        for part in range(parts_of(bench, index)):
+            claim = claim_of(bench, tables, index, part)
+            found.claims.append(claim)
+            if claim.holds is False and claim.against != "null" and start.error == 0.0:
+                text = f"objective[{index}]: {claim.estimator} claims {claim.says}, but bias is {claim.bias:.1e}, cosine {claim.cosine:.6f}"
+                found.contradictions.append(text)
         found.runs.append(_run(bench, start, index, tables, full, entry))
-        if claim.holds is False and claim.against != "null" and start.error == 0.0:
-            found.contradictions.append(f"objective[{index}]: {claim.estimator} claims {claim.says}, but bias is {claim.bias:.1e}, cosine {claim.cosine:.6f}")
         if found.runs[-1].null and extremes(entry.objective[index].coefficient) != (0.0, 0.0):
             found.contradictions.append(f"objective[{index}]: the expected update is zero and only noise is left; no baseline can be a reward (D.6)")
     found.fixed = fixed_point(bench, tables, start, follow=follow)
