@@ -69,18 +69,6 @@ class GatedWeights(Weights):
     limit: float = 1.0
 
 
-@component("weights_of")
-class SteeredWeights(Weights):
-    """The initial student with `scale` times a direction added to its hidden states after block `layer` (counted from 1; a share of the
-    depth below 1): the mean of the last prompt state shown with `toward` less that of the plain prompt, over `samples` prompts."""
-
-    kind: Literal["steered"] = "steered"
-    toward: Context
-    layer: float = Field(0.5, gt=0)
-    scale: float = 1.0
-    samples: int = Field(64, ge=1)
-
-
 class Teacher(Component):
     """Base of all teachers. `lineage` marks weights reachable from this run's student."""
 

@@ -54,19 +54,6 @@ class MatchNorm(Move):
     to: int = Field(0, ge=0)
 
 
-@component("step")
-class TrustRegionStep(Move):
-    """TRPO (1502.05477, appendix C): in place of the optimizer's step, along x = (H + damping)^-1 g with H the Hessian of the mean
-    KL(old || new) over the batch's states (conjugate gradients, products with H by differences of gradients), at first of the length that
-    makes the quadratic model of the KL equal `kl`; halved until the KL holds and the surrogate improves. The learning rate plays no part."""
-
-    kind: Literal["trust_region"] = "trust_region"
-    kl: float = Field(0.01, gt=0)
-    damping: float = Field(0.1, ge=0)
-    iterations: int = Field(10, ge=1)
-    backtracks: int = Field(10, ge=1)
-
-
 class Anchor(Component):
     """Base of the pulls of all weights towards the initial ones; their gradient is added before the clip."""
 
