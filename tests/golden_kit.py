@@ -46,6 +46,7 @@ MODELS: dict[str, dict[str, str]] = {
     "delta_kd": {"base": "base"},
     "rlcsd": PEERS,
     "ogls_sd": {**PEERS, "steered": "reference"},
+    "va_opd": {"blind": "teacher_blind"},
     "codistill_grpo": {"partner": "peer"},
     "credit_pmi": {"elsewhere": "elsewhere"},
 }

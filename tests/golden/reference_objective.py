@@ -190,21 +190,28 @@ def decomposed_opd(fixture: Fixture, *, gamma: float = 1.0, lam: float = 0.1) ->
     return loss
 
 
-def va_opd(fixture: Fixture, *, share: float = 0.5, rollout_weight: bool = True) -> Loss:
+def va_opd(fixture: Fixture, *, level: float = 0.8, pooled: bool = False) -> Loss:
     """Reverse KL averaged apart over the tokens that need the removable context and over the others (2605.21924, text core).
 
-    VA_t = log pT(y_t) - log pT(y_t | without); H: the upper `share` of the batch's tokens by VA; W_i the group's softmax of mean_t VA_t times its size;
-    L = mean_H W_i KL(pS || pT) + mean_Lo W_i KL(pS || pT). open: the KL's direction, the split, W's form, the set of the averages (the batch).
+    VA_t = log pT(y_t) - log pT(y_t | without); H: tokens at or above the batch's `level` quantile of VA, Lo the others;
+    L = (1/B) sum_i W_i [ mean_{t in H of i} KL(pS || pT) + mean_{t in Lo of i} KL(pS || pT) ], an empty set counting 0.
+    The card writes both means inside the sum over rollouts. Variant `pooled`: both over the batch's tokens, W_i inside.
+    open: the KL's direction, the split (entry: the top fifth), W's form (entry: 2 sigmoid of the rollout's mean VA), the mean over rollouts.
     """
     stream = fixture["main"]
     log_p = stream.logp("teacher")
     gain_BT = stream.sampled("teacher") - stream.sampled("teacher_blind")
-    high_BT = stream.mask_BT & (gain_BT >= np.quantile(gain_BT[stream.mask_BT], 1.0 - share))
-    weight_B = np.exp(log_softmax(per_sequence(gain_BT, stream.mask_BT))) * 2.0 if rollout_weight else np.ones(2)
+    high_BT = stream.mask_BT & (gain_BT >= np.quantile(gain_BT[stream.mask_BT], level))
+    weight_B = 2.0 / (1.0 + np.exp(-per_sequence(gain_BT, stream.mask_BT)))
+
+    def apart(value_BT: Array, inside_BT: Mask) -> float:
+        if pooled:
+            return token_mean(value_BT, inside_BT)
+        return float((np.where(inside_BT, value_BT, 0.0).sum(axis=1) / np.maximum(inside_BT.sum(axis=1), 1)).mean())
 
     def loss(student: Mapping[str, Array]) -> Terms:
         value_BT = weight_B[:, None] * kl(log_softmax(student["main"]), log_p)
-        return {"high": token_mean(value_BT, high_BT), "low": token_mean(value_BT, stream.mask_BT & ~high_BT)}
+        return {"high": apart(value_BT, high_BT), "low": apart(value_BT, stream.mask_BT & ~high_BT)}
 
     return loss
 

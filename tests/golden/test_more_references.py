@@ -158,6 +158,12 @@ def test_steering_by_equal_peers_is_distillation_to_the_start() -> None:
     assert Reference(partial(objective.ogls_sd, tail=0.0))(same).loss == pytest.approx(per_token[1, :2].sum()), "only the second answer is wrong"
 
 
+def test_pooled_and_separate_means_of_va_opd_differ_where_a_rollout_has_several_tokens() -> None:
+    apart, pooled = (Reference(partial(objective.va_opd, pooled=p))(SIX).per_term for p in (False, True))
+    assert all(np.isfinite(v) for v in (*apart.values(), *pooled.values()))
+    assert abs(apart["low"] - pooled["low"]) > 1e-2
+
+
 def test_selected_tokens_are_some_and_not_all_with_a_margin() -> None:
     accepted = (top_k(MAIN.logp("teacher"), 3) == top_k(MAIN.logp("student"), 1)).any(axis=-1)[MAIN.mask_BT]
     opened = more.opener(MAIN, 0.5)[MAIN.mask_BT]
