@@ -38,7 +38,7 @@ def tokenizer() -> Any:
 
 def test_a_chain_and_its_fields() -> None:
     assert ADD.text == "+3572="
-    assert dict(ADD.fields) == {"solution": "3 8 15 17#17", "answer": "17", "hint": "3 8", "domain": "add"}
+    assert dict(ADD.fields) == {"solution": "3 8 15 17#17", "answer": "17", "hint": "3 8", "domain": "add", "content": "3572"}
     assert COPY.text == "@a9k3=" and COPY.fields["solution"] == COPY.fields["answer"] == "a9k3"
 
 
@@ -117,7 +117,8 @@ MADE = {"attempt": "3 8 1a", "feedback": "bad #", "outcome": "good", "peer_succe
 
 
 @pytest.mark.parametrize(("text", "said"), [
-    ("3 8 15 17#17", "good"), ("3 8 14 17#17", "bad 3"), ("3 8#8", "bad 3"), ("3 8 15 17 17#17", "bad 5"), ("3 8 15 17#16", "bad #"), ("3 8", "form")])  # fmt: skip
+    ("3 8 15 17#17", "good"), ("3 8 14 17#17", "bad 3"), ("3 8#8", "bad 3"), ("3 8 15 17 17#17", "bad 5"), ("3 8 15 17#16", "bad #"),
+    ("3 8", "form")])  # fmt: skip
 def test_feedback_names_the_first_wrong_step(text: str, said: str) -> None:
     assert TASK.feedback(text, micro.add_prompt("3572")) == said
 

@@ -69,20 +69,21 @@ def split_of(kind: str, content: str) -> str:
 
 
 def add_prompt(digits: str, id: str = "") -> Prompt:
-    """The ADD-CHAIN prompt for a list of digits, with the fields `solution`, `answer`, `hint` and `domain`."""
+    """The ADD-CHAIN prompt for a list of digits, with the fields `solution`, `answer`, `hint`, `domain` and `content`, the list itself."""
     totals = [str(total) for total in accumulate(int(digit) for digit in digits)]
     fields = {
         "solution": " ".join(totals) + "#" + totals[-1],
         "answer": totals[-1],
         "hint": " ".join(totals[: (len(totals) + 1) // 2]),
         "domain": "add",
+        "content": digits,
     }
     return Prompt(id=id or f"add-{digits}", text=f"+{digits}=", fields=fields)
 
 
 def copy_prompt(content: str, id: str = "") -> Prompt:
     """The COPY prompt for a string; its solution and answer are the string, its hint the first half of it."""
-    fields = {"solution": content, "answer": content, "hint": content[: (len(content) + 1) // 2], "domain": "copy"}
+    fields = {"solution": content, "answer": content, "hint": content[: (len(content) + 1) // 2], "domain": "copy", "content": content}
     return Prompt(id=id or f"copy-{content}", text=f"@{content}=", fields=fields)
 
 
