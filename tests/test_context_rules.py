@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.harness_kit import REVERSE_KL, TEACHER, made
+from zoo import context_rules
 from zoo.compat import pair_problems, problems
 from zoo.coordinates import derive_coordinates, derive_tuples
 
@@ -82,6 +83,14 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
 def test_refusals(name: str) -> None:
     body, message = CASES[name]
     assert message in problems(made("case", **body))
+
+
+def test_every_rule_is_tested() -> None:
+    for rule in context_rules.NAMES:
+        assert any(message in rule(made("case", **body)) for body, message in CASES.values()), rule.__name__
+    sound = [(made("case", **body), message) for body, message in CASES.values() if not list(context_rules.unknown_sources(made("case", **body)))]
+    for rule in context_rules.RULES:
+        assert any(message in rule(entry) for entry, message in sound), rule.__name__
 
 
 def test_what_is_shown_counts_as_read() -> None:

@@ -164,7 +164,7 @@ def test_the_validation_score_is_the_share_of_accepted_greedy_answers(pair: Load
             if ids[-1] in pair.stop_ids:
                 break
         text = pair.decode([i for i in ids[len(pair.format_prompt(prompt)) :] if i not in pair.stop_ids])
-        right += pair.task.verify("answer", text, prompt)
+        right += pair.verify("answer", text, prompt)
     assert trainer.validation_score("answer", 5) == pytest.approx(right / 5)
 
 

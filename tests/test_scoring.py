@@ -81,7 +81,7 @@ def minillm(plain: Plain, streams: Streams) -> Tensor:
 def grpo(plain: Plain, streams: Streams) -> Tensor:
     main, losses = streams["main"], []
     texts = [plain.pair.decode([i for i in r[m].tolist() if i != 1]) for r, m in zip(main.response_BT, main.mask_BT, strict=True)]
-    reward = torch.tensor([plain.pair.task.verify("answer", t, p) for t, p in zip(texts, main.prompts, strict=True)], dtype=torch.float64)
+    reward = torch.tensor([plain.pair.verify("answer", t, p) for t, p in zip(texts, main.prompts, strict=True)], dtype=torch.float64)
     for row in range(len(main)):
         p, old, _ = plain.three(main, row)
         with torch.no_grad():
@@ -98,7 +98,7 @@ def grpo(plain: Plain, streams: Streams) -> Tensor:
 def orpo_distill(plain: Plain, streams: Streams) -> Tensor:
     theirs, own, losses = streams["theirs"], streams["own"], []
     for row in range(len(own)):
-        right = [plain.pair.task.verify("answer", text_of(plain.pair, s, row), s.prompts[row]) for s in (theirs, own)]
+        right = [plain.pair.verify("answer", text_of(plain.pair, s, row), s.prompts[row]) for s in (theirs, own)]
         if right == [1.0, 0.0]:
             means = [chosen(plain.logp_TV(plain.pair.student, s, row), s, row).mean() for s in (theirs, own)]
             odds = [mean - (1 - mean.exp()).log() for mean in means]
