@@ -5,14 +5,17 @@ What one entry claims beyond that (padding, micro-batches, its golden value, the
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from zoo.check import Bench
+from zoo.components.base import walk
+from zoo.components.teachers import External
 from zoo.coordinates import derive_coordinates
-from zoo.entry import load_entry
+from zoo.entry import MethodEntry, load_entry
 from zoo.harness.train import Trainer
 from zoo.method import Method
 from zoo.paths import data_root
@@ -34,6 +37,17 @@ def failed(findings: list[Finding]) -> dict[str, str]:
     return {finding.check: finding.detail for finding in findings if finding.outcome == "fail"}
 
 
+def with_further_teachers(entry: MethodEntry, bench: Bench) -> Bench:
+    """The micro pair has one teacher; it also plays those that an entry wants beside it, such as the teacher before its fine-tuning."""
+    wanted = {part.model for part in walk(entry.teachers) if isinstance(part, External)} - set(bench.pair.teachers)
+    if not wanted:
+        return bench
+    other, pair = bench.sized(*SMALL), bench.pair
+    spec = pair.spec.model_copy(update={"teachers": {**pair.spec.teachers, **dict.fromkeys(wanted, pair.spec.teachers["teacher"])}})
+    other.pair = replace(pair, spec=spec, teachers={**pair.teachers, **dict.fromkeys(wanted, pair.teachers["teacher"])})
+    return other
+
+
 @pytest.mark.parametrize("file", [pytest.param(file, id=file.stem) for file in FILES])
 def test_an_entry_runs_where_it_says_it_stands(file: Path, bench: Bench) -> None:
     """Two steps on the micro pair: finite, a gradient in every trained weight and in no teacher, all of it the same under the same seed."""
@@ -45,6 +59,7 @@ def test_an_entry_runs_where_it_says_it_stands(file: Path, bench: Bench) -> None
     if not entry.executable or not entry.objective:
         assert entry.executable or entry.blocked_by
         return
+    bench = with_further_teachers(entry, bench)
     assert misfits(entry, bench.pair) == [], "every executable entry runs on the micro pair"
     grouped = any(stream.group > 1 for stream in entry.rollouts.values())
     findings = steps(entry, bench.sized(*REWARDED) if entry.rewards or grouped else bench)
