@@ -21,7 +21,8 @@ from tests.golden.fixture import TOP_K, Fixture, six_tokens
 from tests.golden.fixture import Stream as GoldenStream
 from tests.golden.loss import Reference
 from zoo.components.base import Slot, Strict
-from zoo.components.rollouts import Corpus, Dataset, Mixture, Stream, Teacher
+from zoo.components.rollouts import Corpus, Dataset, Mixture, Prefix, Stream, Teacher
+from zoo.components.teachers import Composite
 from zoo.entry import MethodEntry
 from zoo.entry.loading import SHORT, expand
 from zoo.method import Method, annotate
@@ -40,6 +41,9 @@ STREAMS: dict[str, dict[str, str]] = {
     "offline_opkd": {"main": "main"},
     "warmup_distill": {"corrected": "theirs"},
     "raft_domain": {"rewritten": "theirs"},
+    "lightning_opd": {"main": "main"},
+    "state_view_continuation": {"main": "theirs"},
+    "self_eval_opd": {"labelled": "data"},
 }
 PEERS = {"right": "right", "wrong": "wrong"}
 MODELS: dict[str, dict[str, str]] = {
@@ -49,6 +53,10 @@ MODELS: dict[str, dict[str, str]] = {
     "va_opd": {"blind": "teacher_blind"},
     "codistill_grpo": {"partner": "peer"},
     "credit_pmi": {"elsewhere": "elsewhere"},
+    "lightning_opd": {"start": "reference"},
+    "camopd": {"domain": "reference"},
+    "orbit_modes": {"brief": "reference"},
+    "tts_spec": {"before": "old"},
 }
 
 
@@ -78,7 +86,7 @@ def played_by(entry: MethodEntry) -> dict[str, str]:
 
 def models_of(entry: MethodEntry) -> dict[str, str]:
     """The fixture's model for each scorer of an entry: a self-teacher is `self`, any other `teacher`, unless `MODELS` says so."""
-    own = {name: "self" if teacher.lineage else "teacher" for name, teacher in entry.teachers.items()}
+    own = {name: "self" if teacher.lineage else "teacher" for name, teacher in entry.teachers.items() if not isinstance(teacher, Composite)}
     return {"reference": "reference", **own, **MODELS.get(entry.id, {})}
 
 
@@ -125,25 +133,38 @@ def as_written(entry: MethodEntry) -> Fixture:
 
 
 def behaviour_logp(stream: Stream, data: GoldenStream) -> np.ndarray[Any, Any]:
-    """Log-probabilities under whoever wrote the tokens; NaN for given texts."""
+    """Log-probabilities under whoever wrote the tokens; NaN for given texts. The initial student wrote what is scored afresh later."""
     if isinstance(stream, Dataset | Corpus):
         return np.full(data.mask_BT.shape, math.nan)
     if isinstance(stream, Mixture) and stream.per == "token":
         parts = zip(stream.names, stream.shares, strict=True)
         return np.asarray(np.log(sum(w * np.exp(data.sampled("old" if name == "student" else name)) for name, w in parts)))
-    return data.sampled("teacher" if isinstance(stream, Teacher) else "old")
+    if isinstance(stream, Prefix) and stream.supervise == "all":
+        given = isinstance(stream.of, Dataset | Corpus)
+        return np.where(data.given_BT, math.nan if given else data.sampled("teacher"), data.sampled("old"))
+    return data.sampled("teacher" if isinstance(stream, Teacher) else "reference" if stream.reuse.refresh_every > 1 else "old")
+
+
+AUTHORS = {Dataset: Author.DATASET, Corpus: Author.CORPUS, Teacher: Author.TEACHER}
+
+
+def authors_of(stream: Stream, data: GoldenStream) -> np.ndarray[Any, Any]:
+    """Who wrote each token; the first half of a text that a stream goes on from is its giver's."""
+    shape = data.mask_BT.shape
+    if isinstance(stream, Prefix) and stream.supervise == "all":
+        return np.where(data.given_BT, int(AUTHORS.get(type(stream.of), Author.STUDENT)), int(Author.STUDENT))
+    return np.full(shape, int(AUTHORS.get(type(stream), Author.STUDENT)))
 
 
 def rollout_of(stream: Stream, data: GoldenStream) -> Rollout:
     rows, width = data.mask_BT.shape
     given = isinstance(stream, Dataset | Corpus)
-    authors = {Dataset: Author.DATASET, Corpus: Author.CORPUS, Teacher: Author.TEACHER}
     return Rollout(
         prompts=tuple(Prompt(id=f"prompt-{i}", text="") for i in range(rows)),
         prompt_ids=((0,),) * rows,
         response_BT=torch.from_numpy(data.response_BT),
         mask_BT=torch.from_numpy(data.mask_BT),
-        author_BT=torch.full((rows, width), int(authors.get(type(stream), Author.STUDENT))),
+        author_BT=torch.from_numpy(authors_of(stream, data)),
         behaviour_logp_BT=torch.from_numpy(behaviour_logp(stream, data)),
         student_logp_BT=torch.from_numpy(np.full((rows, width), math.nan) if given else data.sampled("old")),
         group_B=torch.from_numpy(data.group_B),
@@ -152,12 +173,18 @@ def rollout_of(stream: Stream, data: GoldenStream) -> Rollout:
 
 
 def view_of(method: Method, data: GoldenStream, student_BTV: Tensor, chunk: slice) -> tuple[LogitView, Tensor]:
-    """The supervised tokens of a chunk as the entry's scorers see them, and their places in the flattened batch."""
+    """The supervised tokens of a chunk as the entry's scorers see them, and their places in the flattened batch.
+
+    A routed teacher sends sequence i to its member i modulo their number.
+    """
     place_N = torch.from_numpy(data.mask_BT).flatten().nonzero()[:, 0][chunk]
     tables = {name: torch.from_numpy(data.logits[model]) for name, model in models_of(method.entry).items()}
     logits = {name: (lambda table=table: table.flatten(0, 1)[place_N]) for name, table in {**tables, "student": student_BTV}.items()}
     values = dict.fromkeys(method.entry.learners, lambda: torch.from_numpy(data.value_BT).flatten()[place_N])
-    return LogitView(torch.from_numpy(data.response_BT).flatten()[place_N], logits, method.targets, values), place_N
+    member_N = place_N // data.mask_BT.shape[1]
+    made = {name: teacher for name, teacher in method.entry.teachers.items() if isinstance(teacher, Composite)}
+    mixes = method.mixes({name: member_N % len(teacher.members) for name, teacher in made.items()})
+    return LogitView(torch.from_numpy(data.response_BT).flatten()[place_N], logits, method.targets, values, mixes=mixes), place_N
 
 
 def context_of(method: Method, name: str, data: GoldenStream) -> TokenContext:

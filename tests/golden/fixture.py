@@ -34,7 +34,7 @@ The published supports (16, 32) exceed the vocabulary, so every top-k method use
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -66,6 +66,8 @@ class Stream:
     """One stream's batch; `reward_B` is the verifier's verdict per sequence (1 right, 0 wrong).
 
     `gold_BT` holds the given answer's token of each index, whatever was written there; `value_BT` a learned value of each state.
+    `uniform_BT` and `seed_BT` are random numbers of each token, in [0, 1) and of 64 bits: those that an entry draws for the tokens of `main`
+    (they follow the tokens), so that what it does with a draw can be compared. Other streams draw nothing.
     """
 
     logits: Mapping[str, Array]
@@ -75,6 +77,13 @@ class Stream:
     reward_B: Array
     gold_BT: Ids
     value_BT: Array
+    uniform_BT: Array = field(default_factory=lambda: np.zeros((2, 4)))
+    seed_BT: Ids = field(default_factory=lambda: np.zeros((2, 4), dtype=np.int64))
+
+    @property
+    def given_BT(self) -> Mask:
+        """The first half of each response: what another wrote where the student only goes on."""
+        return np.asarray(np.arange(self.mask_BT.shape[1]) < self.mask_BT.sum(axis=1, keepdims=True) // 2)
 
     def logp(self, model: str) -> Array:
         """Full log-probabilities of a model, (B, T, V)."""
@@ -109,6 +118,15 @@ class Fixture:
 
 # The scale of the teacher's own noise at each position: large where it is sure, small where it is not.
 TEACHER_SCALE_BT = np.array([[3.0, 0.6, 2.4, 0.9], [0.7, 2.8, 1.0, 1.0]])
+
+# What the acceptance gate of tropd and the further draws of async_opd are made from, for the tokens of `main`.
+UNIFORM_BT = np.array([[0.5791297442, 0.9024700450, 0.5752023182, 0.1957637433], [0.0122803659, 0.7957051898, 0.2576563412, 0.0778203838]])
+SEED_BT = np.array(
+    [
+        [-3328626150025810287, 883632477474827477, 276469514748306279, 4399276268725302699],
+        [-728085014367798083, -855197195811652093, 0, 0],
+    ]
+)
 
 
 def _stream(seed: int, mask: tuple[tuple[bool, ...], ...], reward: tuple[float, float]) -> Stream:
@@ -147,7 +165,7 @@ def six_tokens() -> Fixture:
     """The fixture that every reference value is taken on."""
     return Fixture(
         {
-            "main": _stream(MAIN_SEED, LONG_FIRST, (1.0, 0.0)),
+            "main": replace(_stream(MAIN_SEED, LONG_FIRST, (1.0, 0.0)), uniform_BT=UNIFORM_BT, seed_BT=SEED_BT),
             "theirs": _stream(2, SHORT_FIRST, (1.0, 1.0)),
             "data": _stream(3, LONG_FIRST, (1.0, 1.0)),
             "corpus": _stream(4, SHORT_FIRST, (0.0, 0.0)),

@@ -17,6 +17,7 @@ from . import reference_outcome as outcome
 from . import reference_policy as policy
 from .fixture import Fixture
 from .list_classic import CLASSIC, CLASSIC_VARIANTS
+from .list_opd import OPD, OPD_VARIANTS
 from .list_survey import SURVEY, SURVEY_VARIANTS
 from .loss import GoldenResult as GoldenResult
 from .loss import Reference as Reference
@@ -43,6 +44,7 @@ REFERENCES: dict[str, Reference] = {
     "orpo_distill": Reference(outcome.orpo_distill, PAIRS),
     **CLASSIC,
     **SURVEY,
+    **OPD,
 }
 
 REFERENCE_GRADIENTS: dict[str, Callable[[Fixture], dict[str, Array]]] = {name: reference.gradient for name, reference in REFERENCES.items()}
@@ -81,4 +83,5 @@ VARIANTS: dict[str, dict[str, Reference]] = {
     "orpo_distill": {"over_all_prompts": Reference(partial(outcome.orpo_distill, over_kept=False), PAIRS)},
     **CLASSIC_VARIANTS,
     **SURVEY_VARIANTS,
+    **OPD_VARIANTS,
 }
