@@ -27,14 +27,14 @@ PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8, 9, 10, 11], [12], [13, 14], [3, 1, 4, 1, 5
 def model_of(family: str, dtype: torch.dtype = torch.float64, device: str = "cpu") -> Any:
     config, model, extra = FAMILIES[family]
     torch.manual_seed(3)
-    built = model(config(**SIZES, **extra, max_position_embeddings=1024)).to(device, dtype).eval()
+    built = model(config(**SIZES, **extra, max_position_embeddings=1024)).double().eval()
     with torch.no_grad():
         for name, parameter in built.named_parameters():
             if "norm" in name or "bias" in name:
                 parameter.add_(0.3 * torch.randn_like(parameter))
             else:
                 parameter.mul_(6.0)
-    return built
+    return built.to(device, dtype)
 
 
 def both(model: Any, limit: int, temperature: float, rows: int) -> tuple[Any, Any]:
