@@ -31,11 +31,12 @@ class Task(Protocol):
 
 def make_task(kind: str, folder: Path | None = None, hub: str | None = None) -> Task:
     """The task of a pair: `micro` (made by us, needs no data) or `gsm8k` (read from `folder`, else from the hub's data set)."""
-    from zoo.tasks.gsm8k import HUB, Gsm8kTask
+    from zoo.tasks.gsm8k import HUB
+    from zoo.tasks.gsm8k_feedback import Gsm8kWithFeedback
     from zoo.tasks.micro import MicroTask
 
     if kind == "micro":
         return MicroTask()
     if kind == "gsm8k":
-        return Gsm8kTask(folder, hub or HUB)
+        return Gsm8kWithFeedback(folder, hub or HUB)
     raise ZooError(f"no task '{kind}'{suggest(kind, ('micro', 'gsm8k'))}")

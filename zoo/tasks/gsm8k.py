@@ -64,12 +64,6 @@ class Gsm8kTask:
             raise ZooError(f"task gsm8k has no check '{check}'{suggest(check, CHECKS)}")
         return float(CHECKS[check](text, prompt))
 
-    def feedback(self, text: str, prompt: Prompt) -> str:
-        """Whether the answer is right, and otherwise whether one was found at all."""
-        if CHECKS["answer"](text, prompt):
-            return "The final answer is right."
-        return "No final answer was found in a box." if boxed_number(text) is None else "The final answer is wrong."
-
     @cached_property
     def _all(self) -> tuple[Prompt, ...]:
         return tuple(as_prompt(row, f"train-{i:05d}", self._where) for i, row in enumerate(self._rows()))
