@@ -139,15 +139,17 @@ def _at_teacher(tables: Tables, chosen: str, pinned: list[str]) -> Tables:
 
 def followed(bench: Bench, tables: Tables, terms: list[int], size: float, steps: int) -> tuple[Tensor, float, Any]:
     """The student after following the exact update, each state at its own pace, and what is left of the update, and the states that it acts on."""
-    at, rest = tables.at(tables.student.detach().clone()), 1.0
+    at, rest, rate = tables.at(tables.student.detach().clone()), 1.0, RATE
     for _ in range(steps):
         measured = bench.measure(at)
         gradient = measured.of(terms)
-        rest = float(np.linalg.norm(gradient)) / size
+        last, rest = rest, float(np.linalg.norm(gradient)) / size
+        # An update that does not shrink circles around its rest: shorter steps, until it does.
+        rate = max(0.7 * rate, 0.05) if rest > (1.0 - 1e-4) * last else min(1.1 * rate, RATE)
         if rest < 1e-7:
             break
         pace_S1 = _pace(measured, len(bench.world.states))
-        at = at.at(at.student - torch.from_numpy(np.clip(RATE * gradient / pace_S1, -1.0, 1.0)))
+        at = at.at(at.student - torch.from_numpy(np.clip(rate * gradient / pace_S1, -1.0, 1.0)))
     kept_S = np.zeros(len(bench.world.states), dtype=bool)
     for part in measured.prepared:
         law = measured.laws[part.stream]
