@@ -16,6 +16,14 @@ def body(entry: MethodEntry) -> dict[str, Any]:
     return {name: value for name, value in entry.model_dump(mode="json", by_alias=True).items() if name in BODY}
 
 
+def written(value: Any) -> Any:
+    """A body without its absent parts (null, empty, false): a field that is added later and left out by an entry then changes no
+    digest of it, while a default that has a value counts."""
+    if isinstance(value, Mapping):
+        return {key: kept for key, inner in value.items() if (kept := written(inner)) not in (None, False, [], {})}
+    return [written(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """Leaves of nested mappings and lists, by path."""
     if isinstance(value, Mapping) and value:

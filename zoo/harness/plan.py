@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zoo.compat import pair_problems
-from zoo.components.base import extremes
-from zoo.entry import MethodEntry, Registry, body
+from zoo.components.base import Context, extremes, walk
+from zoo.entry import MethodEntry, Registry, body, written
 from zoo.errors import ZooError, suggest
 from zoo.harness.checkpoint import load_state
 from zoo.harness.comparison import Comparison, settings_that_matter
@@ -85,7 +85,7 @@ def make_plan(comparison: Comparison, registry: Registry, place: Place, methods:
     cells = []
     for entry in chosen:
         for seed in comparison.seeds if trains(entry) else comparison.seeds[:1]:
-            key = cell_key(base, comparison, entry, seed)
+            key = cell_key(base, comparison, spec, entry, seed)
             cells.append(Cell(entry.id, seed, key, *_state(records, place, comparison.id, entry.id, seed, key)))
     left = [c for c in cells if c.state != "done" and trains(registry[c.method])]
     per_token = _seconds_per_token(records)
@@ -149,7 +149,7 @@ def cell_base(comparison: Comparison, spec: PairSpec, place: Place) -> dict[str,
     """What all cells' keys share: pair, weights, suites."""
     return {
         "comparison": comparison.id,
-        "pair": spec.model_dump(mode="json", exclude={"title", "weights_note", "student", "teachers", "task"}),
+        "pair": spec.model_dump(mode="json", exclude={"title", "weights_note", "student", "teachers", "task", "contexts", "words"}),
         "task": spec.task.kind,
         "weights": {name: weights_digest(spec, name, place) for name in ("student", *spec.teachers)},
         "suites": {suite.id: suite_digest(suite) for suite in map(load_suite, comparison.suites)},
@@ -157,11 +157,20 @@ def cell_base(comparison: Comparison, spec: PairSpec, place: Place) -> dict[str,
     }
 
 
-def cell_key(base: Mapping[str, Any], comparison: Comparison, entry: MethodEntry, seed: int) -> str:
+def cell_key(base: Mapping[str, Any], comparison: Comparison, spec: PairSpec, entry: MethodEntry, seed: int) -> str:
     """The identity of a cell: what affects its result, and nothing else."""
     trained = trains(entry)
     settings = settings_that_matter(comparison, entry.id) if trained else None
-    return run_key({**base, "method": entry.id, "anchor": entry.anchor, "body": body(entry), "settings": settings, "seed": seed if trained else None})
+    own = {"method": entry.id, "anchor": entry.anchor, "body": written(body(entry)), "shown": shown(spec, entry)}
+    return run_key({**base, **own, "settings": settings, "seed": seed if trained else None})
+
+
+def shown(spec: PairSpec, entry: MethodEntry) -> dict[str, Any]:
+    """The pair's templates that the entry's contexts name, and its words where texts made during the run use them."""
+    fields = [getattr(part, name) for part in walk(entry) for name in type(part).model_fields]
+    contexts = [field for field in fields if isinstance(field, Context)]
+    templates = {context.template: spec.contexts.get(context.template) for context in contexts}
+    return {"contexts": templates, "words": spec.words if any(context.made for context in contexts) else {}}
 
 
 def weights_digest(spec: PairSpec, name: str, place: Place) -> str:
