@@ -7,7 +7,7 @@ runs the program. It is process 1 of its namespace, so when it ends, nothing tha
 Its standard input is one line of JSON, then the program's input; it reports on the descriptor that the JSON names.
 """
 
-# ruff: noqa: PTH
+# ruff: noqa: PTH103, PTH112, PTH120, PTH123, PTH208
 from __future__ import annotations
 
 import ctypes
