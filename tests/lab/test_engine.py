@@ -231,3 +231,21 @@ def test_every_text_once_and_probabilities_add_up() -> None:
         assert law.probability_R.sum() == pytest.approx(1.0, abs=1e-12) and len(law) == len(world.texts)
     with pytest.raises(ValueError, match="2 to 6 tokens"):
         World(7, 2)
+
+
+@pytest.mark.parametrize("supervise", ["continuation", "all"])
+def test_a_given_beginning(supervise: str) -> None:
+    """The teacher writes 0 to 2 tokens (each as likely, its text's length at most), the student goes on; only what is learned counts."""
+    stream = {"author": "prefix", "of": "teacher", "low": 0, "high": 2, "unit": "tokens", "supervise": supervise}
+    found, brute = mean(entry_of(direct("forward_kl"), rollouts={"main": stream}))
+    visits = np.zeros(len(brute.states))
+    for text, m in brute.texts(brute.q):
+        body = len(text) - (text[-1] == brute.V - 1)
+        for cut in (0, 1, 2):
+            given = text[: min(cut, body)]
+            rest = [(y, n) for y, n in brute.texts() if y[: len(given)] == given and len(y) > len(given)]
+            whole = sum(n for _, n in rest)
+            for y, n in rest:
+                for t in range(0 if supervise == "all" else len(given), len(y)):
+                    visits[brute.at[y[:t]]] += m / 3 * n / whole
+    np.testing.assert_allclose(found, visits[:, None] * (brute.p - brute.q), rtol=0, atol=1e-12)

@@ -40,7 +40,9 @@ DOUBLES = {
     "behaviour": "the exact law of who wrote the token",
     "learner.value_head": "the exact discounted value of the term's own reward (or any table, where a test gives one)",
     "reward.verifier": "a fair coin for each text and check, drawn once from a named seed",
-    "reward": "other rewards of whole answers run as they are, on letters for tokens and coins for checks",
+    "reward": "other rewards of whole answers run as they are, on letters for tokens; coins for checks, judges, reward models and discriminators",
+    "learner.discriminator": "the reward that it gives is a fair coin, like a verifier's",
+    "teacher.endpoint": "as external, for its texts",
     "rollout.student": "exact: the student's table, warped as the stream says",
     "rollout.teacher": "exact: that scorer's table",
     "rollout.dataset": "exact: the law of a table of its own; nobody's probability is known",
@@ -49,11 +51,13 @@ DOUBLES = {
     "rollout.interleaved": "exact, joint with who wrote the token in the end",
     "rollout.replay": "exact at phi = 1/2: half of `of`, half of `otherwise`; the buffer is as fresh as the student",
     "rollout.blended": "exact, from the stream's own rule on a grid of uniforms and the law it states",
+    "rollout.prefix": "exact but for the length of the given part, drawn on 720 even uniforms",
+    "rollout.branch": "as prefix, from the law of the stream it leaves",
     "rollout.switch": "the stream's own rule on a lattice of 4,096 uniforms; the error is printed",
 }
 EXEMPT = {
+    "rollout.reread": "what the student reads in a context is another table than its own",
     "term.representation": "matches hidden states, and a table has none",
-    "teacher.endpoint": "gives text only",
     "alignment": "two tokenizers of one text have no common table",
     "environment": "turns need an environment that answers",
 }
@@ -127,9 +131,9 @@ class Tables:
         raise Exempt(f"weights_of.{weights.kind}: no double yet")
 
 
-def verified(world: World, check: str) -> Array:
-    """The verifier's verdict on each text of a world, in the order of `world.texts`."""
-    coin = np.random.Generator(np.random.Philox(key=np.array([seed_for("lab", "verifier", check), 0], dtype=np.uint64)))
+def verified(world: World, check: object) -> Array:
+    """The verdict of a check, or of a reward that the harness is asked for, on each text of a world, in the order of `world.texts`."""
+    coin = np.random.Generator(np.random.Philox(key=np.array([seed_for("lab", "verifier", str(check)), 0], dtype=np.uint64)))
     verdict = (coin.random(len(world.texts)) < 0.5).astype(np.float64)
     unfinished = np.array([text[-1] != world.stop for text in world.texts])
     # In a world where hardly any text ends, a rule about endings would leave nothing to reward.

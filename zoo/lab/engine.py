@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.components.base import resolve
 from zoo.components.rewards.base import Answered
 from zoo.components.teachers import Composite
 from zoo.entry import MethodEntry
@@ -162,9 +161,10 @@ class Bench:
         if key not in self._measured:
             answers = []
             for tokens, states, finished in zip(law.token_RT, law.state_RT, law.finished_R, strict=True):
-                written = [int(v) for v, s in zip(tokens, states, strict=True) if s >= 0]
+                learned = np.flatnonzero(states >= 0)
+                written = tokens[: learned[-1] + 1] if len(learned) else tokens[:0]
                 shown = written[:-1] if finished else written
-                answers.append(Answered(" ".join(LETTERS[v] for v in shown), len(written), bool(finished)))
+                answers.append(Answered(" ".join(LETTERS[v] for v in shown), len(learned), bool(finished)))
             values: dict[str, Tensor] = {}
             for name, reward in self.method.sequence_rewards(stream).items():
                 values[name] = reward.measure(answers, values, lambda check: torch.from_numpy(self._verdicts(law, check)))
@@ -175,7 +175,8 @@ class Bench:
         """The verifier's result of each row; texts cut before the world's horizon fail."""
         codes, verdict = _codes_of(self.world), verified(self.world, check)
         base = (self.world.vocabulary + 1) ** np.arange(self.world.horizon)
-        code_R = np.where(law.state_RT >= 0, (law.token_RT + 1) * base, 0).sum(1)
+        written_RT = np.flip(np.logical_or.accumulate(np.flip(law.state_RT >= 0, 1), 1), 1)  # a given beginning is part of the text
+        code_R = np.where(written_RT, (law.token_RT + 1) * base, 0).sum(1)
         place_R = np.minimum(np.searchsorted(codes[0], code_R), len(codes[0]) - 1)
         found: Array = np.where(codes[0][place_R] == code_R, verdict[codes[1][place_R]], 0.0)
         return found
@@ -252,11 +253,6 @@ def state_values(law: Law, reward_RT: Array, gamma: float, states: int) -> Array
     mass = np.bincount(law.state_RT[valid], weight, minlength=states)
     found: Array = np.where(mass > 0, total / np.where(mass > 0, mass, 1.0), 0.0)
     return found
-
-
-def resolved(entry: MethodEntry, progress: float = PROGRESS) -> Any:
-    """An entry without schedules."""
-    return resolve(entry, at=lambda schedule: float(schedule.value(progress)))  # type: ignore[attr-defined]
 
 
 def _weights(law: Law) -> Tensor:

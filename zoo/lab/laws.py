@@ -76,16 +76,16 @@ class Law:
 NextToken = Callable[[Ints, int], tuple[Array, Array, tuple[int, ...]]]  # states (R,), position -> joint (R, A, V), log law (R, V), authors
 
 
-def unrolled(world: World, horizon: int, next_token: NextToken, given: bool = False) -> Law:
-    """The law of texts written token by token, each by the present state alone."""
+def unrolled(world: World, horizon: int, next_token: NextToken, given: bool = False, start: tuple[int, int] = (0, 0)) -> Law:
+    """The law of texts written token by token, each by the present state alone, from a state at a position (whose columns before stay blank)."""
     horizon = min(horizon, world.horizon)
-    state_R, probability_R = np.zeros(1, dtype=np.int64), np.ones(1)
+    state_R, probability_R = np.full(1, start[0], dtype=np.int64), np.ones(1)
     history: dict[str, NDArray[Any]] = {
-        "token": np.zeros((1, 0), dtype=np.int64), "state": np.zeros((1, 0), dtype=np.int64),
-        "author": np.zeros((1, 0), dtype=np.int64), "behaviour": np.zeros((1, 0)),
+        "token": np.zeros((1, start[1]), dtype=np.int64), "state": np.full((1, start[1]), -1, dtype=np.int64),
+        "author": np.zeros((1, start[1]), dtype=np.int64), "behaviour": np.zeros((1, start[1])),
     }  # fmt: skip
     done: list[tuple[dict[str, NDArray[Any]], Array, Any]] = []
-    for t in range(horizon):
+    for t in range(start[1], horizon):
         joint_RAV, law_RV, authors = next_token(state_R, t)
         row, author, token = np.nonzero(joint_RAV > 0)
         probability_R = probability_R[row] * joint_RAV[row, author, token]

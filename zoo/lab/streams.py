@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.components.rollouts import Blended, Corpus, Dataset, Interleaved, Mixture, Policy, Replay, Stream, warp
+from zoo.components.rollouts import Blended, Branch, Corpus, Dataset, Interleaved, Mixture, Policy, Prefix, Replay, Stream, warp
 from zoo.components.rollouts.base import author_of
 from zoo.components.rollouts.decoded import Solo
 from zoo.lab.doubles import Tables
 from zoo.lab.laws import Exempt, Ints, Law, grouped, mixed, product_of, unrolled
-from zoo.lab.world import Array
+from zoo.lab.world import Array, World
 from zoo.tensors import Author
 
 GRID, LATTICE, PHI = 2048, 4096, 0.5
+LENGTHS = 720  # even uniforms for the length of a given beginning
 
 
 def law_of(stream: Stream, tables: Tables) -> Law:
@@ -29,7 +31,8 @@ def law_of(stream: Stream, tables: Tables) -> Law:
         members = [(name, int(count)) for name, count in stream.of.items() if count > 0]
         return product_of([grouped(single(stream.part(name), tables), count) for name, count in members])
     law = single(stream, tables)
-    return grouped(law, stream.group) if stream.group > 1 else law
+    group = tables.entry.rollouts[stream.of].group if isinstance(stream, Branch) else stream.group
+    return grouped(law, group) if group > 1 else law
 
 
 def single(stream: Stream, tables: Tables) -> Law:
@@ -51,6 +54,10 @@ def single(stream: Stream, tables: Tables) -> Law:
         return _interleaved(stream, tables, horizon)
     if isinstance(stream, Blended):
         return _stated(stream, tables, horizon)
+    if isinstance(stream, Prefix):
+        return _continued(stream, single(stream.of, tables), tables, horizon)
+    if isinstance(stream, Branch):
+        return _continued(stream, single(tables.entry.rollouts[stream.of], tables), tables, horizon)
     if isinstance(stream, Policy):
         return _sampled(stream, tables, horizon)
     raise Exempt(f"rollout.{stream.author}: no double yet")
@@ -88,7 +95,10 @@ def _mixture(stream: Mixture, tables: Tables, horizon: int) -> Law:
 def _interleaved(stream: Interleaved, tables: Tables, horizon: int) -> Law:
     student_SV, teacher_SV = (np.exp(_warped(stream, name, tables)) for name in stream.reads)
     unwarped = [read_logits(stream, name, tables) for name in reversed(stream.reads)]
-    accepted_SV = stream.verify.accepts(*unwarped).numpy()
+    try:
+        accepted_SV = stream.verify.accepts(*unwarped).numpy()
+    except ValueError as error:  # a verifier that judges more than one token
+        raise Exempt(f"verify.{stream.verify.kind}: {error}, and the lab's law goes token by token") from None
     rejected_S1 = np.where(accepted_SV, 0.0, student_SV).sum(-1, keepdims=True)
     joint_SAV = np.stack([student_SV * accepted_SV, rejected_S1 * teacher_SV], 1)
     with np.errstate(divide="ignore"):
@@ -109,6 +119,48 @@ def _stated(stream: Any, tables: Tables, horizon: int) -> Law:
     authors = tuple(sorted({int(a) for a in author_SV.reshape(-1)}))
     joint_SAV = np.stack([np.where(author_SV == a, np.exp(law_SV), 0.0) for a in authors], 1)
     return unrolled(tables.world, horizon, lambda s, t: (joint_SAV[s], law_SV[s], authors))
+
+
+def _continued(stream: Prefix | Branch, source: Law, tables: Tables, horizon: int) -> Law:
+    """The first part of a text, by the stream's own lengths, and what `by` writes after it; a part that is not learned has no state."""
+    world, whole_R = tables.world, (source.state_RT >= 0).sum(1)
+    text_R = whole_R - source.finished_R
+    uniform = (np.arange(LENGTHS) + 0.5) / LENGTHS
+    length = stream.lengths(torch.from_numpy(np.repeat(text_R, LENGTHS)), torch.from_numpy(np.tile(uniform, len(source)))).numpy().reshape(-1, LENGTHS)
+    law_SV = _warped(stream.rest(), stream.by, tables)
+    author, parts = int(author_of(stream.by)), []
+    limit = min(world.horizon, horizon) if isinstance(stream, Prefix) else world.horizon
+    for row in range(len(source)):
+        for cut, count in zip(*np.unique(length[row], return_counts=True), strict=True):
+            share = source.probability_R[row] * count / LENGTHS
+            if share > 0:
+                last = limit if isinstance(stream, Prefix) else min(limit, int(cut) + horizon)
+                parts.append(_after(world, source.rows([row]), int(cut), last, law_SV, author, stream.supervise == "all", share))
+    names = ("token_RT", "state_RT", "author_RT", "behaviour_RT", "finished_R", "given_R", "probability_R")
+    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    _, first, inverse = np.unique(np.concatenate([joined["token_RT"], joined["state_RT"], joined["author_RT"], joined["finished_R"][:, None]], 1), axis=0,
+                                  return_index=True, return_inverse=True)  # fmt: skip
+    mass = np.bincount(inverse.reshape(-1), joined["probability_R"], minlength=len(first)).astype(np.float64)
+    kept = {name: column[first] for name, column in joined.items()} | {"probability_R": mass}
+    return Law(**kept, outcome_R=np.arange(len(first)), error=source.error)
+
+
+def _after(world: World, row: Law, cut: int, limit: int, law_SV: Array, author: int, learned: bool, share: float) -> Law:
+    """Every way to go on from the first `cut` tokens of one text."""
+    state = 0
+    for token in row.token_RT[0, :cut]:
+        state = int(world.children[state, token])
+    if state < 0 or cut >= limit:  # nothing is left to write
+        rest = replace(row, state_RT=np.where((np.arange(world.horizon) < cut) & learned, row.state_RT, -1), finished_R=np.zeros(1, dtype=bool))
+        return replace(rest, probability_R=np.full(1, share))
+    found = unrolled(world, limit, lambda s, t: (np.exp(law_SV[s])[:, None], law_SV[s], (author,)), start=(state, cut))
+    given = np.broadcast_to(row.state_RT[:, :cut] if learned else np.full((1, cut), -1), (len(found), cut))
+    columns = {"token_RT": row.token_RT, "author_RT": row.author_RT, "behaviour_RT": row.behaviour_RT}
+    changed: dict[str, Any] = {}
+    for name, column in columns.items():
+        changed[name] = np.concatenate([np.broadcast_to(column[:, :cut], (len(found), cut)), getattr(found, name)[:, cut:]], 1)
+    changed["state_RT"] = np.concatenate([given, found.state_RT[:, cut:]], 1)
+    return replace(found, **changed, probability_R=found.probability_R * share, given_R=np.full(len(found), bool(row.given_R[0]) and learned))
 
 
 def _sampled(stream: Any, tables: Tables, horizon: int) -> Law:
