@@ -26,6 +26,10 @@ def external(**streams: Any) -> dict[str, Any]:
 
 ATTEMPT_OF = {"template": "attempt", "made": [{"kind": "attempt", "of": "main"}]}
 CASES: dict[str, tuple[dict[str, Any], str]] = {
+    "the plain template shows the student's own prompt": (
+        own({"template": "plain"}),
+        "teachers.self is the live student in the student's own context, so its signal is 0; give it a context, other weights or a target",
+    ),
     "peers need a group": (
         own({"made": ["peer_success"]}, group=1),
         "teachers.self.context: peer_success reads a group, but rollouts.main has group 1; set group to 2 or more",

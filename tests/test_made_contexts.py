@@ -276,3 +276,23 @@ def test_a_straying_stretch_is_cut_back_and_written_by_the_teacher(pair: LoadedP
         assert max((len(run) for run in "".join("T" if a else " " for a in author).split()), default=0) <= 6
         assert bool(rollout.finished_B[row]) == (int(tokens[-1]) in pair.stop_ids)
     assert 0 < given < len(rollout)
+
+
+def test_a_reread_stream_trains_the_student_as_it_reads_the_context(pair: LoadedPair) -> None:
+    """The same tokens behind another prompt: the student's log-probabilities are those in the context, a plain scorer's those without."""
+    context = {"fields": ["hint"], "template": "hint"}
+    plain = {**SELF, "context": {"template": "plain"}}
+    term = {**REVERSE_KL, "on": "seen", "teacher": "plain", "divergence": "forward_kl"}
+    streams = {"main": {"author": "student"}, "seen": {"author": "reread", "of": "main", "context": context}}
+    trainer = trainer_of(made("reread", rollouts=streams, teachers={"plain": plain}, objective=[term]), pair)
+    method = Method(trainer.entry, 0.0)
+    written = trainer.write(method)
+    main, seen = written["main"], written["seen"]
+    assert torch.equal(main.response_BT, seen.response_BT) and torch.equal(main.mask_BT, seen.mask_BT)
+    expected = [tuple(pair.tokenizer.encode(f"?{p.fields['hint']}?{p.text}")) for p in main.prompts]
+    assert list(seen.prompt_ids) == expected and list(main.prompt_ids) != expected
+    scored = trainer.judge(method, written)["seen"]
+    own = trainer.bank.head("student")(trainer.bank.hidden("student", seen)).log_softmax(-1)
+    bare = trainer.bank.head("plain")(scored.hidden["plain"]).log_softmax(-1)
+    torch.testing.assert_close(bare, trainer.bank.head("student")(trainer.bank.hidden("student", main)).log_softmax(-1))
+    assert not torch.allclose(own, bare)

@@ -199,7 +199,7 @@ def spread_candidates(entry: MethodEntry) -> Messages:
 def zero_signal(entry: MethodEntry) -> Messages:
     """A teacher equal to the live student in the same context says nothing."""
     for name, teacher in entry.teachers.items():
-        if isinstance(teacher, SelfTeacher) and _kind(teacher.weights) == "live" and teacher.context is None and teacher.target is None:
+        if isinstance(teacher, SelfTeacher) and _kind(teacher.weights) == "live" and context_rules.sees_nothing(entry, teacher) and teacher.target is None:
             yield f"teachers.{name} is the live student in the student's own context, so its signal is 0; give it a context, other weights or a target"
     for i, term in enumerate(entry.objective):
         if isinstance(term, DivergenceTerm) and term.teacher == "student" and "student" not in entry.teachers:

@@ -9,10 +9,11 @@ from collections.abc import Collection, Iterator, Mapping
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
-from zoo.components.base import Context, walk
+from zoo.components.base import PLAIN, Context, walk
 from zoo.components.baselines import BatchMean
 from zoo.components.contexts import Part
-from zoo.components.rollouts import Corpus, Edited, Replay, Stream, in_order
+from zoo.components.rewards import Judge
+from zoo.components.rollouts import Corpus, Edited, Replay, Reread, Stream, in_order
 from zoo.components.targets import with_inputs
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
 from zoo.errors import suggest
@@ -31,6 +32,7 @@ def parts_of(context: Context) -> list[Part]:
 def all_contexts(entry: MethodEntry) -> Iterator[tuple[str, Context]]:
     """Every context of an entry, with its place."""
     yield from ((f"teachers.{name}.context", t.context) for name, t in entry.teachers.items() if t.context is not None)
+    yield from ((f"rewards.{name}.context", r.context) for name, r in entry.rewards.items() if isinstance(r, Judge) and r.context is not None)
     for name, stream in entry.rollouts.items():
         for inner in (part for part in walk(stream) if isinstance(part, Stream)):
             for context in inner.contexts:
@@ -126,6 +128,12 @@ def _may_lack(part: Any) -> bool:
     return bool(part.needs_group) or part.kind in ("ablated", "other_prompt", "given", "partial_solution")
 
 
+def sees_nothing(entry: MethodEntry, teacher: Any) -> bool:
+    """Whether a scorer reads what the student reads: no context, or the plain one where no stream is read in another."""
+    reread = any(isinstance(stream, Reread) for stream in entry.rollouts.values())
+    return teacher.context is None or (teacher.context.template == PLAIN and not reread)
+
+
 def pair_contexts(entry: MethodEntry, templates: Collection[str], fields: Collection[str] | None, checks: Collection[str] | None) -> Messages:
     """What a pair lacks for an entry's contexts: prompt fields, templates and their places, checks."""
     for where, context in all_contexts(entry):
@@ -133,9 +141,9 @@ def pair_contexts(entry: MethodEntry, templates: Collection[str], fields: Collec
         for field in given:
             if fields is not None and field not in fields:
                 yield f"{where} needs the prompt field '{field}', which this pair's prompts lack{suggest(field, fields)}"
-        if context.template not in templates:
+        if context.template != PLAIN and context.template not in templates:
             yield f"{where}.template '{context.template}' is not among the pair's contexts{suggest(context.template, templates)}"
-        elif isinstance(templates, Mapping):
+        elif context.template != PLAIN and isinstance(templates, Mapping):
             shown = ["prompt", *context.fields, *(part.kind for part in context.made)]
             for _, place, _, _ in Formatter().parse(templates[context.template]):
                 if place and place not in shown:

@@ -118,12 +118,13 @@ REFERENCES: dict[str, list[Reference]] = {
     "k1": [({}, lambda p, q: p - q)],
     "k2": [({}, lambda p, q: (p - q) ** 2 / 2)],
     "k3": [({}, lambda p, q: np.exp(q) / np.exp(p) - 1 + (p - q))],
+    "bounded_k2": [({"tau": tau}, lambda p, q, tau=tau: np.log(2) - np.log(1 + np.exp(-((p - q) ** 2) / (2 * tau)))) for tau in (0.3, 1.0)],
 }  # fmt: skip
 # Weights that carry no gradient: the formula with the student inside them held fixed.
 FIXED: dict[str, Callable[..., Array]] = {"adaptive_kl": adaptive, "entrywise_kl": entrywise, "logit_difference": score_matching}
 ALL = [(kind, fields, formula) for kind, references in REFERENCES.items() for fields, formula in references]
 # k1 to k3 see the written token alone, entropy no teacher, and a ranking has no zero; `decoupled` has its own test.
-WHOLE = [(kind, fields) for kind, fields, _ in ALL if kind not in ("k1", "k2", "k3", "entropy", "plackett_luce", "decoupled")]
+WHOLE = [(kind, fields) for kind, fields, _ in ALL if kind not in ("k1", "k2", "k3", "bounded_k2", "entropy", "plackett_luce", "decoupled")]
 
 
 def entries(kind: str, fields: dict[str, Any], p: Any, q: Any, n: int = 6) -> torch.Tensor:
@@ -210,6 +211,19 @@ def test_k2_descends_the_reverse_and_k3_the_forward_kl() -> None:
     np.testing.assert_allclose(expected_gradient("k2"), reverse, atol=1e-14)
     np.testing.assert_allclose(expected_gradient("k3"), forward, atol=1e-14)
     assert np.abs(reverse - forward).max() > 0.1
+
+
+def test_the_bounded_k2_is_k2_near_the_teacher_and_lets_go_far_from_it() -> None:
+    """Its slope, d / (tau (1 + exp(d^2 / 2 tau))), is 0.393 at most for tau 1; its value stays below log 2."""
+    gap = torch.linspace(-8, 8, 4001, dtype=torch.float64, requires_grad=True)
+    value = build("divergence", "bounded_k2").entries(gap, torch.zeros_like(gap))
+    [slope] = torch.autograd.grad(value.sum(), gap)
+    np.testing.assert_allclose(slope.numpy(), (gap / (1 + (gap**2 / 2).exp())).detach().numpy(), atol=1e-14)
+    assert float(slope.max()) == pytest.approx(0.393, abs=5e-4) and float(slope[0].abs()) < 1e-12
+    assert float(value.detach().max()) < np.log(2) + 1e-15
+    small = torch.tensor([1e-4], dtype=torch.float64)
+    halved = build("divergence", "k2").entries(small, torch.zeros_like(small)) / 2
+    torch.testing.assert_close(build("divergence", "bounded_k2").entries(small, torch.zeros_like(small)), halved, rtol=1e-4, atol=0)
 
 
 def test_k1_and_k3_estimate_the_value_of_the_reverse_kl_without_bias() -> None:
@@ -320,7 +334,9 @@ def test_a_ranking_is_likeliest_in_the_teachers_order() -> None:
     assert torch.allclose(shifted, entries("plackett_luce", {}, tensor(P), tensor(Q)))
 
 
-@pytest.mark.parametrize(("kind", "fields"), [(kind, fields) for kind, fields, _ in ALL if kind not in ("k1", "k2", "k3") and fields.get("alpha", 0) >= 0])
+@pytest.mark.parametrize(
+    ("kind", "fields"), [(kind, fields) for kind, fields, _ in ALL if kind not in ("k1", "k2", "k3", "bounded_k2") and fields.get("alpha", 0) >= 0]
+)
 def test_a_token_that_the_teacher_rules_out_gives_numbers(kind: str, fields: dict[str, Any]) -> None:
     """-inf arrives as the view's floor; neither value nor gradient may be NaN (trl#5594)."""
     floored = np.where(np.arange(V) == 2, -1e4, Q)

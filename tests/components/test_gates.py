@@ -66,6 +66,15 @@ REFERENCES: dict[str, list[tuple[dict[str, Any], Array]]] = {
     "class_balance": [({"name": "correct"}, MASK), ({"name": "correct", "ratio": 2.0}, MASK)],
     "change_point": [({"of": ENTROPY, "segment": 2}, MASK)],
     "finished": [({}, np.array([[True], [False]]) & MASK), ({"is": False}, np.array([[False], [True]]) & MASK)],
+    "context": [({"of": "self"}, MASK), ({"of": "self", "is": "absent"}, ~MASK & MASK)],
+    "group_pick": [
+        # Both responses are of one group; the first is right.
+        ({"name": "correct", "of": ENTROPY}, np.array([[True], [False]]) & MASK),
+        ({"name": "correct", "wanted": "wrong", "of": {"kind": "length"}}, np.array([[False], [True]]) & MASK),
+        ({"name": "correct", "wanted": "any", "of": {"kind": "length"}}, np.array([[True], [False]]) & MASK),
+        ({"name": "correct", "wanted": "any", "of": {"kind": "length"}, "side": "lowest"}, np.array([[False], [True]]) & MASK),
+        ({"name": "correct", "wanted": "any", "of": GAPS}, rows(GAP) == rows(GAP).max()),
+    ],
     "token_set": [
         ({"ids": (3, 4)}, ~np.isin(TOKENS, (3, 4))),
         ({"ids": (0,), "is": "in"}, TOKENS == 0),
@@ -89,6 +98,26 @@ def test_gate(kind: str, fields: dict[str, Any], expected: Array) -> None:
 def test_an_empty_batch_keeps_nothing(kind: str, fields: dict[str, Any], expected: Array) -> None:
     gate = build("gate", kind, **fields)
     assert not gate.keep(known(gate, mask_BT=torch.zeros(2, 4, dtype=torch.bool)), None).any()
+
+
+def test_a_context_gate_parts_the_sequences_by_what_a_scorer_lacks() -> None:
+    absent = torch.tensor([False, True])
+    known_B = TokenContext(rollout(), absent={"self": absent})
+    for which, expected in (("present", ~absent), ("absent", absent)):
+        found = build("gate", "context", of="self", **{"is": which}).keep(known_B, None)
+        assert torch.equal(found, expected[:, None] & rollout().mask_BT), which
+
+
+def test_a_group_without_a_right_answer_has_no_pick_and_each_group_has_its_own() -> None:
+    pick = build("gate", "group_pick", name="correct", of={"kind": "length"})
+    alone = TokenContext(rollout(group=(0, 1)), {}, {"correct": torch.tensor([0.0, 1.0])})
+    assert pick.keep(alone, None).any(1).tolist() == [False, True]
+    both = TokenContext(rollout(group=(0, 1)), {}, {"correct": torch.tensor([1.0, 1.0])})
+    assert torch.equal(pick.keep(both, None), rollout().mask_BT)
+    equal = TokenContext(rollout(), {}, {"correct": torch.tensor([1.0, 1.0])})
+    first = build("gate", "group_pick", name="correct", of={"kind": "probability"})
+    zero = TokenContext(rollout(), {s: torch.zeros(2, 4) for s in first.statistics()}, equal.rewards)
+    assert first.keep(zero, None).any(1).tolist() == [True, False]
 
 
 def test_accepted_and_rejected_tokens_are_complements() -> None:

@@ -283,6 +283,17 @@ def test_preference_of_certain_and_of_empty_answers(kind: str) -> None:
 
 
 RAW = log_softmax(1.1 * np.random.RandomState(3).standard_normal(P.shape))
+
+
+def agreed(*views: Array) -> Array:
+    """AVSD's target: the geometric mean and a share of what the arithmetic one has beyond it, entry by entry."""
+    geometric = np.mean(views, 0)
+    beyond = np.log(np.mean(np.exp(views), 0)) - geometric
+    size = np.abs(geometric - P)
+    share = size / (np.mean([np.abs(view - P) for view in views], 0) + 1e-8) * size / (size + beyond + 1e-8)
+    return log_softmax(geometric + share * beyond)
+
+
 TARGETS: Table = {
     "temperature": [({"tau": tau}, log_softmax(Q / tau)) for tau in (0.5, 1.0, 3.0)],
     "interpolate": [({"t": t}, log_softmax((1 - t) * P + t * Q)) for t in (0.0, 0.3, 1.0)],
@@ -294,6 +305,7 @@ TARGETS: Table = {
     ],
 }
 OTHERS = {"student": tensor(P), "raw": tensor(RAW)}
+TARGETS["consensus"] = [({"of": ("raw",)}, agreed(Q, RAW)), ({"of": ("raw", "student")}, agreed(Q, RAW, P))]
 
 
 @pytest.mark.parametrize(("kind", "fields", "expected"), cases(TARGETS))
@@ -301,6 +313,19 @@ def test_target(kind: str, fields: dict[str, Any], expected: Array) -> None:
     target = build("target", kind, **fields)
     found = target.transform(tensor(Q), {name: OTHERS[name] for name in target.reads}).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_a_consensus_never_turns_the_sign_and_is_the_teacher_where_views_are_one() -> None:
+    drawn = torch.randn(3, 400, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).mul(2).log_softmax(-1)
+    views, student = drawn[:2], drawn[2]
+    geometric, size = views.mean(0), (views.mean(0) - student).abs()
+    beyond = views.logsumexp(0) - np.log(2) - geometric
+    share = size / ((views - student).abs().mean(0) + 1e-8) * size / (size + beyond + 1e-8)
+    assert bool((share * beyond <= size).all()) and bool((beyond >= -1e-12).all())
+    found = build("target", "consensus", of=("other",)).transform(views[0], {"other": views[1], "student": student})
+    torch.testing.assert_close(found, (geometric + share * beyond).log_softmax(-1))
+    alone = build("target", "consensus", of=("other",)).transform(tensor(Q), {"other": tensor(Q), "student": tensor(P)})
+    np.testing.assert_allclose(alone.numpy(), Q, atol=1e-9)
 
 
 def test_interpolation_ends_at_the_student_and_at_the_teacher() -> None:

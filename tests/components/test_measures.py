@@ -58,6 +58,15 @@ def share_before(values: Array, here: bool = False) -> Array:
     return found
 
 
+def mean_ahead(values: Array, window: int) -> Array:
+    """The mean over the next tokens of the same response; the last token has none and keeps its own."""
+    found = values.copy()
+    for b, length in ((0, 4), (1, 2)):
+        for t in range(length - 1):
+            found[b, t] = values[b, t + 1 : min(t + 1 + window, length)].mean()
+    return found
+
+
 def row_scaled(values: Array, how: Any) -> Array:
     found = np.zeros(MASK.shape)
     for b in range(2):
@@ -108,6 +117,7 @@ REFERENCES: dict[str, list[tuple[dict[str, Any], Array]]] = {
         ({"of": ENTROPY, "below": 1.3}, np.cumsum((H < 1.3) & MASK, 1)),
         ({"of": ENTROPY, "above": 1.3}, np.cumsum((H > 1.3) & MASK, 1)),
     ],
+    "ahead": [({"of": ENTROPY, "window": window}, mean_ahead(H, window)) for window in (1, 2, 9)],
     "scaled": [
         (H_01, stretched(H)),
         ({"of": ENTROPY, "by": "quantiles", "low": 0.1, "high": 0.7}, stretched(H, 0.1, 0.7)),
@@ -123,6 +133,7 @@ REFERENCES: dict[str, list[tuple[dict[str, Any], Array]]] = {
         ({"of": (H_01, KL_01), "how": "product"}, stretched(H) * stretched(KL)),
         ({"of": (ENTROPY, DIVERGENCE, RATIO), "how": "difference"}, H - KL - GAP),
         ({"of": (ENTROPY, DIVERGENCE), "how": "sum"}, H + KL),
+        ({"of": (ENTROPY, DIVERGENCE), "how": "least"}, np.minimum(H, KL)),
     ],
 }  # fmt: skip
 CASES = [(kind, {k: v for k, v in fields.items() if k != "kind"}, expected) for kind, several in REFERENCES.items() for fields, expected in several]

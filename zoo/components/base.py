@@ -18,6 +18,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from zoo.errors import ZooError, in_yaml, suggest
 
 C = TypeVar("C", bound="Component")
+PLAIN = "plain"  # the template that every pair has
 ABSENT = "\0"  # stands where a made part has nothing to show; no decoded text holds it
 NUMERIC = re.compile(r"[-+]?[\d.]+([eE][-+]?\d+)?")
 _KINDS: dict[str, dict[str, type[Component]]] = {}
@@ -167,7 +168,8 @@ class Context(Strict):
 
     It is theirs alone: the student is trained on the plain prompt unless it is the scorer that has the context. Where a made part has
     nothing to show, `absent: skip` leaves the sequence out of every term that reads the scorer (of a stream's author, out of
-    the stream), and `absent: plain` shows the plain prompt.
+    the stream), and `absent: plain` shows the plain prompt. The template `plain`, which every pair has, shows the prompt alone: for a
+    scorer of a stream that the student reads in a context.
     """
 
     fields: tuple[str, ...] = ()
@@ -178,7 +180,9 @@ class Context(Strict):
     @model_validator(mode="after")
     def _something(self) -> Context:
         names = [*self.fields, *(part.kind for part in self.made)]
-        if not names:
+        if self.template == PLAIN and names:
+            raise ValueError("the template plain shows the prompt alone; drop fields and made, or use a template of the pair")
+        if not names and self.template != PLAIN:
             raise ValueError("a context shows something: name fields of the prompt, or parts made during the run under made")
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"'{twice[0]}' is there twice; a template has one place for each name")

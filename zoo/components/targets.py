@@ -1,13 +1,15 @@
 """Targets: transforms of a teacher's distribution before it is compared.
 
-All but the temperature are products of powers of distributions, normalised: q is the teacher, p the student, held fixed.
+All but the temperature and the consensus are products of powers of distributions, normalised: q is the teacher, p the student, held fixed.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -117,6 +119,33 @@ class Delta(Target):
         if self.clip is not None:
             moved_NV = moved_NV.clamp(-self.clip, self.clip)
         return (teacher_logp_NV + self.power * moved_NV).log_softmax(-1)
+
+
+@component("target")
+class Consensus(Bridge):
+    """q* ~ exp(mean_m log q_m + lambda J), normalised, over the teacher and the further views in `of` (AVSD 2605.20643): their geometric mean,
+    and a share of what the arithmetic one has beyond it, J = log mean_m q_m - mean_m log q_m >= 0.
+
+    With D_m = log q_m - log p and A = mean_m D_m, lambda = |A| / (mean_m |D_m| + eps) * |A| / (|A| + J + eps) for each token, so lambda J
+    never exceeds |A| and the share cannot turn the sign.
+    """
+
+    kind: Literal["consensus"] = "consensus"
+    of: tuple[str, ...] = Field(min_length=1)
+    epsilon: float = Field(1e-8, gt=0)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("student", *self.of)
+
+    def transform(self, teacher_logp_NV: Tensor, others: Mapping[str, Tensor]) -> Tensor:
+        views_MNV = torch.stack([teacher_logp_NV, *(others[name] for name in self.of)])
+        geometric_NV = views_MNV.mean(0)
+        beyond_NV = views_MNV.logsumexp(0) - math.log(len(views_MNV)) - geometric_NV
+        size_NV = (geometric_NV - others["student"]).abs()
+        agreement_NV = size_NV / ((views_MNV - others["student"]).abs().mean(0) + self.epsilon)
+        share_NV = agreement_NV * size_NV / (size_NV + beyond_NV + self.epsilon)
+        return (geometric_NV + share_NV * beyond_NV).log_softmax(-1)
 
 
 def with_inputs(names: Iterable[str], teachers: Mapping[str, Any]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ DIVERGENCES = {
     "k1": r"d,\; d = \log <p>(y_t) - \log <q>(y_t)",
     "k2": r"\frac{1}{2} d^2,\; d = \log <p>(y_t) - \log <q>(y_t)",
     "k3": r"\exp(-d) - 1 + d,\; d = \log <p>(y_t) - \log <q>(y_t)",
+    "bounded_k2": r"\log 2 - \log(1 + \exp(-\frac{d^2}{2 \cdot <tau>})),\; d = \log <p>(y_t) - \log <q>(y_t)",
     "total_variation": r"\frac{1}{2} \sum_v |<q>_v - <p>_v|",
     "squared_hellinger": r"\sum_v (\sqrt{<q>_v} - \sqrt{<p>_v})^2",
     "pearson_chi2": r"\sum_v \frac{(<q>_v - <p>_v)^2}{<p>_v}",
@@ -47,6 +48,7 @@ TARGETS = {
     "interpolate": r"<p>^{1 - t} <q>^{t} / Z,\; t = <t>",
     "geometric": r"<q>\, <p>^{<power>} / Z",
     "extrapolate": r"<q>^{\lambda}\, b^{1 - \lambda} / Z,\; \lambda = <lambda>,\; b = <base>",
+    "consensus": r"\exp(\overline{\log <q>_m} + \lambda J) / Z,\; J = \log \overline{<q>_m} - \overline{\log <q>_m}",
     "delta": r"<q>\, (<plus> / <minus>)^{<power>} / Z",
 }
 CREDITS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from zoo.components.rollouts import (
     Mixture,
     Policy,
     Replay,
+    Reread,
     Stream,
     WindowVerify,
 )
@@ -28,12 +29,12 @@ from zoo.components.rollouts.base import TeacherWarp
 from zoo.errors import ZooError, suggest
 from zoo.harness.contexts import TaskJudge, lacks, made_prompts
 from zoo.harness.decode import Stepper, by_length, lock_step
-from zoo.harness.pieces import LENGTH_DRAW, Pieces, Request
+from zoo.harness.environments import Episodes
+from zoo.harness.pieces import LENGTH_DRAW, FormatPrompt, Heads, Request
 from zoo.harness.replay import ReplayBuffer, concatenate
 from zoo.seeds import seed_for, uniforms
 from zoo.tensors import Author, Prompt, Rollout
 
-FormatPrompt = Callable[[Prompt, Context | None], Sequence[int]]
 AUTHOR_DRAW = 1 << 16
 TEXT_DRAW, REST_DRAW = AUTHOR_DRAW + 1, LENGTH_DRAW + 1
 
@@ -58,7 +59,7 @@ def decoding_copy(model: Any, dtype: torch.dtype | None) -> Any:
     return shadow
 
 
-class ReferenceEngine(Pieces):
+class ReferenceEngine(Episodes):
     """Writes the sequences of any stream with the student and the named teachers.
 
     `format_prompt` turns a prompt, with or without an author's context, into token ids; `stop_ids[0]` is appended to given
@@ -92,7 +93,7 @@ class ReferenceEngine(Pieces):
 
     def serves(self, stream: Stream) -> bool:
         """Whether this engine writes such a stream: all of them."""
-        return isinstance(stream, Policy | Dataset | Corpus | Mixture | Replay | Continued | Edited)
+        return isinstance(stream, Policy | Dataset | Corpus | Mixture | Replay | Continued | Edited | Reread)
 
     def release(self) -> None:
         """Free the caches and graphs that are kept between rollouts."""
@@ -134,8 +135,12 @@ class ReferenceEngine(Pieces):
     def _write(self, stream: Stream, wanted: Sequence[Request], limit: int) -> Rollout:
         if isinstance(stream, Continued):
             return self._continue(stream, wanted, limit)
+        if stream.environment is not None:
+            return self._episodes(stream, wanted, limit)
         if isinstance(stream, Edited):
             return self._edit(stream, wanted, limit)
+        if isinstance(stream, Reread):
+            return self._reread(stream, wanted)
         if isinstance(stream, Mixture) and stream.per != "token":
             return self._by_author(stream, wanted, limit)
         if isinstance(stream, Dataset | Corpus):
@@ -158,9 +163,11 @@ class ReferenceEngine(Pieces):
         """Parts put together, their row k going to place `order[k]`."""
         return concatenate(parts, pad_id=self.pad_id).rows(sorted(range(len(order)), key=order.__getitem__))
 
-    def _decode(self, stream: Stream, wanted: Sequence[Request], limit: int, heads: Sequence[Sequence[int]] | None = None, piece: int = 0) -> Rollout:
+    def _decode(
+        self, stream: Stream, wanted: Sequence[Request], limit: int, heads: Heads = None, piece: int = 0, stops: Sequence[int] | None = None
+    ) -> Rollout:
         """Let the stream's models write, in micro-batches of like prompts; with `heads`, behind these beginnings of the responses, as the
-        `piece`-th piece of them with noise of its own."""
+        `piece`-th piece of them with noise of its own. `stops` are tokens that end it, where they are others than the pair's."""
         assert isinstance(stream, Policy)
         wanted, skipped = self._in_context(stream, wanted)
         plain, after = [self.format_prompt(request.prompt, None) for request in wanted], REST_DRAW + 8 * piece if heads else 0
@@ -172,7 +179,7 @@ class ReferenceEngine(Pieces):
             seeds = [wanted[i].seed for i in chunk]
             uniform_TUB = torch.stack([uniforms(seeds, limit, stream=after + draw).T for draw in range(stream.draws)], 1)
             prompts = {name: [rows[i] for i in chunk] for name, rows in shown.items()}
-            written = lock_step(stream, steppers, prompts, uniform_TUB, stop_ids=self.stop_ids, score_student=stream.context is None)
+            written = lock_step(stream, steppers, prompts, uniform_TUB, stop_ids=stops or self.stop_ids, score_student=stream.context is None)
             self.generated_tokens += int(written.mask_BT.sum())
             parts.append(self._rollout([wanted[i] for i in chunk], [plain[i] for i in chunk], **vars(written)))
         rollout = self._in_order(parts, [i for chunk in chunks for i in chunk])

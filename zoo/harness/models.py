@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from pydantic import Field, model_validator
 
-from zoo.components.base import ABSENT, Context, Strict
+from zoo.components.base import ABSENT, PLAIN, Context, Strict
 from zoo.errors import ZooError, suggest
 from zoo.harness.adapters import detach
-from zoo.paths import declared, shipped_pair
+from zoo.paths import declared, shipped_model
 from zoo.tasks import Task, make_task
 from zoo.tensors import Prompt
 from zoo.yamlio import load_model
@@ -24,7 +24,7 @@ AFTER_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 class ModelSource(Strict):
-    """Where weights come from: `shipped` (a folder inside the package), a `path`, or a `hub` id with its revision."""
+    """Where weights come from: `shipped` (a folder inside the package, `PAIR/MODEL` for another pair's), a `path`, or a `hub` id with its revision."""
 
     shipped: str | None = None
     path: str | None = None
@@ -52,7 +52,8 @@ WORDS = {"right": "right", "wrong": "wrong", "rate": "{rate:.2f}", "between": "\
 
 
 class PairSpec(Strict):
-    """A pair as its YAML file declares it. `contexts` are templates by name, `words` replace those of `WORDS`."""
+    """A pair as its YAML file declares it. `contexts` are templates by name, `words` replace those of `WORDS`, `turns` are what environments say and
+    the marks of calls and answers."""
 
     id: str
     title: str
@@ -64,6 +65,7 @@ class PairSpec(Strict):
     max_new_tokens: int = Field(ge=1)
     contexts: dict[str, str] = {}
     words: dict[str, str] = {}
+    turns: dict[str, str] = {}
     weights_note: str | None = None
 
 
@@ -81,22 +83,25 @@ class LoadedPair:
     vocab_size: int
     same_vocabulary: bool
     initial: dict[str, torch.Tensor] = field(repr=False)
+    tokenizers: dict[str, Any] = field(default_factory=dict)
 
-    def format_prompt(self, prompt: Prompt, context: Context | None = None) -> list[int]:
-        """Token ids that a model reads before it writes: the prompt, in a context if one is given, in the chat format if the pair has one."""
+    def format_prompt(self, prompt: Prompt, context: Context | None = None, teacher: str | None = None) -> list[int]:
+        """Token ids that a model reads before it writes: the prompt, in a context if one is given, in the chat format if the pair has one. They
+        are those of a teacher's own tokenizer and chat format if one is named."""
+        tokenizer = self.tokenizer if teacher is None else self.tokenizers[teacher]
         text = prompt.text if context is None else self._arranged(prompt, context)
         text += self.spec.prompt_suffix
         if self.spec.chat:
             message = [{"role": "user", "content": text}]
-            text = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        return list(self.tokenizer.encode(text, add_special_tokens=not self.spec.chat))
+            text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        return list(tokenizer.encode(text, add_special_tokens=not self.spec.chat))
 
     def _arranged(self, prompt: Prompt, context: Context) -> str:
         """The prompt in the pair's template; plain where a part made during the run has nothing to show."""
         places = {name: name for name in context.fields} | {part.kind: context.key(part) for part in context.made}
         if missing := [name for name, field in places.items() if field not in prompt.fields]:
             raise ZooError(f"prompt '{prompt.id}' has no field '{missing[0]}' for context '{context.template}'")
-        if ABSENT in (prompt.fields[field] for field in places.values()):
+        if context.template == PLAIN or ABSENT in (prompt.fields[field] for field in places.values()):
             return prompt.text
         shown = {**prompt.fields, **{name: prompt.fields[field] for name, field in places.items()}}
         return self.spec.contexts[context.template].format(prompt=prompt.text, **shown)
@@ -160,7 +165,8 @@ def load_pair(
     teachers = {name: _load_model(spec, name, source, paths, teacher_dtype, device, trust_remote_code) for name, source in spec.teachers.items()}
     rows = {name: model.get_output_embeddings().weight.shape[0] for name, model in (("student", student), *teachers.items())}
     tokenizer = _load_tokenizer(spec, "student", spec.student, paths, rows["student"], trust_remote_code)
-    others = [_load_tokenizer(spec, name, source, paths, rows[name], trust_remote_code) for name, source in spec.teachers.items()]
+    others = {name: _load_tokenizer(spec, name, source, paths, rows[name], trust_remote_code) for name, source in spec.teachers.items()}
+    alike = [name for name, other in others.items() if other.get_vocab() == tokenizer.get_vocab()]
     stops = _stop_ids(student, tokenizer)
     return LoadedPair(
         spec=spec,
@@ -170,8 +176,9 @@ def load_pair(
         task=make_task(spec.task.kind, data or (Path(spec.task.path) if spec.task.path else None), spec.task.hub),
         stop_ids=stops,
         pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0],
-        vocab_size=min(len(tokenizer), *rows.values()),
-        same_vocabulary=all(other.get_vocab() == tokenizer.get_vocab() for other in others),
+        vocab_size=min(len(tokenizer), *(rows[name] for name in ("student", *alike))),
+        same_vocabulary=len(alike) == len(others),
+        tokenizers=others,
         initial={k: v.detach().clone() for k, v in student.state_dict().items()},
     )
 
@@ -185,7 +192,7 @@ def refuse_stray_paths(spec: PairSpec, paths: Mapping[str, Path]) -> None:
 
 def _location(spec: PairSpec, name: str, source: ModelSource, paths: Mapping[str, Path]) -> tuple[str, dict[str, Any]]:
     if name in paths or source.path or source.shipped:
-        shipped = shipped_pair(spec.id) / str(source.shipped)
+        shipped = shipped_model(spec.id, str(source.shipped))
         folder = Path(paths[name]) if name in paths else Path(source.path) if source.path else shipped
         if not (folder / "config.json").is_file():
             hint = f"run `zoo pairs build {spec.id}`" if folder == shipped else "check the path"

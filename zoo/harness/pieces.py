@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from zoo.components.base import Context
 from zoo.components.contexts import Answers
-from zoo.components.rollouts import Branch, Continued, Edited, Interleaved, Prefix, Stream, Teacher, Watched, WindowVerify
+from zoo.components.rollouts import Branch, Continued, Edited, Interleaved, Prefix, Reread, Stream, Teacher, Watched, WindowVerify
 from zoo.errors import ZooError
 from zoo.harness.contexts import TaskJudge, written_ids
 from zoo.harness.splice import content_lengths, edited, heads_of, spliced
 from zoo.seeds import seed_for, uniforms
 from zoo.tensors import Prompt, Rollout
 
+FormatPrompt = Callable[[Prompt, Context | None], Sequence[int]]
 LENGTH_DRAW = (1 << 16) + 2  # behind the streams of uniforms that authors and texts are drawn with
+Heads = Sequence[Sequence[int]] | None  # the beginnings of responses, behind which something is written
 
 
 @dataclass(frozen=True)
@@ -36,18 +39,24 @@ class Pieces:
     judge: TaskJudge | None
     stop_ids: tuple[int, ...]
     pad_id: int
+    format_prompt: FormatPrompt
     _sources: dict[str, Rollout]
 
     def _write(self, stream: Stream, wanted: Sequence[Request], limit: int) -> Rollout:
         raise NotImplementedError
 
-    def _decode(self, stream: Stream, wanted: Sequence[Request], limit: int, heads: Sequence[Sequence[int]] | None = None, piece: int = 0) -> Rollout:
+    def _decode(
+        self, stream: Stream, wanted: Sequence[Request], limit: int, heads: Heads = None, piece: int = 0, stops: Sequence[int] | None = None
+    ) -> Rollout:
         raise NotImplementedError
 
     def _in_order(self, parts: Sequence[Rollout], order: Sequence[int]) -> Rollout:
         raise NotImplementedError
 
     def _encode(self, text: str) -> list[int]:
+        raise NotImplementedError
+
+    def _in_context(self, stream: Stream, wanted: Sequence[Request]) -> tuple[list[Request], list[bool]]:
         raise NotImplementedError
 
     def _continue(self, stream: Continued, wanted: Sequence[Request], limit: int) -> Rollout:
@@ -106,3 +115,12 @@ class Pieces:
         ids = [[*self._encode(text), self.stop_ids[0]][:limit] for text in kept]
         changed = edited(source, ids, learn_all=stream.supervise == "all", stop_ids=self.stop_ids, pad_id=self.pad_id)
         return replace(changed, mask_BT=changed.mask_BT & torch.tensor([said is not None for said in put], device=changed.mask_BT.device)[:, None])
+
+    def _reread(self, stream: Reread, wanted: Sequence[Request]) -> Rollout:
+        """Another stream's texts behind the prompts in a context; what the student thought of them without it says nothing here."""
+        source, (filled, skipped) = self._sources[stream.of], self._in_context(stream, wanted)
+        read = tuple(tuple(self.format_prompt(request.prompt, stream.context)) for request in filled)
+        mask_BT = source.mask_BT & ~torch.tensor(skipped, device=source.mask_BT.device)[:, None]
+        unknown_BT = torch.zeros_like(source.student_logp_BT).masked_fill(mask_BT, float("nan"))
+        prompts = tuple(request.prompt for request in filled)
+        return replace(source, prompts=prompts, prompt_ids=read, mask_BT=mask_BT, student_logp_BT=unknown_BT)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
+from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from zoo.components.base import component
 from zoo.components.divergences.base import Divergence
@@ -46,3 +49,15 @@ class K3(SampledEstimator):
     def entries(self, student_logp_NK: Tensor, teacher_logp_NK: Tensor) -> Tensor:
         log_ratio_NK = teacher_logp_NK - student_logp_NK
         return log_ratio_NK.exp() - 1.0 - log_ratio_NK
+
+
+@component("divergence")
+class BoundedK2(SampledEstimator):
+    """log 2 - log(1 + exp(-d^2 / (2 tau))): k2 / (2 tau) for small d, at most log 2, so that a token on which both differ wildly stops pulling
+    (SGSD 2605.28791). Its derivative is d / (tau (1 + exp(d^2 / (2 tau))))."""
+
+    kind: Literal["bounded_k2"] = "bounded_k2"
+    tau: float = Field(1.0, gt=0)
+
+    def entries(self, student_logp_NK: Tensor, teacher_logp_NK: Tensor) -> Tensor:
+        return math.log(2.0) - softplus(-(student_logp_NK - teacher_logp_NK).square() / (2.0 * self.tau))

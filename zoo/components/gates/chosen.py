@@ -148,3 +148,49 @@ class TokenSet(Gate):
             last_BT = mask_BT & (mask_BT.flip(1).cumsum(1).flip(1) == 1)
             inside_BT = inside_BT | (last_BT & rollout.finished_B[:, None])
         return (inside_BT if self.side == "in" else ~inside_BT) & mask_BT
+
+
+@component("gate")
+class HasContext(Gate):
+    """Sequences for which a scorer's context has something to show, or (`is: absent`) those for which it has nothing (SRPO 2604.02288: wrong
+    answers without a right peer stay with GRPO). The scorer is one that another term of the stream reads."""
+
+    kind: Literal["context"] = "context"
+    of: str
+    which: Literal["present", "absent"] = Field("present", alias="is")
+
+    model_config = {"populate_by_name": True}
+
+    def keep(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
+        absent_B = context.absent.get(self.of, torch.zeros_like(context.mask_BT[:, 0]))
+        return (absent_B if self.which == "absent" else ~absent_B)[:, None] & context.mask_BT
+
+
+@component("gate")
+class GroupPick(Gate):
+    """One member of each group: among those with the wanted verdict (all, where `wanted` is any) the one whose measure, by its mean over the
+    response, is highest or lowest; the first of equals. Without a member of that verdict the group has none (SSOPD 2605.17497: the longest
+    wrong answer; BRTS 2605.09725: the right one that the student finds likeliest). A reward above 1/2 is right."""
+
+    kind: Literal["group_pick"] = "group_pick"
+    name: str
+    wanted: Literal["right", "wrong", "any"] = "right"
+    of: Annotated[Any, Slot("measure")]
+    side: Literal["highest", "lowest"] = "highest"
+    outcome = True
+
+    def scorers(self) -> tuple[str, ...]:
+        return tuple(self.of.scorers())
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        return tuple(self.of.statistics())
+
+    def keep(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
+        mask_BT, right_B = context.mask_BT, context.rewards[self.name] > 0.5
+        eligible_B = mask_BT.any(1) & {"right": right_B, "wrong": ~right_B, "any": torch.ones_like(right_B)}[self.wanted]
+        value_B = context.sequence_mean(self.of.value(context)) * (1.0 if self.side == "highest" else -1.0)
+        kept_B = torch.zeros_like(eligible_B)
+        for group in context.rollout.group_B[eligible_B].unique():
+            members = (eligible_B & (context.rollout.group_B == group)).nonzero()[:, 0]
+            kept_B[members[value_B[members].argmax()]] = True
+        return kept_B[:, None] & mask_BT

@@ -80,14 +80,14 @@ class Scaled(Measure):
 
 @component("measure")
 class Combined(Measure):
-    """Several measures as one: soft_or 1 - prod(1 - x), product, sum, or difference (the first less the others).
+    """Several measures as one: soft_or 1 - prod(1 - x), product, sum, difference (the first less the others), or least, their minimum.
 
     A soft-or of measures in [0, 1] is large where one of them is (TIP 2604.14084: uncertain, or confidently wrong).
     """
 
     kind: Literal["combined"] = "combined"
     of: tuple[Annotated[Any, Slot("measure")], ...] = Field(min_length=2)
-    how: Literal["soft_or", "product", "sum", "difference"]
+    how: Literal["soft_or", "product", "sum", "difference", "least"]
 
     def scorers(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for part in self.of for name in part.scorers()))
@@ -102,6 +102,8 @@ class Combined(Measure):
                 first_BT = first_BT + other_BT - first_BT * other_BT
             elif self.how == "product":
                 first_BT = first_BT * other_BT
+            elif self.how == "least":
+                first_BT = torch.minimum(first_BT, other_BT)
             else:
                 first_BT = first_BT + other_BT if self.how == "sum" else first_BT - other_BT
         return first_BT

@@ -106,3 +106,21 @@ class Events(Along):
         value_BT = self.of.value(context)
         event_BT = value_BT < self.below if self.below is not None else value_BT > self.above
         return (event_BT & context.mask_BT).cumsum(1).to(value_BT)
+
+
+@component("measure")
+class Ahead(Along):
+    """The mean of a measure over the next `window` tokens of the response, fewer at its end; the token's own where none follows
+    (CL-EGRSD 2605.13255, its window inferred: an uncertain token that leads into certain text is passing)."""
+
+    kind: Literal["ahead"] = "ahead"
+    window: int = Field(16, ge=1)
+
+    def value(self, context: TokenContext) -> Tensor:
+        mask_BT, value_BT = context.mask_BT, self.of.value(context)
+        found_BT = value_BT.clone()
+        for row_T, mask_T, found_T in zip(value_BT, mask_BT, found_BT, strict=True):
+            place_N = mask_T.nonzero()[:, 0]
+            for i, place in enumerate(place_N[:-1].tolist()):
+                found_T[place] = row_T[place_N[i + 1 : i + 1 + self.window]].mean()
+        return found_BT

@@ -5,7 +5,7 @@ from zoo.components.rollouts.base import AnyStream, Choice, Policy, Reuse, Strea
 from zoo.components.rollouts.blended import Blended
 from zoo.components.rollouts.composed import Corpus, Dataset, Mixture, Replay
 from zoo.components.rollouts.decoded import Interleaved, Student, Switch, Teacher
-from zoo.components.rollouts.derived import Branch, Continued, Edited, Prefix
+from zoo.components.rollouts.derived import Branch, Continued, Edited, Prefix, Reread
 from zoo.components.rollouts.sampling import Draw, inverse_cdf, sample_from, token_logp, warp
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Policy",
     "Prefix",
     "Replay",
+    "Reread",
     "Reuse",
     "Stream",
     "Student",

@@ -109,3 +109,23 @@ class Edited(Stream):
     def sources(self) -> tuple[str, ...]:
         parts = [part.stream for part in self.put.alternatives() if part.stream is not None]
         return tuple(dict.fromkeys((self.of, *parts)))
+
+
+@component("rollout")
+class Reread(Stream):
+    """The stream `of`, row by row, as the student reads, and is trained on, it in `context` (pi-Distill 2602.04942 learns both readings; the
+    anchor of 2606.11627 keeps one). Scorers without a context read what the student reads; one with the template `plain` reads the
+    bare prompt. The text is learned a second time and counts so in the budget."""
+
+    author: Literal["reread"] = "reread"
+    of: str
+
+    @model_validator(mode="after")
+    def _in_context(self) -> Self:
+        if self.context is None:
+            raise ValueError("a reread stream is one that is read in a context; give it, or read the stream itself with `on`")
+        return self
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*super().sources, self.of)))
