@@ -28,6 +28,9 @@ TEACHABLE = {
     ),
 }
 
+TOKEN_SEGMENTS = {"kind": "change_point", "of": {"kind": "margin", "of": "teacher", "among": "student", "k": 3}, "segment": 1, "least": 1}
+KEPT_TOKENS = {"kind": "token_mean", "over": "kept"}
+
 
 def gates(*of: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(Slot("gate").validate(gate) for gate in of)
@@ -35,6 +38,10 @@ def gates(*of: dict[str, Any]) -> tuple[Any, ...]:
 
 def weights(*of: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(Slot("weight").validate(weight) for weight in of)
+
+
+def shapings(*of: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(Slot("shaping").validate(shaping) for shaping in of)
 
 
 CHANGES: dict[tuple[str, str], dict[str, Any]] = {
@@ -59,4 +66,11 @@ CHANGES: dict[tuple[str, str], dict[str, Any]] = {
     ("ogls_sd", "forward"): {"0.divergence": "forward_kl"},
     ("imitkd", "optimal"): {"support": {"kind": "teacher_topk", "k": 1, "mass": {"renormalise": "teacher"}}},
     ("kdrl", "sequence_mean"): {"reduce": "sequence_mean"},
+    ("tip", "per_rollout"): {"reduce": {"kind": "sequence_mean", "over": "kept"}},
+    ("opd_plus", "reverse_kl"): {"shaping": shapings({"kind": "clip", "at": 6.0}, {"kind": "w_f", "of": "reverse_kl"})},
+    ("fire_opd", "kept_tokens"): {"reduce": KEPT_TOKENS},
+    ("prefix_teach", "token_segments"): {"gates": gates(TOKEN_SEGMENTS)},
+    ("protein_opd", "token_sum"): {"reduce": "sum"},
+    ("g_opd", "plain"): {"reward": {"kind": "contrast", "of": {"teacher": 1, "student": -1}}},
+    ("iw_opd", "flat"): {"weights": ()},
 }

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.golden.fixture import TOP_K, Fixture, six_tokens
+from tests.golden.fixture import TOP_K, Fixture, crowd, six_tokens
 from tests.golden.fixture import Stream as GoldenStream
 from tests.golden.loss import Reference
 from zoo.components.base import Slot, Strict
@@ -32,7 +32,7 @@ from zoo.tensors import Author, Prompt, Rollout
 from zoo.views import LogitView
 from zoo.yamlio import load_model
 
-SIX = six_tokens()
+SIX, CROWD = six_tokens(), crowd()
 RELATIVE = 1e-6  # scales are float32 by design
 FILES = {file.stem: file for file in (data_root() / "registry" / "methods").rglob("*.yaml")}
 
@@ -57,6 +57,7 @@ MODELS: dict[str, dict[str, str]] = {
     "camopd": {"domain": "reference"},
     "orbit_modes": {"brief": "reference"},
     "tts_spec": {"before": "old"},
+    "npd": {"teacher_bare": "teacher_blind", "student_bare": "blind"},
 }
 
 
@@ -121,9 +122,8 @@ def changed(entry: MethodEntry, change: Mapping[str, Any]) -> MethodEntry:
     return entry.model_copy(update={"objective": tuple(apply(i, term) for i, term in enumerate(entry.objective))})
 
 
-def as_written(entry: MethodEntry) -> Fixture:
+def as_written(entry: MethodEntry, fixture: Fixture = SIX) -> Fixture:
     """The fixture in which streams that serve one step were written by the student itself."""
-    fixture = SIX
     learned = {name for term in entry.objective for name in term.streams()}
     for own, name in played_by(entry).items():
         reuse = entry.rollouts[own].reuse

@@ -171,3 +171,23 @@ def six_tokens() -> Fixture:
             "corpus": _stream(4, SHORT_FIRST, (0.0, 0.0)),
         }
     )
+
+
+def crowd() -> Fixture:
+    """Six answers to two prompts in place of `main`, for what compares answers or prompts: both of the first are right, one of four of the second."""
+    six = six_tokens()
+    parts = [six[name] for name in ("main", "theirs", "data")]
+    first = parts[0]
+    main = replace(
+        first,
+        logits={model: np.concatenate([part.logits[model] for part in parts]) for model in first.logits},
+        response_BT=np.concatenate([part.response_BT for part in parts]),
+        mask_BT=np.concatenate([part.mask_BT for part in parts]),
+        gold_BT=np.concatenate([part.gold_BT for part in parts]),
+        value_BT=np.concatenate([part.value_BT for part in parts]),
+        group_B=np.array([0, 0, 1, 1, 1, 1]),
+        reward_B=np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0]),
+        uniform_BT=np.zeros((6, 4)),
+        seed_BT=np.zeros((6, 4), dtype=np.int64),
+    )
+    return six.with_stream("main", main)

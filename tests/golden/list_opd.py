@@ -71,6 +71,10 @@ OPD: dict[str, Reference] = {
     "ewc": Reference(partial(direct.likelihood, stream_name="data", reduce=token_mean), DATA),
 }
 
+# Cards that compare more answers than two: on the `crowd` of the fixture alone, or there too.
+CROWDED: dict[str, Reference] = {"npd": Reference(direct.npd)}
+COMPARING = ("paced", "scope", "uni_opd", "delta_prompts", "tip", "fire_opd", "camopd", "orbit_modes", "cgtr", "f_opd", "caopd", "reopold", "distil")
+
 OPD_VARIANTS: dict[str, dict[str, Reference]] = {
     "reopold": {"second_phase": Reference(partial(policy.reopold, phase=2))},
     "paced": {"second_stage": Reference(partial(direct.paced, reverse=True))},

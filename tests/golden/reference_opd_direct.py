@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .fixture import Fixture, Loss, Terms
-from .numerics import Array, entropy, generalized_jsd, kl, log_softmax, per_sequence, sequence_mean, token_mean
+from .fixture import TOP_K, Fixture, Loss, Terms
+from .numerics import Array, Mask, entropy, generalized_jsd, kl, log_softmax, per_sequence, pick, sequence_mean, token_mean, top_k
 from .reference_direct import Reduce, nll, sum_then_mean
 
 
@@ -210,3 +210,44 @@ def miniplm(fixture: Fixture, *, share: float = 0.5) -> Loss:
     score_B = per_sequence(stream.sampled("teacher") - stream.sampled("reference"), stream.mask_BT)
     kept_B = score_B >= np.sort(score_B)[-int(np.ceil(share * len(score_B)))]
     return lambda student: {"likelihood": token_mean(nll(stream, student["corpus"]), stream.mask_BT & kept_B[:, None])}
+
+
+def npd(fixture: Fixture, *, lam: float = 0.5, k: int = TOP_K, tails: tuple[float, float] = (0.05, 0.95), difference: bool = True) -> Loss:
+    """Likelihood of the student's own text and a top-k forward KL, on samples that help neither model unusually.
+
+    IFD_M = ppl_M(y | x) / ppl_M(y | bare prompt); dropped: the extremes of IFD_S - IFD_T (a reconstruction);
+    L = (1 - lam) CE + lam sum_{v in topk(pT)} pT log(pT/pS).
+    open: lam, k, where an extreme begins; taken: a half, 16 (3 here), the batch's 0.05 and 0.95 quantiles, raw truncation, means over kept tokens (entry).
+    `difference` false: the extremes of IFD_S / IFD_T, whose logarithm is a mean of log-ratios.
+    """
+    stream = fixture["main"]
+    log_p = stream.logp("teacher")
+    ids_BTK = top_k(log_p, k)
+
+    def difficulty(model: str, bare: str) -> Array:
+        return np.asarray(np.exp(per_sequence(stream.sampled(bare) - stream.sampled(model), stream.mask_BT)))
+
+    own_B, theirs_B = difficulty("old", "blind"), difficulty("teacher", "teacher_blind")
+    score_B = own_B - theirs_B if difference else np.log(own_B / theirs_B)
+    low, high = np.quantile(score_B, tails)
+    kept_BT = stream.mask_BT & ((score_B > low) & (score_B < high))[:, None]
+
+    def loss(student: Mapping[str, Array]) -> Terms:
+        forward_BT = kl(pick(log_p, ids_BTK), pick(log_softmax(student["main"]), ids_BTK))
+        return {"likelihood": (1.0 - lam) * token_mean(nll(stream, student["main"]), kept_BT), "divergence": lam * token_mean(forward_BT, kept_BT)}
+
+    return loss
+
+
+def oprd(student_LBTH: Array, teacher_LBTH: Array, map_LHH: Array, mask_BT: Mask) -> float:
+    """Hidden states drawn together (2606.06021, its code's form): mean over layers and tokens of |h/|h| - t/|t||^2.
+
+    h is the student's state mapped to the teacher's width.
+    No logits, so the six tokens are given states. open: the mean over tokens of the batch; a learned map for unequal widths (the paper: also a PCA basis).
+    """
+    total = 0.0
+    for student_BTH, teacher_BTH, map_HH in zip(student_LBTH, teacher_LBTH, map_LHH, strict=True):
+        mapped = student_BTH @ map_HH.T
+        unit, target = (h / np.sqrt((h**2).sum(axis=-1, keepdims=True)) for h in (mapped, teacher_BTH))
+        total += token_mean(((unit - target) ** 2).sum(axis=-1), mask_BT)
+    return total / len(map_LHH)

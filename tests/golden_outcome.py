@@ -1,0 +1,89 @@
+"""What `zoo check` says of an entry's golden reference: compared, pending, covered by another entry, or without one, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from tests import golden_hidden
+from tests.golden.list_opd import CROWDED
+from tests.golden_kit import CROWD, as_written, assert_equal, load
+from tests.test_golden import PENDING, REFERENCES, test_entry_has_the_gradient_and_the_value_of_its_card
+from zoo.entry import MethodEntry
+
+Outcome = Literal["pass", "fail", "skip"]
+EQUAL = "loss and gradient on six fixed tokens equal the card's, written independently in numpy"
+
+# Executable entries with an objective and no reference. The list may only shrink.
+WITHOUT: dict[str, str] = {
+    "no_op": "its loss is 0 by construction, and so is its gradient: a test of its own says so",
+}
+
+# Methods whose reference is still to be written, by reason. Whoever writes one takes its id off; none is added.
+AWAITED: dict[str, str] = {
+    name: reason
+    for reason, names in {
+        "the cards of self-distillation come next": """
+        sdft sdpo opcd oel opsdc gates hdpo rlsd sdzero ssd pi_distill egrsd cl_egrsd pbsd unisd ssopd ophsd opsdl rltf_sd sdpo_user
+        openclaw_rl ssb spin on_policy_sft tms ddt dail dasd mtp_sd sd_degrades_reasoning vision_opd gui_sd d_opsd video_opd vla_opd x_opd
+        cord vold graft opsd_overview srpo dapo rft star
+        """,
+        "the cards of rewards, black boxes and other tokenizers come next": """
+        gad lion ovd ropd omniopd luffy supercorrect rlkd aligndistil rlad kepo hybrid_il_rl_note score_agent sparse_to_dense
+        signal_reshaping_grpo dart_tool_use dpkd opd_then_rl mad_opd copd mopd_mimo nemotron_cascade2 glm5_cross_stage qwen3_s2w
+        deepseek_v4_opd baichuan_m3 kat_coder_v2 hy_embodied safactory uld multilevel_ot alm gold simct simple_ctkd cdm dskd_cma dwa_kd bld
+        xtok_likelihood ctpd xtoken_pkl draft_opd online_spec_decoding distillation_scaling_laws why_kd_works kd_account_loss
+        retaining_by_doing
+        """,
+        "the cards of further signals of the surveys come next": """
+        mpd brts pipo promptkd csd dudi oprd_bridge btb prism msd visd copsd atesd trace avsd sgsd critique_distill constitutional_opsd
+        world_model_pi sdpg mgsd ptd_po twi pbsd_bayes visual_sdpo ar_opd hero nca rgsd vpg_ea hint_sd sd_search it_takes_two
+        tod_proactivity search_e1 maigo rosd canonical_ctx_opd comap opdlm opcod rlrt pi_play paint vpd resd sdar opct sg_opd iris opsa
+        """,
+        "it waits for its entry": """
+        lgr safesteer dskd
+        """,
+    }.items()
+    for name in names.split()
+}
+
+
+def crowded(name: str) -> None:
+    """An entry that compares more answers than two, on the crowd."""
+    entry = load(name)
+    assert_equal(entry, CROWDED[name], as_written(entry, CROWD))
+
+
+ELSEWHERE: dict[str, Callable[[str], None]] = {**dict.fromkeys(CROWDED, crowded), "oprd": golden_hidden.compare}
+
+
+def comparison(name: str) -> Callable[[str], None] | None:
+    """What compares an entry with its reference, if there is one."""
+    if name in ELSEWHERE:
+        return ELSEWHERE[name]
+    return test_entry_has_the_gradient_and_the_value_of_its_card if name in REFERENCES else None
+
+
+def golden(entry: MethodEntry) -> tuple[Outcome, str]:
+    """Outcome and reason for one entry of the registry that has an objective."""
+    compare = comparison(entry.id)
+    if compare is not None:
+        failure = _failure(compare, entry.id)
+        if entry.id not in PENDING:
+            return ("pass", EQUAL) if failure is None else ("fail", f"not the card's loss in tests/golden: {failure}")
+        return ("skip", f"pending: {PENDING[entry.id]}") if failure else ("fail", "marked as pending, yet equal to its card: take the mark off")
+    if entry.identical_core_to:
+        return "skip", f"the core of {entry.identical_core_to}, which is compared there"
+    if not entry.executable:
+        return "skip", "not executable: no reference is asked for"
+    if reason := WITHOUT.get(entry.id) or AWAITED.get(entry.id):
+        return "skip", f"none: {reason}"
+    return "skip", "none yet: write one in tests/golden"
+
+
+def _failure(compare: Callable[[str], None], name: str) -> str | None:
+    try:
+        compare(name)
+    except Exception as error:
+        return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return None
