@@ -123,8 +123,9 @@ REFERENCES: dict[str, list[Reference]] = {
 # Weights that carry no gradient: the formula with the student inside them held fixed.
 FIXED: dict[str, Callable[..., Array]] = {"adaptive_kl": adaptive, "entrywise_kl": entrywise, "logit_difference": score_matching}
 ALL = [(kind, fields, formula) for kind, references in REFERENCES.items() for fields, formula in references]
+SAMPLED = ("k1", "k2", "k3", "bounded_k2")
 # k1 to k3 see the written token alone, entropy no teacher, and a ranking has no zero; `decoupled` has its own test.
-WHOLE = [(kind, fields) for kind, fields, _ in ALL if kind not in ("k1", "k2", "k3", "bounded_k2", "entropy", "plackett_luce", "decoupled")]
+WHOLE = [(kind, fields) for kind, fields, _ in ALL if kind not in (*SAMPLED, "entropy", "plackett_luce", "decoupled")]
 
 
 def entries(kind: str, fields: dict[str, Any], p: Any, q: Any, n: int = 6) -> torch.Tensor:
