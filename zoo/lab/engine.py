@@ -167,13 +167,13 @@ class Bench:
                 answers.append(Answered(" ".join(LETTERS[v] for v in shown), len(learned), bool(finished)))
             values: dict[str, Tensor] = {}
             for name, reward in self.method.sequence_rewards(stream).items():
-                values[name] = reward.measure(answers, values, lambda check: torch.from_numpy(self._verdicts(law, check)))
+                values[name] = reward.measure(answers, values, lambda check: torch.from_numpy(self._verdicts(law, _coin(check))))
             self._measured = {key: values}
         return self._measured[key]
 
     def _verdicts(self, law: Law, check: str) -> Array:
         """The verifier's result of each row; texts cut before the world's horizon fail."""
-        codes, verdict = _codes_of(self.world), verified(self.world, check)
+        codes, verdict = self.world.codes, verified(self.world, check)
         base = (self.world.vocabulary + 1) ** np.arange(self.world.horizon)
         written_RT = np.flip(np.logical_or.accumulate(np.flip(law.state_RT >= 0, 1), 1), 1)  # a given beginning is part of the text
         code_R = np.where(written_RT, (law.token_RT + 1) * base, 0).sum(1)
@@ -255,6 +255,11 @@ def state_values(law: Law, reward_RT: Array, gamma: float, states: int) -> Array
     return found
 
 
+def _coin(check: Any) -> str:
+    """The name of a check, or of a reward that needs a model to judge."""
+    return check if isinstance(check, str) else str(getattr(check, "check", check.kind))
+
+
 def _weights(law: Law) -> Tensor:
     return torch.from_numpy(law.probability_R)
 
@@ -266,18 +271,6 @@ def _copied(law: Law, copies: int) -> Law:
     found = law.rows(index)
     shifted = found.outcome_R + np.repeat(np.arange(copies), len(law)) * law.outcomes
     return replace(found, probability_R=found.probability_R / copies, outcome_R=shifted)
-
-
-_CODES: dict[World, tuple[Any, Any]] = {}
-
-
-def _codes_of(world: World) -> tuple[Any, Any]:
-    """Numbers that tell texts apart, in order, and the text of each."""
-    if world not in _CODES:
-        codes = np.array([sum((v + 1) * (world.vocabulary + 1) ** t for t, v in enumerate(text)) for text in world.texts])
-        order = np.argsort(codes)
-        _CODES[world] = codes[order], order
-    return _CODES[world]
 
 
 def _second(pieces: list[tuple[Law, Array]], shape: tuple[int, int]) -> float:

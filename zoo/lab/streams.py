@@ -98,7 +98,7 @@ def _interleaved(stream: Interleaved, tables: Tables, horizon: int) -> Law:
     try:
         accepted_SV = stream.verify.accepts(*unwarped).numpy()
     except ValueError as error:  # a verifier that judges more than one token
-        raise Exempt(f"verify.{stream.verify.kind}: {error}, and the lab's law goes token by token") from None
+        raise Exempt(f"verify.{getattr(stream.verify, 'kind', '?')}: {error}, and the lab's law goes token by token") from None
     rejected_S1 = np.where(accepted_SV, 0.0, student_SV).sum(-1, keepdims=True)
     joint_SAV = np.stack([student_SV * accepted_SV, rejected_S1 * teacher_SV], 1)
     with np.errstate(divide="ignore"):

@@ -56,6 +56,12 @@ class World:
         """Every text: ended by the stop token, or cut at the horizon."""
         return tuple((*prefix, v) for i, prefix in enumerate(self.states) for v in range(self.vocabulary) if self.children[i, v] < 0)
 
+    @cached_property
+    def codes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Numbers that tell texts apart, in ascending order, and the text of each."""
+        codes = np.array([sum((v + 1) * (self.vocabulary + 1) ** t for t, v in enumerate(text)) for text in self.texts])
+        return np.sort(codes), np.argsort(codes)
+
     def table(self, name: str, scale: float = 1.0) -> Tensor:
         """Logits (S, V) that belong to a name."""
         return torch.from_numpy(_drawn(name, len(self.states), self.vocabulary, scale).copy())
