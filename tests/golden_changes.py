@@ -29,6 +29,10 @@ TEACHABLE = {
 }
 
 TOKEN_SEGMENTS = {"kind": "change_point", "of": {"kind": "margin", "of": "teacher", "among": "student", "k": 3}, "segment": 1, "least": 1}
+FAR = {"kind": "margin_shift", "name": "correct", "margin": 3.0}
+NEAR = {"kind": "threshold", "of": {"kind": "log_ratio", "of": {"teacher": 1, "student": -1}, "absolute": True}, "below": 1.0}
+DRIFT = {"kind": "events", "of": {"kind": "overlap", "of": "teacher", "among": "student", "k": 3}, "below": 0.5}
+STEEP = {"kind": "mapped", "of": DRIFT, "slope": -0.4, "origin": 2.5, "low": 0.0, "high": 1.0}
 KEPT_TOKENS = {"kind": "token_mean", "over": "kept"}
 
 
@@ -68,6 +72,10 @@ CHANGES: dict[tuple[str, str], dict[str, Any]] = {
     ("kdrl", "sequence_mean"): {"reduce": "sequence_mean"},
     ("tip", "per_rollout"): {"reduce": {"kind": "sequence_mean", "over": "kept"}},
     ("opd_plus", "reverse_kl"): {"shaping": shapings({"kind": "clip", "at": 6.0}, {"kind": "w_f", "of": "reverse_kl"})},
+    ("opd_plus", "tight"): {"shaping": shapings({"kind": "clip", "at": 1.0}, {"kind": "w_f", "of": "forward_kl"})},
+    ("uni_opd", "far"): {"shaping": shapings(FAR)},
+    ("uni_opd", "near"): {"gates": gates(NEAR)},
+    ("prune_opd", "steep"): {"weights": weights(STEEP)},
     ("fire_opd", "kept_tokens"): {"reduce": KEPT_TOKENS},
     ("prefix_teach", "token_segments"): {"gates": gates(TOKEN_SEGMENTS)},
     ("protein_opd", "token_sum"): {"reduce": "sum"},

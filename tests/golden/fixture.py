@@ -174,9 +174,9 @@ def six_tokens() -> Fixture:
 
 
 def crowd() -> Fixture:
-    """Six answers to two prompts in place of `main`, for what compares answers or prompts: both of the first are right, one of four of the second."""
+    """Eight answers to three prompts in place of `main`, for what compares answers or prompts: right are both of two, one of two, and one of four."""
     six = six_tokens()
-    parts = [six[name] for name in ("main", "theirs", "data")]
+    parts = [six[name] for name in ("main", "theirs", "data", "corpus")]
     first = parts[0]
     main = replace(
         first,
@@ -185,9 +185,9 @@ def crowd() -> Fixture:
         mask_BT=np.concatenate([part.mask_BT for part in parts]),
         gold_BT=np.concatenate([part.gold_BT for part in parts]),
         value_BT=np.concatenate([part.value_BT for part in parts]),
-        group_B=np.array([0, 0, 1, 1, 1, 1]),
-        reward_B=np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0]),
-        uniform_BT=np.zeros((6, 4)),
-        seed_BT=np.zeros((6, 4), dtype=np.int64),
+        group_B=np.array([0, 0, 1, 1, 2, 2, 2, 2]),
+        reward_B=np.array([1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0]),
+        uniform_BT=np.zeros((8, 4)),
+        seed_BT=np.zeros((8, 4), dtype=np.int64),
     )
     return six.with_stream("main", main)
