@@ -26,7 +26,7 @@ from zoo.harness.models import LoadedPair, load_pair, load_pair_spec
 from zoo.harness.parallel import Processes
 from zoo.harness.train import Trainer, make_trainer
 from zoo.paths import data_root
-from zoo.tasks.micro import CONTEXTS, MADE_CONTEXTS, WORDS, add_prompt
+from zoo.tasks.micro import CONTEXTS, MADE_CONTEXTS, TURNS, WORDS, MicroTurns, add_prompt
 from zoo.tensors import Prompt, Rollout
 
 TESTS = Path(__file__).parent
@@ -34,7 +34,7 @@ SUITE = {"id": "tiny", "title": "Four sums", "chat_template": False,
          "tasks": [{"task": "micro_add", "family": "in_distribution", "headline": "exact_match,strict", "max_new_tokens": 6, "limit": 4}]}  # fmt: skip
 
 
-class ToyTask:
+class ToyTask(MicroTurns):
     """Chain addition whose check `answer` accepts about half of all texts, so that random models earn rewards of both kinds."""
 
     checks = ("answer",)
@@ -70,7 +70,7 @@ def write_pair(folder: Path, **changes: Any) -> Path:
     spec = {
         "id": "tiny", "title": "Tiny random models", "student": {"path": str(folder / "student")},
         "teachers": {"teacher": {"path": str(folder / "teacher")}}, "task": {"kind": "micro"}, "max_new_tokens": 8,
-        "contexts": {**CONTEXTS, **MADE_CONTEXTS}, "words": dict(WORDS),
+        "contexts": {**CONTEXTS, **MADE_CONTEXTS}, "words": dict(WORDS), "turns": dict(TURNS),
     }  # fmt: skip
     file = folder / "tiny.yaml"
     file.write_text(yaml.safe_dump({**spec, **changes}), encoding="utf-8")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +24,15 @@ class Author(IntEnum):
     CORPUS = 3
     ENVIRONMENT = 4
     COMPUTED = 5
+
+
+class Role(IntEnum):
+    """What a token of an episode is: a writer's text, its call of a tool, its final answer, or what the environment said."""
+
+    TEXT = 0
+    CALL = 1
+    ANSWER = 2
+    REPLY = 3
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,9 @@ class Rollout:
     whoever drew the token at the time (the mixture, for mixtures; NaN where unknown, as for data sets);
     `student_logp_BT` is the student's own at that time (NaN where it was not computed). `finished_B` is true where a
     stop token was written before the length limit. `version` counts optimizer steps of the student at writing.
+
+    Streams with an environment have two more columns: `turn_BT`, the writer's turn that a token belongs to, counted from 0 (a reply belongs to
+    the turn that it answers), and `role_BT`. `judged` says which text a verifier reads: all of it, or the writer's last turn.
     """
 
     prompts: tuple[Prompt, ...]
@@ -58,6 +71,9 @@ class Rollout:
     group_B: Tensor
     finished_B: Tensor
     version: int = 0
+    turn_BT: Tensor | None = None
+    role_BT: Tensor | None = None
+    judged: Literal["all", "last_turn"] = "all"
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -71,6 +87,24 @@ class Rollout:
     def written_BT(self) -> Tensor:
         """Tokens of the text: up to the last supervised one. Unsupervised ones, such as a given beginning, may lie before it."""
         return self.mask_BT.flip(1).cummax(1).values.flip(1)
+
+    @property
+    def turns_BT(self) -> Tensor:
+        """Each token's turn; 0 throughout where nobody answers."""
+        return torch.zeros_like(self.author_BT) if self.turn_BT is None else self.turn_BT
+
+    @property
+    def roles_BT(self) -> Tensor:
+        """Each token's role; text throughout where nobody answers."""
+        return torch.zeros_like(self.author_BT) if self.role_BT is None else self.role_BT
+
+    @property
+    def span_BT(self) -> Tensor:
+        """Each token's span, counted from 0: a run of tokens of one turn, one role and one author."""
+        kind_BT = (self.turns_BT * len(Role) + self.roles_BT) * len(Author) + self.author_BT
+        changes_BT = torch.zeros_like(kind_BT)
+        changes_BT[:, 1:] = (kind_BT[:, 1:] != kind_BT[:, :-1]).long()
+        return changes_BT.cumsum(1)
 
     def rows(self, index: Sequence[int]) -> Rollout:
         """The same columns for some of the sequences, in the given order."""
@@ -87,6 +121,20 @@ class Rollout:
         """The same rollout with its tensors on `device`."""
         moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
         return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A dialogue as text: what it opened with, what the writer said in each turn, and what the environment said to that (None: nothing)."""
+
+    opening: str
+    said: tuple[str, ...] = ()
+    replies: tuple[str | None, ...] = ()
+
+    def before(self, turn: int | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The writer's and the environment's texts before a turn, or in the whole dialogue; the opening is the environment's first."""
+        upto = len(self.said) if turn is None else turn
+        return self.said[:upto], (self.opening, *(reply for reply in self.replies[:upto] if reply is not None))
 
 
 @dataclass(frozen=True)

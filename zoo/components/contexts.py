@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, Literal, Protocol
 from pydantic import Field, model_validator
 
 from zoo.components.base import Component, Number, Slot, check_range, component
-from zoo.tensors import Prompt
+from zoo.tensors import Episode, Prompt
 
 Texts = list[str | None]
 
@@ -42,6 +42,7 @@ class Answers:
     texts: Sequence[str] = ()
     groups: Sequence[int] = ()
     passed: dict[str, list[bool]] = field(default_factory=dict, compare=False)
+    episodes: Sequence[Episode] = ()
 
     def right(self, check: str, judge: Judge) -> list[bool]:
         """Whether each text passes a check; asked once."""

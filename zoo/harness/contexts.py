@@ -6,7 +6,7 @@ and every later scoring without further bookkeeping.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from zoo.components.base import ABSENT, Context
 from zoo.components.contexts import Answers
 from zoo.errors import ZooError
 from zoo.harness.models import LoadedPair
-from zoo.tensors import Prompt, Rollout
+from zoo.tensors import Author, Episode, Prompt, Rollout
 
 
 class TaskJudge:
@@ -52,16 +52,75 @@ class TaskJudge:
             raise ZooError(f"the task of pair '{self.pair.spec.id}' gives no feedback on answers; use a context without feedback, or another pair")
         return str(tell(text, prompt))
 
+    @property
+    def turns(self) -> Mapping[str, str]:
+        """The pair's turn templates and marks."""
+        return self.pair.spec.turns
+
+    def tool(self, name: str, text: str, prompt: Prompt) -> str:
+        """What one of the task's tools answers."""
+        return str(self._task("tool", "has no tools")(name, text, prompt))
+
+    def user(self, text: str, turn: int, prompt: Prompt) -> str | None:
+        """What the task's simulated user says; None where it is content."""
+        said = self._task("user", "has no simulated user")(text, turn, prompt)
+        return None if said is None else str(said)
+
+    def shards(self, prompt: Prompt, count: int) -> list[str]:
+        """The prompt in parts, one a turn."""
+        return list(self._task("shards", "does not cut its prompts")(prompt, count))
+
+    def hidden(self, prompt: Prompt) -> str:
+        """What only the environment knows."""
+        return str(self._task("hidden", "has no hidden state")(prompt))
+
+    def state(self, text: str, prompt: Prompt) -> float:
+        """The state of the environment after a turn, in [0, 1]."""
+        return float(self._task("state", "has no state")(text, prompt))
+
+    def _task(self, name: str, lack: str) -> Any:
+        found = getattr(self.pair.task, name, None)
+        if found is None:
+            raise ZooError(f"the task of pair '{self.pair.spec.id}' {lack}; use another environment, context or pair")
+        return found
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Token ids as text, stop tokens left out."""
+        return self.pair.decode([i for i in ids if i not in self.pair.stop_ids])
+
     def answers(self, rollout: Rollout) -> Answers:
         """A stream's sequences as texts."""
-        texts = [self.pair.decode([i for i in ids if i not in self.pair.stop_ids]) for ids in written_ids(rollout)]
-        return Answers(rollout.prompts, texts, rollout.group_B.tolist())
+        texts = [self.text(ids) for ids in written_ids(rollout)]
+        return Answers(rollout.prompts, texts, rollout.group_B.tolist(), episodes=episodes_of(rollout, self.text))
 
 
 def written_ids(rollout: Rollout) -> list[list[int]]:
-    """Each response's tokens up to the last supervised one, unsupervised ones before it included."""
+    """Each response's tokens up to the last supervised one, unsupervised ones before it included. Of a dialogue it is the text that is
+    judged: all of it, what the environment said last included, or the writer's last turn."""
     written_BT = rollout.written_BT.to("cpu")
+    if rollout.turn_BT is not None:
+        if rollout.judged == "all":
+            written_BT = written_BT | (rollout.author_BT == int(Author.ENVIRONMENT)).cpu()
+        else:
+            turn_BT = torch.where(rollout.mask_BT, rollout.turn_BT, -1)
+            written_BT = (rollout.mask_BT & (turn_BT == turn_BT.amax(1, keepdim=True))).cpu()
     return [[i for i, m in zip(ids, mask, strict=True) if m] for ids, mask in zip(rollout.response_BT.tolist(), written_BT.tolist(), strict=True)]
+
+
+def episodes_of(rollout: Rollout, decode: Callable[[list[int]], str]) -> list[Episode]:
+    """The dialogues of a rollout as text, none where nobody answers; `decode` turns token ids into text, stop tokens left out."""
+    found: list[Episode] = []
+    if rollout.turn_BT is None:
+        return found
+    turns_BT, reply_BT = rollout.turns_BT.tolist(), (rollout.author_BT == int(Author.ENVIRONMENT)).tolist()
+    for b, prompt in enumerate(rollout.prompts):
+        ids, turns, replies = rollout.response_BT[b].tolist(), turns_BT[b], reply_BT[b]
+        own = rollout.mask_BT[b].tolist()
+        count = 1 + max((turn for turn, m in zip(turns, own, strict=True) if m), default=-1)
+        said = [decode([i for i, t, m in zip(ids, turns, own, strict=True) if m and t == k]) for k in range(count)]
+        heard = [[i for i, t, r in zip(ids, turns, replies, strict=True) if r and t == k] for k in range(count)]
+        found.append(Episode(prompt.text, tuple(said), tuple(decode(reply) if reply else None for reply in heard)))
+    return found
 
 
 def made_prompts(

@@ -19,7 +19,10 @@ from itertools import accumulate, islice
 
 from zoo.errors import ZooError, suggest
 from zoo.seeds import seed_for
+from zoo.tasks.micro_turns import TURNS, MicroTurns
 from zoo.tensors import Prompt
+
+__all__ = ["CONTEXTS", "MADE_CONTEXTS", "TURNS", "WORDS", "MicroTask", "MicroTurns", "add_prompt", "copy_prompt", "draw", "held_out", "split_of"]
 
 DIGITS = "0123456789"
 LETTERS = "abcdefghijklmnopqrs"
@@ -51,6 +54,15 @@ MADE_CONTEXTS = {
     "partial_solution": "?{partial_solution}?{prompt}",
     "ablated": "{ablated}",
     "answer": "?{answer}?{prompt}",
+    "observation": "?{observation}?{prompt}",
+    "observation_reflection": "?{reflection}?{observation}?{prompt}",
+    "history": "{history}",
+    "history_reflect": "?{history}?{prompt}",
+    "hidden_state": "?{hidden_state}?{prompt}",
+    "experience": "!{experience}!{prompt}",
+    "reflection_experience": "?{reflection}?!{experience}!{prompt}",
+    "group_turns": "?{group_turns}?{prompt}",
+    "canonical": "+{content}=",
 }
 WORDS = {"right": "good", "wrong": "bad", "rate": "{percent}", "between": " ", "mark": "@"}
 
@@ -143,7 +155,7 @@ def _format(text: str, prompt: Prompt) -> bool:
 CHECKS: dict[str, Callable[[str, Prompt], bool]] = {"answer": _answer, "flexible": _flexible, "exact": _exact, "format": _format}
 
 
-class MicroTask:
+class MicroTask(MicroTurns):
     """ADD-CHAIN prompts and the checks of their answers.
 
     `answer`: running totals, `#`, and the right number at the very end, whether or not every total is right;

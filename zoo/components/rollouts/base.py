@@ -28,10 +28,12 @@ class Reuse(Strict):
 class Stream(Component):
     """Fields of every stream. `group` answers are written to each prompt; `max_new_tokens` shortens the horizon of the
     comparison, never lengthens it, and `horizon_share` shortens it to a share, rounded down; `share` is the part of a step's
-    prompts that this stream takes. `context` is the author's alone: a rollout carries the plain prompt, so what was written
+    prompts that this stream takes. An `environment` answers the author, who then writes again; each turn has the whole horizon, and nobody
+    learns from the environment's words. `context` is the author's alone: a rollout carries the plain prompt, so what was written
     with a hint is learned without it."""
 
     tag: ClassVar[str] = "author"
+    in_turns: ClassVar[bool] = False  # whether it can write turn by turn
 
     author: str
     temperature: Number = 1.0
@@ -42,9 +44,12 @@ class Stream(Component):
     context: Context | None = None
     reuse: Reuse = Reuse()
     share: Number = 1.0
+    environment: Annotated[Any, Slot("environment")] | None = None
 
     @model_validator(mode="after")
     def _ranges(self) -> Self:
+        if self.environment is not None and not self.in_turns:
+            raise ValueError(f"an environment answers who writes turn by turn, which author {self.author} does not; give it to student, teacher or mixture")
         check_range("temperature", self.temperature, 0.0)
         check_range("top_p", self.top_p, 0.0, 1.0)
         check_range("share", self.share, 0.0, 1.0)

@@ -40,20 +40,24 @@ class Mixture(TeacherWarp):
     `per: sequence` draws each response's author (GKD 2306.13649); `per: group_member` gives each prompt's first `student: 7`
     responses to the student, the next `teacher: 1` to the teacher (weights are counts adding up to `group`); `per: token` draws
     every token from sum_a w_a p_a (MiniLLM 2306.08543): the author first, by weight, then the token from that author, which is
-    the same law. There the author column names the author drawn and the behaviour log-probability is the mixture's.
+    the same law; `per: turn` draws the author of each turn of a dialogue (DAgger 2605.12913). With `per: token` the author column
+    names the author drawn and the behaviour log-probability is the mixture's.
     """
 
     author: Literal["mixture"] = "mixture"
     of: dict[str, Number] = Field(min_length=2)
-    per: Literal["sequence", "token", "group_member"]
+    per: Literal["sequence", "token", "group_member", "turn"]
     draws: ClassVar[int] = 2
+    in_turns: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _weights(self) -> Self:
         if any(extremes(weight)[0] < 0 for weight in self.of.values()) or not self.names:
             raise ValueError("weights in 'of' must be at least 0, and one of them positive")
-        if self.per == "token" and (given := [name for name in self.of if name in GIVEN]):
-            raise ValueError(f"'{given[0]}' has no next-token distribution; mix it with per: sequence")
+        if self.per in ("token", "turn") and (given := [name for name in self.of if name in GIVEN]):
+            raise ValueError(f"'{given[0]}' {'has no next-token distribution' if self.per == 'token' else 'is one given text'}; mix it with per: sequence")
+        if (self.per == "turn" and self.environment is None) or (self.per in ("sequence", "group_member") and self.environment is not None):
+            raise ValueError(f"per: {self.per} {'needs an environment' if self.per == 'turn' else 'and an environment do not go together; use per: turn'}")
         counts = [extremes(weight) for weight in self.of.values()]
         if self.per == "group_member" and (sum(low for low, _ in counts) != self.group or any(low != high or low != int(low) for low, high in counts)):
             raise ValueError(f"with per: group_member the weights in 'of' are counts that add up to group ({self.group})")

@@ -19,6 +19,7 @@ from zoo.tensors import Author
 class Solo(Stream):
     """One model writes everything."""
 
+    in_turns: ClassVar[bool] = True
     draws: ClassVar[int] = 1
 
     def choose(self, state: State, logits: Logits, uniform_UB: Tensor) -> tuple[Choice, State]:
