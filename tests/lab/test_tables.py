@@ -57,11 +57,11 @@ def test_a_stale_file_is_found(tmp_path: Path) -> None:
 
 
 def test_the_command_prints_and_refuses(tmp_path: Path) -> None:
-    run = CliRunner().invoke
-    found = json.loads(run(app, ["lab", "vopd", "--quick", "--json"]).stdout)
+    run, vopd = CliRunner().invoke, str(data_root() / "registry" / "methods" / "vopd.yaml")
+    found = json.loads(run(app, ["lab", vopd, "--quick", "--json"]).stdout)
     assert found["measured"] == 1 and found["entries"][0]["claims"][0]["holds"] is True
     assert found["entries"][0]["fixed"]["claimed"] == "teacher" and len(found["doubles"]) > 15
-    shown = run(app, ["lab", "vopd", "--quick"]).stdout
+    shown = run(app, ["lab", vopd, "--quick"]).stdout
     assert "pg_immediate" in shown and "fixed point: stated teacher" in shown
     written = json.loads(run(app, ["lab", "--tables", "--out", str(tmp_path / "t"), "--json"]).stdout)["files"]
     assert sorted(Path(file).name for file in written) == sorted(FILES)
