@@ -9,7 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from zoo.components.rollouts.sampling import inverse_cdf, nucleus, sample_from, warp
 from zoo.errors import ZooError
 from zoo.harness import graphs
-from zoo.harness.decode import Decoder, Stepper, by_length
+from zoo.harness.decode import Stepper, by_length
+from zoo.harness.writers import Decoder
 from zoo.seeds import seed_for, uniforms
 
 torch.set_num_threads(1)
@@ -241,7 +242,7 @@ def test_graph_greedy_equals_generate() -> None:
     decoder = Decoder(model, pad_id=0, stop_ids=[2])
     answers = decoder.generate(PROMPTS, max_new_tokens=40)
     expected = [generated(model, prompt, 40, stop=2) for prompt in PROMPTS]
-    assert decoder.stepper.fallback is None
+    assert decoder.writers.stepper("student").fallback is None
     assert [list(a.ids) for a in answers] == [e[:-1] if e[-1] == 2 else e for e in expected]
 
 

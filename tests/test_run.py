@@ -395,8 +395,8 @@ def test_anchors_are_what_they_say(pair_file: Path, pair: LoadedPair, tmp_path: 
 
 
 def test_an_evaluation_between_steps_changes_no_step(pair: LoadedPair, tmp_path: Path, undisturbed: str) -> None:
-    from zoo.harness.decode import Decoder
     from zoo.harness.evaluate import evaluate
+    from zoo.harness.writers import Decoder
 
     suite, trainer = write_suite(tmp_path), trainer_of(PLAIN, pair, budget={"amount": 150})
 

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from zoo.errors import ZooError
-from zoo.harness.decode import Decoder
+from zoo.harness.writers import Decoder
 from zoo.seeds import seed_for
 from zoo.tasks import micro
 from zoo.tensors import Prompt

@@ -23,8 +23,9 @@ class Budget(Strict):
 
 
 class Settings(Strict):
-    """How every method is trained. Everything here affects results except `micro_tokens`, `chunk_tokens` (to rounding) and
-    `checkpoint_every`."""
+    """How every method is trained. Everything here affects results except `micro_tokens`, `chunk_tokens`, `engine` (to rounding) and
+    `checkpoint_every`. `engine: reference` decodes everything step by step; `auto` decodes natively what can be (see
+    `zoo.harness.writers`)."""
 
     rollouts_per_step: Positive
     max_new_tokens: Positive
@@ -37,6 +38,7 @@ class Settings(Strict):
     micro_tokens: Positive = 16384
     chunk_tokens: Positive = 1024
     decode_batch: Positive = 256
+    engine: Literal["auto", "reference"] = "auto"
     checkpoint_every: Positive = 10
 
 
@@ -102,5 +104,5 @@ def load_comparison(name: str | Path) -> Comparison:
 
 def settings_that_matter(comparison: Comparison, method: str) -> dict[str, Any]:
     """The settings that affect a cell's result, for its run key."""
-    values = comparison.settings.model_dump(exclude={"micro_tokens", "chunk_tokens", "checkpoint_every", "decode_batch"})
+    values = comparison.settings.model_dump(exclude={"micro_tokens", "chunk_tokens", "checkpoint_every", "decode_batch", "engine"})
     return {**values, "learning_rate": comparison.learning_rate(method), "budget": comparison.budget.model_dump(), "selection": comparison.selection}

@@ -1,4 +1,4 @@
-"""Decoding in lock step: `Stepper` (one model), `lock_step` (one policy over several models), `Decoder` (answers for evaluation)."""
+"""Decoding in lock step: `Stepper` (one model), `lock_step` (one policy over several models)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from zoo.components.rollouts import Policy, Student, token_logp
+from zoo.components.rollouts import Policy, token_logp
 from zoo.components.rollouts.sampling import sample_from
 from zoo.errors import ZooError
 from zoo.harness.graphs import FixedDecoder, at_least_fp32, positions
-from zoo.seeds import uniforms
-from zoo.tensors import Generation
 
-__all__ = ["Decoder", "Stepper", "Written", "by_length", "lock_step", "sample_from"]
+__all__ = ["Stepper", "Written", "by_length", "lock_step", "sample_from"]
 
 log = logging.getLogger(__name__)
 CHECK_EVERY = 16
@@ -197,40 +195,3 @@ def by_length(prompts: Sequence[Sequence[int]], max_batch: int) -> list[list[int
     """Indices in chunks of at most `max_batch`, longest prompts first: little padding, and too large a batch fails at once."""
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
     return [order[i : i + max_batch] for i in range(0, len(order), max_batch)]
-
-
-class Decoder:
-    """One causal LM on one device that answers prompts, for evaluation."""
-
-    def __init__(self, model: Any, *, pad_id: int, stop_ids: Sequence[int], max_batch: int = 256, vocab_size: int | None = None) -> None:
-        self.stepper = Stepper(model, pad_id=pad_id, vocab_size=vocab_size)
-        self.stop_ids, self.max_batch = tuple(stop_ids), max_batch
-
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        *,
-        max_new_tokens: int,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seeds: Sequence[int] | None = None,
-    ) -> list[Generation]:
-        """One answer a prompt, in the given order, the stop token left out. Temperature 0 is greedy; above it, each row
-        draws from its own `seeds[row]`, so answers depend on neither batch, padding nor order.
-
-        Raises:
-            ZooError: sampling without one seed a prompt, or an empty prompt.
-        """
-        if temperature > 0 and (seeds is None or len(seeds) != len(prompts)):
-            raise ZooError(f"sampling {len(prompts)} prompts needs one seed for each; pass seeds=, or temperature 0 for greedy")
-        policy = Student(temperature=temperature, top_p=top_p)
-        answers: dict[int, Generation] = {}
-        for chunk in by_length(prompts, self.max_batch):
-            uniform_TUB = torch.zeros(max_new_tokens, 1, len(chunk), dtype=torch.float64)
-            if temperature > 0 and seeds is not None:
-                uniform_TUB = uniforms([seeds[i] for i in chunk], max_new_tokens).T[:, None]
-            written = lock_step(policy, {"student": self.stepper}, [prompts[i] for i in chunk], uniform_TUB, stop_ids=self.stop_ids, score_student=False)
-            counts = (written.mask_BT.sum(1) - written.finished_B.long()).tolist()
-            for i, ids, count, finished in zip(chunk, written.response_BT.tolist(), counts, written.finished_B.tolist(), strict=True):
-                answers[i] = Generation(tuple(ids[:count]), finished)
-        return [answers[i] for i in range(len(prompts))]

@@ -28,10 +28,11 @@ from zoo.components.rollouts import (
 from zoo.components.rollouts.base import TeacherWarp
 from zoo.errors import ZooError, suggest
 from zoo.harness.contexts import TaskJudge, lacks, made_prompts
-from zoo.harness.decode import Stepper, by_length, lock_step
+from zoo.harness.decode import by_length
 from zoo.harness.environments import Episodes
 from zoo.harness.pieces import LENGTH_DRAW, FormatPrompt, Heads, Request
 from zoo.harness.replay import ReplayBuffer, concatenate
+from zoo.harness.writers import Writers
 from zoo.seeds import seed_for, uniforms
 from zoo.tensors import Author, Prompt, Rollout
 
@@ -82,13 +83,15 @@ class ReferenceEngine(Episodes):
         decode_dtype: torch.dtype | None = None,
         corpus: Sequence[str] | None = None,
         judge: TaskJudge | None = None,
+        native: bool = True,
     ) -> None:
         self.student, self.teachers, self.tokenizer, self.format_prompt = student, dict(teachers), tokenizer, format_prompt
-        self.stop_ids, self.pad_id, self.vocab_size, self.max_batch, self.corpus = tuple(stop_ids), pad_id, vocab_size, max_batch, corpus
+        self.stop_ids, self.pad_id, self.corpus = tuple(stop_ids), pad_id, corpus
         self.judge = judge
         self.generated_tokens = 0
         self._shadow = decoding_copy(student, decode_dtype) if decode_dtype not in (None, next(student.parameters()).dtype) else None
-        self._steppers: dict[str, Stepper] = {}
+        writing = {**self.teachers, "student": self._shadow if self._shadow is not None else self.student}
+        self.writers = Writers(writing, pad_id=pad_id, stop_ids=stop_ids, vocab_size=vocab_size, max_batch=max_batch, native=native)
         self._sources: dict[str, Rollout] = {}
 
     def serves(self, stream: Stream) -> bool:
@@ -97,8 +100,7 @@ class ReferenceEngine(Episodes):
 
     def release(self) -> None:
         """Free the caches and graphs that are kept between rollouts."""
-        for stepper in self._steppers.values():
-            stepper.release()
+        self.writers.release()
 
     def rollout(
         self,
@@ -172,14 +174,13 @@ class ReferenceEngine(Episodes):
         wanted, skipped = self._in_context(stream, wanted)
         plain, after = [self.format_prompt(request.prompt, None) for request in wanted], REST_DRAW + 8 * piece if heads else 0
         shown = {name: self._shown(self._context_of(stream, name), wanted, plain, heads) for name in stream.reads}
-        steppers = {name: self._stepper(name) for name in stream.reads}
         longest = max(shown.values(), key=lambda rows: sum(map(len, rows)))
-        chunks, parts = by_length(longest, self.max_batch), []
+        chunks, parts = by_length(longest, self.writers.batch(stream, stops)), []
         for chunk in chunks:
             seeds = [wanted[i].seed for i in chunk]
             uniform_TUB = torch.stack([uniforms(seeds, limit, stream=after + draw).T for draw in range(stream.draws)], 1)
             prompts = {name: [rows[i] for i in chunk] for name, rows in shown.items()}
-            written = lock_step(stream, steppers, prompts, uniform_TUB, stop_ids=stops or self.stop_ids, score_student=stream.context is None)
+            written = self.writers.write(stream, prompts, uniform_TUB, stop_ids=stops, score_student=stream.context is None)
             self.generated_tokens += int(written.mask_BT.sum())
             parts.append(self._rollout([wanted[i] for i in chunk], [plain[i] for i in chunk], **vars(written)))
         rollout = self._in_order(parts, [i for chunk in chunks for i in chunk])
@@ -278,15 +279,6 @@ class ReferenceEngine(Episodes):
         if source == "fresh":
             memory.append(rollout)
         return rollout
-
-    def _stepper(self, name: str) -> Stepper:
-        """The decoding state of one model, kept between rollouts."""
-        if name not in self._steppers:
-            models = {**self.teachers, "student": self._shadow if self._shadow is not None else self.student}
-            if name not in models:
-                raise ZooError(f"a stream is written by '{name}', which is not among the models{suggest(name, models)}")
-            self._steppers[name] = Stepper(models[name], pad_id=self.pad_id, vocab_size=self.vocab_size)
-        return self._steppers[name]
 
     @torch.no_grad()
     def _refresh(self, shadow: Any) -> None:

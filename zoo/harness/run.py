@@ -21,7 +21,6 @@ from zoo.entry import Registry
 from zoo.errors import ZooError
 from zoo.harness.checkpoint import restore, save
 from zoo.harness.comparison import Comparison
-from zoo.harness.decode import Decoder
 from zoo.harness.engine import decoding_copy
 from zoo.harness.evaluate import evaluate, lm_eval_version
 from zoo.harness.models import LoadedPair, load_pair, load_pair_spec
@@ -31,6 +30,7 @@ from zoo.harness.report import progress_of
 from zoo.harness.run_record import first_line, log_folder, run_payload, write_logs
 from zoo.harness.suites import load_suite, suite_digest
 from zoo.harness.train import Diverged, Trainer, make_trainer
+from zoo.harness.writers import Decoder
 from zoo.record_types import Status
 from zoo.records import NO_SPACE, PARTIAL, load_records, write_record
 
@@ -282,5 +282,5 @@ def _evaluate(session: Session, cell: Cell, uuid: str, folder: Path, spent: dict
             "pair": pair.spec.id, "seed": cell.seed, "suite": suite.id, "suite_digest": suite_digest(suite),
             "model": anchor or "trained", "batch_size": batch, "lm_eval_version": lm_eval_version(), "tasks": tasks,
         })  # fmt: skip
-    decoder.stepper.release()
+    decoder.writers.release()
     spent["seconds"] += time.perf_counter() - began

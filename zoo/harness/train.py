@@ -262,6 +262,7 @@ def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: Lo
         max_batch=settings.decode_batch,
         decode_dtype=torch.bfloat16 if bank.device.type == "cuda" else None,
         judge=bank.judge,
+        native=settings.engine == "auto",
     )
     memories = {name: memory for name, s in entry.rollouts.items() if (memory := buffer_for(s, pad_id=pair.pad_id)) is not None}
     if memories and processes.count > 1:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from zoo.harness.decode import Written
+from zoo.tensors import Author
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -26,6 +29,7 @@ class Rows:
     behaviour_QT: Tensor
     student_QT: Tensor
     finished_Q: Tensor
+    length_Q: Tensor
 
     @classmethod
     def idle(cls, rows: int, requests: int, limit: int, pad_id: int, device: torch.device, dtype: torch.dtype) -> Rows:
@@ -48,6 +52,7 @@ class Rows:
             behaviour_QT=floats(),
             student_QT=floats(),
             finished_Q=ints(requests),
+            length_Q=ints(requests),
         )
 
     def reset(self, pad_id: int) -> None:
@@ -57,6 +62,20 @@ class Rows:
                 getattr(self, field.name).zero_()
         self.response_QT.fill_(pad_id)
         self.slot_R.copy_(torch.arange(len(self.slot_R), dtype=torch.int32, device=self.slot_R.device))
+
+    def written(self, count: int, by_student: bool, scored: bool) -> Written:
+        """The first `count` requests' columns, copied, as wide as the longest answer."""
+        width = max(int(self.length_Q[:count].max()), 1)
+        mask_BT = torch.arange(width, device=self.length_Q.device) < self.length_Q[:count, None]
+        student_BT = self.student_QT[:count, :width].clone()
+        return Written(
+            response_BT=self.response_QT[:count, :width].long(),
+            mask_BT=mask_BT,
+            author_BT=mask_BT * int(Author.STUDENT if by_student else Author.TEACHER),
+            behaviour_logp_BT=self.behaviour_QT[:count, :width].clone(),
+            student_logp_BT=student_BT if scored else student_BT.masked_fill(mask_BT, float("nan")),
+            finished_B=self.finished_Q[:count].bool(),
+        )
 
     def compact(self) -> None:
         """Living rows first, in their order. Caches stay where they are: a row remembers its slot."""
@@ -71,7 +90,7 @@ class Rows:
         request, place = self.request_R[at].long(), self.written_R[at].long()
         self.response_QT[request, place] = token_R[at].int()
         self.behaviour_QT[request, place], self.student_QT[request, place] = behaviour_R[at], student_R[at]
-        self.finished_Q[request] = stop_R[at].int()
+        self.finished_Q[request], self.length_Q[request] = stop_R[at].int(), (place + 1).int()
         self.token_R[at], self.written_R[at] = token_R[at].int(), (place + 1).int()
         self.position_R[at] += 1
         self.alive_R[at] = (~stop_R[at] & (place + 1 < limit)).int()

@@ -44,6 +44,7 @@ def _draw(
     behaviour_ptr,
     student_ptr,
     finished_ptr,
+    length_ptr,
     V,
     LIMIT,
     STOPS,
@@ -92,6 +93,7 @@ def _draw(
     s = tl.arange(0, STOPS_TILE)
     stopped = tl.max((tl.load(stop_ptr + s, mask=s < STOPS, other=-1) == token).to(tl.int32), 0)
     tl.store(finished_ptr + request, stopped)
+    tl.store(length_ptr + request, written + 1)
     tl.store(token_ptr + row, token)
     tl.store(written_ptr + row, written + 1)
     tl.store(position_ptr + row, tl.load(position_ptr + row) + 1)
@@ -119,6 +121,7 @@ def draw(logits_RV: Tensor, rows: Rows, uniform_QT: Tensor, stop_S: Tensor, *, t
         rows.behaviour_QT,
         rows.student_QT,
         rows.finished_Q,
+        rows.length_Q,
         vocabulary,
         limit,
         len(stop_S),
