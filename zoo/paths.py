@@ -20,6 +20,11 @@ def shipped_pair(pair: str) -> Path:
     return PACKAGE / "_data" / "pairs" / pair
 
 
+def shipped_model(pair: str, folder: str) -> Path:
+    """The folder of one shipped model: of the pair, or `PAIR/MODEL`, another pair's."""
+    return PACKAGE / "_data" / "pairs" / folder if "/" in folder else shipped_pair(pair) / folder
+
+
 def declared(what: str, name: str | Path) -> Path:
     """The YAML file of a pair or a comparison: `name` is an id in the registry, or the path of a file.
 
