@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
-from zoo import context_rules, movement_rules, placement
+from zoo import asked_rules, context_rules, movement_rules, placement
 from zoo.components.base import extremes
 from zoo.components.credits import BayesOdds, Group, LeaveOneOut
 from zoo.components.divergences import K1, K3, Divergence, FDivergence, ReverseKL, SkewReverseKL
 from zoo.components.ratios import Shaped
-from zoo.components.rewards import Contrast, SequenceReward
+from zoo.components.rewards import Contrast, Learned, SequenceReward
 from zoo.components.rollouts import Continued, Stream, Switch
 from zoo.components.routings import Spread
 from zoo.components.supports import Detach, Full, Sampled
@@ -218,14 +218,18 @@ def chained_targets(entry: MethodEntry) -> Messages:
 def unused_parts(entry: MethodEntry) -> Messages:
     """Declared but never read: usually a misspelling."""
     streams = {s for term in entry.objective for s in term.streams()} | context_rules.read_streams(entry)
+    streams |= {s for learner in entry.learners.values() for s in learner.streams()}
     named = (s for term in entry.objective for s in term.scorers(entry.rewards))
     read = {*with_inputs(named, entry.teachers), *(m for s in entry.rollouts.values() for m in s.reads)}
     rewarded = {name for term in entry.objective for name in term.reward_names()}
-    rewarded |= {part for reward in entry.rewards.values() if isinstance(reward, SequenceReward) for part in reward.reads()}
+    measured = [reward for reward in entry.rewards.values() if isinstance(reward, SequenceReward)]
+    rewarded |= {part for reward in measured for part in reward.reads()}
+    read |= {judge for reward in measured for judge in reward.asks()}
     yield from (f"rollouts.{name} is written but no term reads it; remove it or name it with `on:`" for name in entry.rollouts if name not in streams)
     yield from (f"teachers.{name} is declared but nothing reads it; remove it" for name in entry.teachers if name not in read)
     yield from (f"rewards.{name} is declared but nothing reads it; remove it" for name in entry.rewards if name not in rewarded)
     critics = {t.credit.critic() for t in entry.objective if isinstance(t, PolicyGradientTerm)} | {getattr(t, "projector", None) for t in entry.objective}
+    critics |= {reward.learner for reward in measured if isinstance(reward, Learned)}
     critics |= {teacher.learner for name, teacher in entry.teachers.items() if isinstance(teacher, LearnedTeacher) and name in read}
     yield from (f"learners.{name} is declared but nothing reads it; remove it" for name in entry.learners if name not in critics)
 
@@ -247,11 +251,11 @@ def labelled_k3(entry: MethodEntry) -> Messages:
             yield f"objective[{i}]: direct k3 descends the FORWARD KL; use k2 for the reverse KL, or role: anchor where it only holds the student"
 
 
-NAMES = (reserved_names, unknown_names, placement.reward_parts, *context_rules.NAMES, *movement_rules.NAMES)
+NAMES = (reserved_names, unknown_names, placement.reward_parts, *context_rules.NAMES, *movement_rules.NAMES, *asked_rules.NAMES)
 RULES: tuple[Callable[[Any], Messages], ...] = (
     black_box_probabilities, sampled_divergence, whole_vocabulary, truncated_mass, null_advantage, group_credit, value_head, foreign_tokens,
     idle_ratio, spread_candidates, zero_signal, chained_targets, unused_parts, warped_sampling, labelled_k3, *placement.RULES, *context_rules.RULES,
-    *movement_rules.RULES,
+    *movement_rules.RULES, *asked_rules.RULES,
 )  # fmt: skip
 
 
@@ -262,11 +266,13 @@ def problems(entry: MethodEntry) -> list[str]:
 
 def pair_problems(entry: MethodEntry, *, templates: Collection[str], fields: Collection[str] | None, teachers: Collection[str],
                   checks: Collection[str] | None,
-                  same_vocabulary: bool) -> list[str]:  # fmt: skip
+                  same_vocabulary: bool,
+                  reward_models: Collection[str] | None = None) -> list[str]:  # fmt: skip
     """What a pair lacks for an entry: teachers, prompt fields, templates, verifier checks, a common vocabulary; None is not checked."""
     found: list[str] = []
     found += context_rules.pair_contexts(entry, templates, fields, checks)
     found += movement_rules.pair_fields(entry, fields, checks)
+    found += asked_rules.pair_lacks(entry, fields, reward_models)
     for name, teacher in entry.teachers.items():
         if isinstance(teacher, External) and teacher.model not in teachers:
             found.append(f"teachers.{name}.model '{teacher.model}' is no teacher of this pair{suggest(teacher.model, teachers)}")

@@ -6,10 +6,11 @@ routing); an entry's coordinates are projections of these. Anchors never count.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.components.base import Strict
+from zoo.components.rewards import SequenceReward, measured_in_order
 from zoo.components.rollouts import Edited, Mixture, Prefix, Replay, Stream
 from zoo.components.targets import with_inputs
 from zoo.components.teachers import Composite, InitialWeights, SelfTeacher
@@ -155,7 +156,10 @@ def derive_term(entry: MethodEntry, index: int, part: int = 0) -> TermCoordinate
 def derive_tuples(entry: MethodEntry) -> tuple[TermCoordinates, ...]:
     """One tuple for each signal term, and for each further advantage of one."""
     signals = [(i, term) for i, term in enumerate(entry.objective) if not is_anchor(entry, term)]
-    return tuple(derive_term(entry, i, j) for i, term in signals for j, part in enumerate(split(term)) if not _holds(entry, part))
+    found = [derive_term(entry, i, j) for i, term in signals for j, part in enumerate(split(term)) if not _holds(entry, part)]
+    # A reward that is trained against the student makes its term adversarial as well.
+    against = {i for i, term in signals for part in measured_in_order(term.reward_names(), entry.rewards).values() if part.adversarial}
+    return tuple(each for tuple_ in found for each in ((replace(tuple_, estimator="adversarial"),) if tuple_.term in against else ()) + (tuple_,))
 
 
 def derive_coordinates(entry: MethodEntry) -> Coordinates:
@@ -164,7 +168,7 @@ def derive_coordinates(entry: MethodEntry) -> Coordinates:
     granularities = {t.granularity for t in tuples}
     if any(external_scorers(entry, term) for term in entry.objective) or _reads_while_writing(entry):
         access = "white_box"
-    elif any(names_external(entry, stream.reads) for stream in entry.rollouts.values()):
+    elif any(names_external(entry, read) for read in (*(s.reads for s in entry.rollouts.values()), *(r.asks() for r in _measured(entry)))):
         access = "black_box"
     else:
         access = "teacher_free"
@@ -177,6 +181,10 @@ def derive_coordinates(entry: MethodEntry) -> Coordinates:
             "routing": tuple(dict.fromkeys(t.routing for t in tuples)),
         }
     )
+
+
+def _measured(entry: MethodEntry) -> list[SequenceReward]:
+    return [reward for reward in entry.rewards.values() if isinstance(reward, SequenceReward)]
 
 
 def names_external(entry: MethodEntry, names: tuple[str, ...]) -> bool:

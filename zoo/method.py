@@ -62,13 +62,18 @@ class Method:
         """The streams to write now: all but those that only terms at rest read."""
         named = {name for term in self.entry.objective for name in term.streams()}
         read = {name for _, term in self.terms for name in term.streams()} or named
-        wanted = read | read_streams(self.entry)
+        wanted = read | read_streams(self.entry) | self.taught
         return {name: stream for name, stream in self.entry.rollouts.items() if name in wanted or name not in named}
 
     @property
     def learned(self) -> set[str]:
         """Streams that a present term reads."""
         return {name for _, term in self.terms for name in term.streams()}
+
+    @property
+    def taught(self) -> set[str]:
+        """Streams that a learner beside the student reads."""
+        return {name for learner in self.entry.learners.values() for name in learner.streams()}
 
     def statistics(self, stream: str) -> tuple[Statistic, ...]:
         """Columns that some term needs on a stream."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from zoo.components.base import Component, Slot, component
 
 
 class Learner(Component):
     """Base of all learners."""
+
+    def streams(self) -> tuple[str, ...]:
+        """Streams that it learns from, written and kept while it does although no term reads them."""
+        return ()
 
 
 @component("learner")
@@ -52,3 +56,28 @@ class Projector(Learner):
 
     kind: Literal["projector"] = "projector"
     learning_rate: float = Field(5e-4, gt=0)
+
+
+@component("learner")
+class Discriminator(Learner):
+    """A copy of the initial student with a linear score D(x, y) on the state behind the last token it reads, trained by Bradley-Terry to tell
+    `real` texts from `fake` ones: -log sigmoid(D(x, y_real) - D(x, y_fake)), mean over the pairs (GAD 2511.10643). `real` may have fewer
+    answers to a prompt than `fake`, which they are then paired with in turn. `span` is the share of each text that it reads (PRISM
+    2604.28123 has one for each of two parts). It learns from the step's texts behind the student, and is never frozen."""
+
+    kind: Literal["discriminator"] = "discriminator"
+    real: str
+    fake: str = "main"
+    span: tuple[float, float] = (0.0, 1.0)
+    learning_rate: float = Field(1e-4, gt=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Discriminator:
+        if not 0.0 <= self.span[0] < self.span[1] <= 1.0:
+            raise ValueError("span must be two increasing shares of the text, each in [0, 1]")
+        if self.real == self.fake:
+            raise ValueError(f"real and fake are both '{self.real}'; name two streams")
+        return self
+
+    def streams(self) -> tuple[str, ...]:
+        return (self.real, self.fake)

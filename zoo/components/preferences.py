@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from zoo.components.base import Component, Number, component
+from zoo.components.base import Component, Number, check_range, component
 
 
 class Preference(Component):
@@ -20,6 +21,10 @@ class Preference(Component):
     def loss(self, chosen: Sums, rejected: Sums) -> Tensor:
         """Loss (B,) of each pair, differentiable in the student's sums."""
         raise NotImplementedError
+
+    def losses(self, chosen: Sums, rejected: Sums, kept_B: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
+        """Numbers (B,) whose mean over the kept pairs of the global batch is the loss; `total` sums over processes."""
+        return self.loss(chosen, rejected)
 
 
 class Sums:
@@ -94,3 +99,47 @@ class Bco(Preference):
 
     def loss(self, chosen: Sums, rejected: Sums) -> Tensor:
         return -logsigmoid(self.beta * chosen.margin_B) - logsigmoid(-self.beta * rejected.margin_B)
+
+
+@component("preference")
+class Hinge(Preference):
+    """max(0, at - beta (margin+ - margin-)), margins against the reference (SPIN 2401.01335, its second loss; `at` is 1)."""
+
+    kind: Literal["hinge"] = "hinge"
+    beta: float = Field(0.1, gt=0)
+    at: float = Field(1.0, gt=0)
+    needs_reference = True
+
+    def loss(self, chosen: Sums, rejected: Sums) -> Tensor:
+        return (self.at - self.beta * (chosen.margin_B - rejected.margin_B)).clamp(min=0.0)
+
+
+@component("preference")
+class Renyi(Preference):
+    """(1 / alpha) (log mean exp(-alpha u+) + log mean exp(alpha u-)), u = beta (log p(y) - log p_0(y)), the means over the pairs of the global
+    batch (IRIS 2604.20933, a reconstruction). alpha -> 0 gives mean u- - mean u+; a larger one weighs hard pairs by exp(-alpha u+) and exp(alpha u-)."""
+
+    kind: Literal["renyi"] = "renyi"
+    alpha: Number = 1.0
+    beta: float = Field(0.1, gt=0)
+    needs_reference = True
+
+    @model_validator(mode="after")
+    def _positive(self) -> Renyi:
+        check_range("alpha", self.alpha, 0.0, inclusive=False)
+        return self
+
+    def loss(self, chosen: Sums, rejected: Sums) -> Tensor:
+        raise ValueError("the Renyi risk is a function of all pairs, not of each")
+
+    def losses(self, chosen: Sums, rejected: Sums, kept_B: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
+        pairs = total(kept_B.to(torch.float32).sum()).double().clamp(min=1.0)
+        own_B = torch.zeros_like(chosen.total_B)
+        for side, sign in ((chosen, -1.0), (rejected, 1.0)):
+            # In double precision, held back from overflow; the slope is each pair's share of the sum.
+            power_B = (sign * self.alpha * self.beta * side.margin_B.double()).clamp(max=600.0)
+            size_B = torch.where(kept_B, power_B.exp(), 0.0)
+            whole = total(size_B.detach().sum()).clamp(min=1e-300)
+            value = (whole / pairs).log()
+            own_B = own_B + ((pairs * (size_B - size_B.detach()) / whole + value) / self.alpha).to(own_B)
+        return own_B

@@ -157,6 +157,15 @@ class External(Teacher):
 
 
 @component("teacher")
+class Endpoint(External):
+    """A model behind an OpenAI-compatible endpoint that the pair declares by the name `model`; it gives texts, scores and judgements, and no
+    probabilities. A pair without that endpoint lets its own model of that name write and judge in its place."""
+
+    kind: Literal["endpoint"] = "endpoint"  # type: ignore[assignment]
+    access: Literal["black_box"] = "black_box"
+
+
+@component("teacher")
 class LearnedTeacher(Teacher):
     """A learner (a peer, or one of the pair's models with an adapter), as it is now."""
 

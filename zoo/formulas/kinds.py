@@ -52,6 +52,7 @@ TARGETS = {
     "delta": r"<q>\, (<plus> / <minus>)^{<power>} / Z",
 }
 CREDITS = {
+    "listwise": r"\mathrm{softmax}_i(\log p(y_i) + R_i / <tau>) - \mathrm{softmax}_i \log p(y_i)",
     "immediate": r"r_t",
     "return_to_go": r"\sum_{k \ge t} r_k",
     "discounted": r"\sum_{k \ge t} <gamma>^{k-t} r_k",
@@ -100,6 +101,8 @@ GATES = {
     "threshold": r"<of>",
 }
 PREFERENCES = {
+    "hinge": r"\max(0, <at> - <beta> (h^+ - h^-)),\; h = \log \frac{p(y)}{p_0(y)}",
+    "renyi": r"\frac{1}{\alpha} (\log \mathrm{mean}\, \exp(-\alpha u^+) + \log \mathrm{mean}\, \exp(\alpha u^-)),\; u = <beta> \cdot h,\; \alpha = <alpha>",
     "dpo": r"-\log \sigma(<beta> (h^+ - h^-)),\; h = \log \frac{p(y)}{p_0(y)}",
     "ipo": r"(h^+ - h^- - \frac{1}{2 \cdot <beta>})^2,\; h = \text{mean}_t \log \frac{p(y_t)}{p_0(y_t)}",
     "orpo": r"-\text{mean}_t \log p(y^+_t) - <beta> \log \sigma(\mathrm{logit}\, P(y^+) - \mathrm{logit}\, P(y^-)),\; P = \exp(\text{mean}_t \log p(y_t))",

@@ -14,8 +14,9 @@ from torch import Tensor
 from zoo.components.base import Context
 from zoo.components.learners import Peer, TeacherAdapter
 from zoo.components.targets import with_inputs
-from zoo.components.teachers import Composite, External, LearnedTeacher, SelfTeacher
+from zoo.components.teachers import Composite, Endpoint, External, LearnedTeacher, SelfTeacher
 from zoo.entry import MethodEntry
+from zoo.errors import ZooError
 from zoo.harness.adapters import learner_model
 from zoo.harness.contexts import TaskJudge
 from zoo.harness.layers import Layers, layers_of
@@ -50,6 +51,8 @@ class Bank:
     values: dict[str, Any] = field(default_factory=dict)
     projectors: dict[str, Any] = field(default_factory=dict)
     scored_tokens: int = 0
+    discriminators: dict[str, Any] = field(default_factory=dict)
+    endpoints: dict[str, Any] = field(default_factory=dict)
 
     def moves(self, scorer: str) -> bool:
         """Whether a scorer's weights change from step to step."""
@@ -99,12 +102,18 @@ def bank_for(entry: MethodEntry, pair: LoadedPair, *, micro_tokens: int, chunk_t
     """Load or copy the models an entry's scorers need, and no others."""
     models: dict[str, Any] = {"student": pair.student, **dict(restored or {})}
     keys = {"student": ScorerKey("student"), "reference": ScorerKey("initial")}
+    endpoints: dict[str, Any] = {}
     read = {s for term in entry.objective for s in term.scorers(entry.rewards)} | {s for t in entry.objective for s in _reference(t)}
     read.update(with_inputs(read, entry.teachers))
     for name, teacher in entry.teachers.items():
         if isinstance(teacher, External):
             keys[name] = ScorerKey(teacher.model, teacher.context)
-            models[teacher.model] = pair.teachers[teacher.model]
+            if isinstance(teacher, Endpoint) and teacher.model in pair.endpoints:
+                endpoints[name] = pair.endpoints[teacher.model]
+            elif teacher.model in pair.teachers:
+                models[teacher.model] = pair.teachers[teacher.model]
+            else:
+                raise ZooError(f"teachers.{name}: pair '{pair.spec.id}' has no model '{teacher.model}' of its own; use kind: endpoint, or another pair")
         elif isinstance(teacher, SelfTeacher):
             kind = teacher.weights.kind  # type: ignore[attr-defined]
             weights = {"live": "student", "initial": "initial", "ema": f"ema:{name}"}.get(kind, f"copy:{name}")
@@ -122,7 +131,7 @@ def bank_for(entry: MethodEntry, pair: LoadedPair, *, micro_tokens: int, chunk_t
         if name in keys and keys[name].weights.startswith(MOVING) and keys[name].weights not in models:
             models[keys[name].weights] = pair.frozen_student()
     layers = layers_of(entry, models, {name: key.weights for name, key in keys.items()})
-    return Bank(pair, models, keys, micro_tokens, chunk_tokens, layers, routes_of(entry))
+    return Bank(pair, models, keys, micro_tokens, chunk_tokens, layers, routes_of(entry), endpoints=endpoints)
 
 
 def _reference(term: Any) -> tuple[str, ...]:

@@ -23,12 +23,15 @@ from zoo.components.rollouts import (
     Replay,
     Reread,
     Stream,
+    Teacher,
     WindowVerify,
 )
 from zoo.components.rollouts.base import TeacherWarp
 from zoo.errors import ZooError, suggest
 from zoo.harness.contexts import TaskJudge, lacks, made_prompts
 from zoo.harness.decode import by_length
+from zoo.harness.endpoint import Question
+from zoo.harness.endpoint.texts import columns_of, written_by
 from zoo.harness.environments import Episodes
 from zoo.harness.pieces import LENGTH_DRAW, FormatPrompt, Heads, Request
 from zoo.harness.replay import ReplayBuffer, concatenate
@@ -88,6 +91,7 @@ class ReferenceEngine(Episodes):
         self.student, self.teachers, self.tokenizer, self.format_prompt = student, dict(teachers), tokenizer, format_prompt
         self.stop_ids, self.pad_id, self.corpus = tuple(stop_ids), pad_id, corpus
         self.judge = judge
+        self.endpoints: dict[str, Any] = {}
         self.generated_tokens = 0
         self._shadow = decoding_copy(student, decode_dtype) if decode_dtype not in (None, next(student.parameters()).dtype) else None
         writing = {**self.teachers, "student": self._shadow if self._shadow is not None else self.student}
@@ -172,6 +176,8 @@ class ReferenceEngine(Episodes):
         `piece`-th piece of them with noise of its own. `stops` are tokens that end it, where they are others than the pair's."""
         assert isinstance(stream, Policy)
         wanted, skipped = self._in_context(stream, wanted)
+        if isinstance(stream, Teacher) and stream.teacher in self.endpoints:
+            return self._asked(stream, wanted, skipped, limit, heads)
         plain, after = [self.format_prompt(request.prompt, None) for request in wanted], REST_DRAW + 8 * piece if heads else 0
         shown = {name: self._shown(self._context_of(stream, name), wanted, plain, heads) for name in stream.reads}
         longest = max(shown.values(), key=lambda rows: sum(map(len, rows)))
@@ -185,6 +191,21 @@ class ReferenceEngine(Episodes):
             parts.append(self._rollout([wanted[i] for i in chunk], [plain[i] for i in chunk], **vars(written)))
         rollout = self._in_order(parts, [i for chunk in chunks for i in chunk])
         return replace(rollout, mask_BT=rollout.mask_BT & ~torch.tensor(skipped, device=rollout.mask_BT.device)[:, None])
+
+    def _asked(self, stream: Teacher, wanted: Sequence[Request], skipped: Sequence[bool], limit: int, heads: Sequence[Sequence[int]] | None) -> Rollout:
+        """Let an endpoint write, or go on from beginnings."""
+        if self.judge is None:
+            raise ZooError("an endpoint is asked in the pair's words; pass judge= to the engine")
+        pair, context = self.judge.pair, self._context_of(stream, stream.teacher)
+        begun = [pair.decode(head) for head in heads] if heads else [""] * len(wanted)
+        sampled: dict[str, Any] = {"temperature": stream.temperature, "top_p": stream.top_p, "max_tokens": limit}
+        questions = [Question(pair.question(r.prompt, context), head, seed=r.seed, **sampled) for r, head in zip(wanted, begun, strict=True)]
+        texts = written_by(self.endpoints[stream.teacher], questions)
+        ids = [[*self._encode(text), self.stop_ids[0]] for text in texts]
+        self.generated_tokens += sum(min(len(row), limit) for row in ids)
+        plain = [self.format_prompt(request.prompt, None) for request in wanted]
+        rollout = self._rollout(wanted, plain, **columns_of(ids, limit, self.pad_id, self.student.device))
+        return replace(rollout, mask_BT=rollout.mask_BT & ~torch.tensor(list(skipped), device=rollout.mask_BT.device)[:, None])
 
     def _in_context(self, stream: Stream, wanted: Sequence[Request]) -> tuple[list[Request], list[bool]]:
         """The requests with the texts that the stream's contexts are made of, and which of them must be left out for want of one."""

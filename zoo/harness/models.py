@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from pydantic import Field, model_validator
 from zoo.components.base import ABSENT, PLAIN, Context, Strict
 from zoo.errors import ZooError, suggest
 from zoo.harness.adapters import detach
+from zoo.harness.classifier import Classifier, load_classifier
+from zoo.harness.endpoint import Endpoint, EndpointSource
 from zoo.paths import declared, shipped_model
 from zoo.tasks import Task, make_task
 from zoo.tensors import Prompt
@@ -58,7 +61,9 @@ class PairSpec(Strict):
     id: str
     title: str
     student: ModelSource
-    teachers: dict[str, ModelSource] = Field(min_length=1)
+    teachers: dict[str, ModelSource] = {}
+    endpoints: dict[str, EndpointSource] = Field({}, exclude_if=operator.not_)
+    reward_models: dict[str, ModelSource] = Field({}, exclude_if=operator.not_)
     task: TaskSource
     chat: bool = False
     prompt_suffix: str = ""
@@ -67,6 +72,12 @@ class PairSpec(Strict):
     words: dict[str, str] = {}
     turns: dict[str, str] = {}
     weights_note: str | None = None
+
+    @model_validator(mode="after")
+    def _some_teacher(self) -> PairSpec:
+        if not self.teachers and not self.endpoints:
+            raise ValueError("teachers is required and missing: at least one model, or an endpoint under endpoints")
+        return self
 
 
 @dataclass
@@ -83,6 +94,9 @@ class LoadedPair:
     vocab_size: int
     same_vocabulary: bool
     initial: dict[str, torch.Tensor] = field(repr=False)
+    endpoints: dict[str, Endpoint] = field(default_factory=dict)
+    reward_models: dict[str, Classifier] = field(default_factory=dict)
+    untrusted_code: bool = False
     tokenizers: dict[str, Any] = field(default_factory=dict)
 
     def format_prompt(self, prompt: Prompt, context: Context | None = None, teacher: str | None = None) -> list[int]:
@@ -110,6 +124,10 @@ class LoadedPair:
     def words(self) -> dict[str, str]:
         """What texts made during the run say."""
         return {**WORDS, **self.spec.words}
+
+    def question(self, prompt: Prompt, context: Context | None = None) -> str:
+        """What an endpoint is asked: the prompt, in a context if one is given, without any chat format."""
+        return (prompt.text if context is None else self._arranged(prompt, context)) + self.spec.prompt_suffix
 
     def verify(self, check: str, text: str, prompt: Prompt) -> float:
         """The task's verdict on an answer, without what the answer says about itself behind the pair's word `mark`."""
@@ -180,6 +198,8 @@ def load_pair(
         same_vocabulary=len(alike) == len(others),
         tokenizers=others,
         initial={k: v.detach().clone() for k, v in student.state_dict().items()},
+        endpoints={name: Endpoint(source) for name, source in spec.endpoints.items()},
+        reward_models={name: load_classifier(spec.id, name, *_location(spec, name, source, paths), device) for name, source in spec.reward_models.items()},
     )
 
 

@@ -127,7 +127,8 @@ def _refuse_uneven_steps(entry: MethodEntry, rollouts: int) -> None:
 def _refuse_misfits(entries: list[MethodEntry], spec: PairSpec) -> None:
     found = []
     for entry in entries:
-        for problem in pair_problems(entry, templates=spec.contexts, fields=None, teachers=spec.teachers, checks=None, same_vocabulary=True):
+        known = [*spec.teachers, *spec.endpoints]
+        for problem in pair_problems(entry, templates=spec.contexts, fields=None, teachers=known, checks=None, same_vocabulary=True):
             found.append(f"method '{entry.id}' on pair '{spec.id}': {problem}")
     if found:
         raise ZooError("\n".join(found))

@@ -131,7 +131,8 @@ def _refuse_misfits(session: Session, methods: set[str]) -> None:
             session.registry[name],
             templates=spec.contexts,
             fields=prompt.fields,
-            teachers=spec.teachers,
+            teachers=[*spec.teachers, *spec.endpoints],
+            reward_models=spec.reward_models,
             checks=session.pair.task.checks,
             same_vocabulary=session.pair.same_vocabulary,
         )

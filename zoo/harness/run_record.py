@@ -41,7 +41,8 @@ def run_payload(
         "resolved": {"body": body(entry), "learning_rate": comparison.learning_rate(entry.id), "pair": _without_folders(session.pair.spec)},
         "entry_digest": digest_json(body(entry)),
         "budget": {"unit": comparison.budget.unit, "asked": comparison.budget.amount if trains(entry) else 0,
-                   "spent": {**spent, "peak_memory_bytes": peak_memory(session.pair.student.device)}},
+                   "spent": {**spent, "peak_memory_bytes": peak_memory(session.pair.student.device)},
+                   **({"endpoints": {name: one.ledger.figures() for name, one in session.pair.endpoints.items()}} if session.pair.endpoints else {})},
         "phases": {**{n: {"seconds": phases.seconds[n], "tokens": phases.tokens[n]} for n in phases.seconds}, "evaluate": evaluation},
         "final": {k: v for k, v in (trainer.rows[-1] if trainer and trainer.rows else {}).items() if isinstance(v, int | float)},
         "error": error, "weights_note": session.pair.spec.weights_note, "evidence": entry.evidence.model_dump(mode="json"),
@@ -61,6 +62,8 @@ def _without_folders(spec: PairSpec) -> dict[str, Any]:
     dump = spec.model_dump(mode="json")
     for source in (dump["student"], dump["task"], *dump["teachers"].values()):
         source["path"] = source["path"] and Path(source["path"]).name
+    for endpoint in dump.get("endpoints", {}).values():
+        endpoint["cache"] = endpoint["cache"] and Path(endpoint["cache"]).name
     return dump
 
 

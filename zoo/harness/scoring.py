@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zoo.components.rewards import Answered, SequenceReward
 from zoo.components.targets import with_inputs
+from zoo.harness.asked import Asking
 from zoo.harness.bank import MIX, Bank, ScorerKey, bank_for, response_hidden
 from zoo.harness.contexts import absent, made_prompts, written_ids
 from zoo.harness.models import LoadedPair
@@ -86,7 +87,7 @@ def score(
     """Rewards, columns and hidden states of one stream, without gradient, after `version` optimizer steps. `others` are the streams
     whose texts the scorers' contexts may show."""
     rollout, absent = in_context(method, bank, stream, rollout, others or {})
-    rewards = sequence_rewards(bank.pair, rollout, method.sequence_rewards(stream))
+    rewards = sequence_rewards(bank, rollout, method.sequence_rewards(stream), others or {})
     statistics = method.statistics(stream)
     kept = [s for s in method.update_scorers(stream) if bank.keys[s] != bank.keys["student"] or s != "student"]
     hidden = hidden_states(bank, [*(method.annotation_scorers(stream) if statistics else ()), *kept], rollout)
@@ -176,13 +177,14 @@ def logits_of(bank: Bank, scorer: str, states_NH: Tensor) -> Tensor:
         return bank.head(scorer)(states_NH[:, : bank.width(scorer)])
 
 
-def sequence_rewards(pair: LoadedPair, rollout: Rollout, wanted: Mapping[str, SequenceReward]) -> dict[str, Tensor]:
+def sequence_rewards(bank: Bank, rollout: Rollout, wanted: Mapping[str, SequenceReward], others: Mapping[str, Rollout]) -> dict[str, Tensor]:
     """Each reward of whole answers, (B,), in the order given."""
+    pair = bank.pair
     texts = [pair.decode([i for i in ids if i not in pair.stop_ids]) for ids in written_ids(rollout)] if wanted else []
     answers = [Answered(*each) for each in zip(texts, rollout.mask_BT.sum(1).tolist(), rollout.finished_B.tolist(), strict=False)]
     values: dict[str, Tensor] = {}
     for name, reward in wanted.items():
-        values[name] = reward.measure(answers, values, partial(verified, pair, rollout)).to(rollout.mask_BT.device)
+        values[name] = reward.measure(answers, values, Asking(bank, rollout, texts, others)).to(rollout.mask_BT.device)
     return values
 
 

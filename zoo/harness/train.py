@@ -17,6 +17,7 @@ from zoo.entry import MethodEntry
 from zoo.errors import ZooError
 from zoo.harness.adapters import attach
 from zoo.harness.comparison import Comparison
+from zoo.harness.discriminators import make_discriminators
 from zoo.harness.engine import ReferenceEngine
 from zoo.harness.learners import make_bridges, make_critics, prompt_order, prompts_written
 from zoo.harness.ledger import Diverged, Phases, Spent, measures_of, row_of
@@ -140,7 +141,8 @@ class Trainer:
         """Rewards, columns and frozen scorers' states of every stream that a term reads; others are there for contexts to show."""
         began, before = time.perf_counter(), self.bank.scored_tokens
         total, steps = self.processes.total, self.spent.steps
-        scored = {name: score(method, self.bank, name, rollout, total, steps, streams) for name, rollout in streams.items() if name in method.learned}
+        wanted = method.learned | method.taught
+        scored = {name: score(method, self.bank, name, rollout, total, steps, streams) for name, rollout in streams.items() if name in wanted}
         judged = self.processes.total_int(self.bank.scored_tokens - before)
         self.spent.teacher_tokens += judged
         self._clock("score", began, judged)
@@ -159,7 +161,7 @@ class Trainer:
         for one in self.parts.values():
             one.learn({name: context.rollout for name, context in contexts.items()}, self.progress)
         norm = self._apply()
-        tokens = self.processes.total_int(sum(c.rollout.tokens for c in contexts.values()))
+        tokens = self.processes.total_int(sum(contexts[name].rollout.tokens for name in method.learned))
         self.spent.steps += 1
         self.spent.supervised_tokens += tokens
         self.spent.flops_estimate += 6.0 * self.parameters * tokens
@@ -264,6 +266,7 @@ def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: Lo
         judge=bank.judge,
         native=settings.engine == "auto",
     )
+    engine.endpoints = bank.endpoints
     memories = {name: memory for name, s in entry.rollouts.items() if (memory := buffer_for(s, pad_id=pair.pad_id)) is not None}
     if memories and processes.count > 1:
         raise ZooError(f"method '{entry.id}' replays its own sequences, whose buffer lives in one process; run it without accelerate launch")
@@ -279,6 +282,7 @@ def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: Lo
     trainer.pull = None if anchor is None else Pull(anchor, trainer)
     buffers: dict[str, Part] = {f"memory:{name}": memory for name, memory in memories.items()}
     peers = make_peers(entry, bank, processes, settings.clip_norm)
+    peers |= make_discriminators(entry, bank, processes, settings.clip_norm, (comparison.id, seed))
     trainer.parts = {**peers, **lineage_copies(entry, bank), **critics, **buffers, "measured": trainer.measured, "mover": trainer.mover}
     return trainer
 

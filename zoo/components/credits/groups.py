@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from zoo.components.base import component
 from zoo.components.credits.base import Credit
-from zoo.statistics import TokenContext
+from zoo.statistics import LogProb, Statistic, TokenContext
 
 
 @component("credit")
@@ -44,6 +45,34 @@ class LeaveOneOut(Credit):
         total_B, count_B = context.group_sum(reward_B)
         others_B = (total_B - reward_B) / (count_B - 1).clamp(min=1)
         return (reward_B - others_B)[:, None] * context.mask_BT
+
+    def estimator(self) -> str:
+        return "pg_group"
+
+
+@component("credit")
+class Listwise(Credit):
+    """A_i = q*_i - p_i over the answers of a group, p_i = softmax of log p(y_i), q*_i = softmax of log p(y_i) + R_i / tau: with sums over tokens
+    the exact gradient of KL(q* || p), q* fixed, among the candidates (2606.03603, its tilt a reconstruction)."""
+
+    kind: Literal["listwise"] = "listwise"
+    tau: float = Field(1.0, gt=0)
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        return (LogProb("student"),)
+
+    def advantage(self, reward_BT: Tensor, context: TokenContext) -> Tensor:
+        reward_B = (reward_BT * context.mask_BT).sum(1)
+        logp_B = (context.logp_BT("student") * context.mask_BT).sum(1)
+        shares = [self._share(score_B.double(), context) for score_B in (logp_B + reward_B / self.tau, logp_B)]
+        return (shares[0] - shares[1]).to(reward_BT)[:, None] * context.mask_BT
+
+    @staticmethod
+    def _share(score_B: Tensor, context: TokenContext) -> Tensor:
+        """Softmax within each group."""
+        best_B = torch.stack([score_B[context.rollout.group_B == group].max() for group in context.rollout.group_B])
+        size_B = (score_B - best_B).exp()
+        return size_B / context.group_sum(size_B)[0]
 
     def estimator(self) -> str:
         return "pg_group"

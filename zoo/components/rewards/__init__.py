@@ -1,22 +1,30 @@
 """Rewards: named feedback, per token (a contrast of scorers) or per sequence (a verifier, a rule, a sum of others)."""
 
 from zoo.components.rewards.answers import Budget, CosineLength, Overlong, Structure, Sum, Verified, Verifier
+from zoo.components.rewards.asked import Asked, Consensus, Judge, Learned, Match, RewardModel, UnitTests
 from zoo.components.rewards.base import Answered, Reward, SequenceReward, measured_in_order, on_last
 from zoo.components.rewards.tokens import Bellman, CentredLogit, Contrast, StateDivergence
 
 __all__ = [
     "Answered",
+    "Asked",
     "Bellman",
     "Budget",
     "CentredLogit",
+    "Consensus",
     "Contrast",
     "CosineLength",
+    "Judge",
+    "Learned",
+    "Match",
     "Overlong",
     "Reward",
+    "RewardModel",
     "SequenceReward",
     "StateDivergence",
     "Structure",
     "Sum",
+    "UnitTests",
     "Verified",
     "Verifier",
     "measured_in_order",

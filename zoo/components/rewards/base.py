@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Union
 
 import torch
 from torch import Tensor
@@ -22,7 +22,8 @@ class Answered:
     finished: bool
 
 
-Verify = Callable[[str], Tensor]  # the name of one of the task's checks -> its verdict on each answer, (B,)
+# The name of one of the task's checks -> its verdict on each answer, (B,); a reward that the harness gives -> the reward.
+Verify = Callable[[Union[str, "SequenceReward"]], Tensor]
 
 
 def on_last(mask_BT: Tensor) -> Tensor:
@@ -54,6 +55,11 @@ class SequenceReward(Reward):
     """Base of rewards that are measured once for each answer and read by their names."""
 
     per_sequence = True
+    adversarial: ClassVar[bool] = False  # from a learner that is trained against the student
+
+    def asks(self) -> tuple[str, ...]:
+        """Teachers that are asked about the answers."""
+        return ()
 
     def reads(self) -> tuple[str, ...]:
         """Names of other sequence rewards that it is made of."""

@@ -61,7 +61,7 @@ class LogProbLossTerm(Term):
         with torch.enable_grad():
             sides = [self._sums(context) for context in (chosen, rejected)]
             pairs = chosen.total(kept_B.to(torch.float32).sum()).clamp(min=1.0)
-            loss_B = torch.where(kept_B, self.loss.loss(*sides), torch.zeros_like(sides[0].total_B))
+            loss_B = torch.where(kept_B, self.loss.losses(sides[0], sides[1], kept_B, chosen.total), torch.zeros_like(sides[0].total_B))
             value = self.coefficient * loss_B.sum() / pairs
             slopes = torch.autograd.grad(value, [side.total_B for side in sides])
         signals = []
