@@ -15,7 +15,7 @@ from zoo.entry import MethodEntry, load_registry, totals
 from zoo.entry.totals import counts_as
 from zoo.formulas import formula
 from zoo.relatives import relatives
-from zoo.show import SETS, terms, written_tuple
+from zoo.show import SETS, terms, written_tuples
 
 FOLDER = Path(__file__).parent / "methods"
 INDEX = "README.md"
@@ -78,7 +78,7 @@ def _standing(entry: MethodEntry) -> str:
 
 
 def _terms(entry: MethodEntry) -> str:
-    return _bullets(f"term {term['term'] + 1}, {term['kind']}: {written_tuple(term['tuple'])}" for term in terms(entry))
+    return _bullets(f"term {term['term'] + 1}, {term['kind']}: {written_tuples(term['tuples'])}" for term in terms(entry))
 
 
 def _relatives(entry: MethodEntry, registry: Mapping[str, MethodEntry]) -> Iterator[str]:

@@ -105,7 +105,10 @@ def test_a_sound_entry_passes_every_check(bench: Bench) -> None:
         "student",
         "same seed",
     ]
-    assert [term["tuple"] for term in report.terms] == [[["logit"], "token", "pg_immediate", "sampled_token"], [["logit"], "token", "direct", "teacher_topk"]]
+    assert [term["tuples"] for term in report.terms] == [
+        [[["logit"], "token", "pg_immediate", "sampled_token"]],
+        [[["logit"], "token", "direct", "teacher_topk"]],
+    ]
 
 
 @pytest.mark.parametrize("name", ["grpo", "orpo_distill", "opsd", "distillm"])

@@ -139,7 +139,7 @@ def test_show_writes_an_entry_out() -> None:
     for part in ("2603.07079", "objective[1] divergence: (logit, token, direct, teacher_topk)", "forward_kl", "deviations", "FM02"):
         assert part in shown
     described = data("show", "eopd")
-    assert described["derived"]["terms"][0]["tuple"] == [["logit"], "token", "pg_immediate", "sampled_token"]
+    assert described["derived"]["terms"][0]["tuples"] == [[["logit"], "token", "pg_immediate", "sampled_token"]]
     assert described["derived"]["coordinates"]["routing"] == ["sampled_token", "teacher_topk"]
     assert described["published"] and described["deviations"]
 

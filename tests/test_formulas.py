@@ -32,6 +32,8 @@ WRITTEN = {
     "opsd": ["  both at temperature 1.1", "q: the student itself, given solution, weights initial"],
     "sft": ["L = −1/|M| Σ_{t ∈ M} log p(yₜ)", "y of main ∼ dataset"],
     "no_op": ["L = 0 L₁"],
+    "adakd": ["  both at temperature τₜ"],
+    "direction_adaptive_sd": ["  Aₜ = Aₜ⁽¹⁾ + Aₜ⁽²⁾", "  Aₜ⁽¹⁾ = (Rᵢ − meanⱼ Rⱼ)/(stdⱼ Rⱼ)", "  rₜ⁽²⁾ = log q(yₜ) − log p(yₜ)"],
 }
 
 
@@ -63,6 +65,16 @@ def test_every_template_is_of_a_registered_kind_and_names_its_fields() -> None:
             fields = {field.alias or name for name, field in cls.model_fields.items()}
             assert set(HOLDER.findall(template)) <= fields | {"p", "q"}, f"{slot}.{kind}"
     assert {"divergence", "credit", "support", "reduce"} <= set(FORMULAS)
+
+
+def test_a_temperature_of_each_token_is_a_letter_that_is_explained() -> None:
+    tempered = {"term": "divergence", "divergence": "reverse_kl", "temperature": 2.0, "rescale": True, "reduce": "sum"}
+    common = [line.text for line in formula(entry_of([tempered]))]
+    lines = [line.text for line in formula(entry_of([{**tempered, "temperature_by": "perplexity"}]))]
+    weight = formula(entry_of([{"term": "likelihood", "weights": ("perplexity",), "reduce": "sum"}]))[0].text
+    assert common[0].endswith("2² D(q, p)") and common[2] == "  both at temperature 2"
+    assert lines[0].endswith("τₜ² D(q, p)") and lines[2] == "  both at temperature τₜ"
+    assert lines[3].startswith("  τₜ = 2 ") and lines[3].removeprefix("  τₜ = 2 ") in weight
 
 
 def test_several_teachers_are_told_apart_and_a_schedule_is_shown() -> None:

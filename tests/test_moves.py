@@ -305,6 +305,23 @@ def test_a_number_in_the_objective_follows_its_measure(pair: LoadedPair) -> None
     assert Method(entry).entry.teachers["teacher"].target.t == 0.2  # without measures, at its start
 
 
+def test_a_coefficient_follows_its_own_term_without_itself(pair: LoadedPair) -> None:
+    """Divided out, or a factor of 10 would move the measure tenfold and then itself."""
+    follows = {"schedule": "informed", "measure": "loss.0", "at": 0.3, "sharpness": 1.0, "cap": 20.0, "start": 10.0}
+    entry = made(**OWN, **TEACHER, objective=[{**MEAN, "coefficient": follows}, {**MEAN, "coefficient": 0.0}])
+    trainer = trainer_of(entry, pair, budget={"amount": 500})
+    used, own = [10.0], []
+
+    def look(row: dict[str, Any]) -> None:
+        own.append(row["loss.0.divergence"] / used[-1])
+        used.append(Method(entry, trainer.progress, trainer.measured.values).entry.objective[0].coefficient)
+        assert used[-1] == pytest.approx(min(math.exp(own[-1] - 0.3), 20.0))
+        assert row["loss.1.divergence"] == 0.0
+
+    trainer.train(look, lambda: None)
+    assert len(own) > 3 and 0.0 < own[1] < 1.5 * own[0]
+
+
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [

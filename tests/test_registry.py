@@ -63,7 +63,7 @@ def test_an_analysis_is_loaded_and_shown_and_never_run(tmp_path: Path) -> None:
     shown = out.getvalue()
     assert "a divergence value is no advantage" in shown and "zoo lab gkd" in shown and "fixed point" not in shown
     assert [finding.outcome for finding in check_file(file, Bench()).findings] == ["pass", "skip"]
-    assert "mine" in load_registry(tmp_path)
+    assert "mine" in load_registry(tmp_path) and "yours" not in load_registry(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from zoo.entry import SHORT, MethodEntry, expand, load_entry, load_registry
 from zoo.errors import ZooError, suggest
 from zoo.paths import data_root
 from zoo.probe import Bench, Finding, gradients, misfits, steps
-from zoo.show import SETS, terms, written_tuple
+from zoo.show import SETS, terms, written_tuples
 from zoo.yamlio import load_model, read_yaml
 
 __all__ = ["Bench", "Finding", "Report", "check_all", "check_file", "file_of"]
@@ -73,7 +73,7 @@ def check_file(file: Path, bench: Bench) -> Report:
         return Report(file.stem, str(file), (Finding("schema", "fail", "\n".join([str(error), *_missing_coordinates(file)])),))
     found = [Finding("schema", "pass", f"{_near(file)}; no incompatible parts")]
     if entry.objective:
-        found.append(Finding("coordinates", "pass", "; ".join(f"objective[{t['term']}] {written_tuple(t['tuple'])}" for t in terms(entry))))
+        found.append(Finding("coordinates", "pass", "; ".join(f"objective[{t['term']}] {written_tuples(t['tuples'])}" for t in terms(entry))))
     for part in (_golden, _lab, _dynamic):
         found += part(entry, file, bench)
     return Report(entry.id, str(file), tuple(found), tuple(terms(entry)))

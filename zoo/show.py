@@ -81,9 +81,11 @@ def list_table(rows: Iterable[Mapping[str, Any]], width: int) -> Table:
 
 
 def terms(entry: MethodEntry) -> list[dict[str, Any]]:
-    """Every term with its tuple (signals, granularity, estimator, routing); null for terms that only hold the student in place."""
-    tuples = {t.term: [list(t.signals), t.granularity, t.estimator, t.routing] for t in reversed(derive_tuples(entry))}
-    return [{"term": i, "kind": getattr(term, term.tag), "on": list(term.streams()), "tuple": tuples.get(i)} for i, term in enumerate(entry.objective)]
+    """Every term with its tuples (signals, granularity, estimator, routing), one for each advantage; none where it only holds the student in place."""
+    tuples: dict[int, list[Any]] = {i: [] for i in range(len(entry.objective))}
+    for t in derive_tuples(entry):
+        tuples[t.term].append([list(t.signals), t.granularity, t.estimator, t.routing])
+    return [{"term": i, "kind": getattr(term, term.tag), "on": list(term.streams()), "tuples": tuples[i]} for i, term in enumerate(entry.objective)]
 
 
 def as_written(value: Any) -> Any:
@@ -155,7 +157,7 @@ def _coordinates(entry: MethodEntry) -> Iterable[str]:
     derived = derive_coordinates(entry)
     yield " · ".join(f"{name.replace('_', ' ')}: {_joined(getattr(derived, name))}" for name in SETS)
     for term in terms(entry):
-        yield f"objective[{term['term']}] {term['kind']}: {written_tuple(term['tuple'])}"
+        yield f"objective[{term['term']}] {term['kind']}: {written_tuples(term['tuples'])}"
     for survey, printed in entry.survey_coordinates.items():
         values = " · ".join(f"{name.replace('_', ' ')} {value}" for name, value in printed.model_dump().items() if value)
         reason = entry.survey_disagreement.get(survey)
@@ -175,12 +177,11 @@ def _nearest(entry: MethodEntry, registry: Mapping[str, MethodEntry]) -> Iterabl
         yield f"{relative.id}: {'; '.join(map(str, relative.changes)) or 'runs the same'}"
 
 
-def written_tuple(value: Sequence[Any] | None) -> str:
-    """`(logit, token, direct, full_vocab)`, several signals joined by +."""
-    if value is None:
+def written_tuples(tuples: Sequence[Sequence[Any]]) -> str:
+    """`(logit, token, direct, full_vocab)`, several signals joined by +, the tuples of several advantages too."""
+    if not tuples:
         return "holds the student in place, so it counts for no coordinate"
-    signals, *rest = value
-    return f"({', '.join(['+'.join(signals), *rest])})"
+    return " + ".join(f"({', '.join(['+'.join(signals), *rest])})" for signals, *rest in tuples)
 
 
 def _section(title: str, parts: Sequence[Any]) -> list[Any]:

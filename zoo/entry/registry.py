@@ -27,6 +27,9 @@ class Registry(Mapping[str, MethodEntry]):
             raise ZooError(f"no method '{key}' in the registry{suggest(key, self._entries)}")
         return self._entries[key]
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
     def __iter__(self) -> Any:
         return iter(self._entries)
 

@@ -81,7 +81,7 @@ def _right(term: Any, names: Names) -> str:
         loss = rf"{'D' if _whole(term) else 'D_S'}({names.of(term.teacher)}, p)"
         for shaping in term.shaping:
             loss = rf"{names.named(shaping)}[{loss}]"
-        loss = rf"{names.value(term.temperature)}^2\, {loss}" if term.rescale and term.temperature != 1.0 else loss
+        loss = rf"{_temperature(term, names)}^2\, {loss}" if term.rescale and _temperature(term, names) != "1" else loss
     elif isinstance(term, PolicyGradientTerm):
         return "-" + before + _surrogate(term, names)
     elif isinstance(term, LikelihoodTerm):
@@ -93,6 +93,11 @@ def _right(term: Any, names: Names) -> str:
 
 def _whole(term: DivergenceTerm) -> bool:
     return term.support.kind == "full"  # type: ignore[attr-defined]
+
+
+def _temperature(term: DivergenceTerm, names: Names) -> str:
+    """The temperature of both sides: a number, or a letter where each token has its own."""
+    return names.value(term.temperature) if term.temperature_by is None else r"\tau_t"
 
 
 def _surrogate(term: PolicyGradientTerm, names: Names) -> str:
@@ -118,8 +123,11 @@ def _where(term: Any, entry: MethodEntry, names: Names) -> Iterator[tuple[str, s
         if not _whole(term):
             more = r" \cup \{y_t\}" if getattr(term.support, "with_sampled", False) else ""
             yield "S", names.part(term.support, term.teacher) + more + (rf",\; {names.part(mass)}" if mass is not None else "")
-        if term.temperature != 1.0:
-            yield "", rf"\text{{both at temperature }} {names.value(term.temperature)}"
+        if (temperature := _temperature(term, names)) != "1":
+            yield "", rf"\text{{both at temperature }} {temperature}"
+        if term.temperature_by is not None:
+            factor = "" if term.temperature == 1.0 else rf"{names.value(term.temperature)}\, "
+            yield temperature, factor + names.part(term.temperature_by)
     elif isinstance(term, PolicyGradientTerm):
         yield from _advantages(term, entry, names)
         if term.ratio:

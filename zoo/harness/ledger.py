@@ -65,11 +65,15 @@ def row_of(
     return row
 
 
-def measures_of(row: Mapping[str, Any], prepared: Sequence[Prepared], contexts: Mapping[str, TokenContext], processes: Processes) -> dict[str, float]:
-    """What a step left behind, by the names that adaptive schedules read."""
+def measures_of(
+    row: Mapping[str, Any], method: Method, prepared: Sequence[Prepared], contexts: Mapping[str, TokenContext], processes: Processes
+) -> dict[str, float]:
+    """What a step left behind, by the names that adaptive schedules read. `loss` is what was descended; `loss.N` is one term's own,
+    without its coefficient, so that a coefficient may follow it, and is not there where that is 0."""
     measures = {key: float(value) for key, value in row.items() if not key.startswith("loss.")}
     losses = {int(key.split(".")[1]): float(value) for key, value in row.items() if key.startswith("loss.")}
-    measures |= {f"loss.{index}": value for index, value in losses.items()}
+    factors = {index: float(method.entry.objective[index].coefficient) for index in losses}
+    measures |= {f"loss.{index}": value / factors[index] for index, value in losses.items() if factors[index] != 0.0}
     if losses:
         measures["loss"] = sum(losses.values())
     for part in prepared:

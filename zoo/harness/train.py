@@ -167,7 +167,7 @@ class Trainer:
         self.spent.flops_estimate += 6.0 * self.parameters * tokens
         known = {"step": self.spent.steps, "progress": self.progress, "grad_norm": norm, "learning_rate": rate, "tokens": tokens}
         row = row_of(method, contexts, values, self.processes, self.bank.device, **known)
-        self._after_step(measures_of(row, prepared, contexts, self.processes))
+        self._after_step(measures_of(row, method, prepared, contexts, self.processes))
         self._clock("update", began, tokens)
         return {**row, **self.mover.figures()}
 

@@ -17,7 +17,7 @@ Metric = Annotated[str, Text(MEASURES, "loss, loss.N, grad_norm, kept.N, reward.
 
 class Adaptive(Schedule):
     """Schedules that follow a measured quantity. The rule is a pure function; its state, a few numbers that start as `begin()` says, lives
-    in the run and is saved with it. `measures` are names of what a step leaves behind: `loss` (of all terms), `loss.0` (of the first),
+    in the run and is saved with it. `measures` are names of what a step leaves behind: `loss` (of all terms), `loss.0` (of the first, without its coefficient),
     `grad_norm`, `kept.0` (share of its stream's tokens that the first term acts on), `reward.NAME.STREAM`, `length.STREAM`,
     `truncated.STREAM`. A measure that a step does not give leaves the state as it was."""
 
