@@ -129,15 +129,22 @@ RULES: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({f"{FIRST}.reward": STATE, f"{FIRST}.credit": {"kind": "discounted", "gamma": 0}}, "its expected gradient is 0 (D.6)"),
         ({f"{FIRST}.reward": STATE, f"{FIRST}.credit": {"kind": "k_step", "k": 1}}, "its expected gradient is 0 (D.6)"),
     ],
-    "group_credit": [
+    "compared_answers": [
         ({f"{THIRD}.credit": "group", f"{THIRD}.on": "alone", "rollouts.alone": "student", "learners": {}},
          "objective[2]: credit group compares answers to one prompt, but rollouts.alone has group 1; set group to 2 or more"),
         ({f"{THIRD}.credit": "leave_one_out", f"{THIRD}.on": "alone", "rollouts.alone": "student", "learners": {}},
          "objective[2]: credit leave_one_out compares answers"),
+        ({f"{FIRST}.baseline": "group_mean", f"{FIRST}.on": "alone", "rollouts.alone": "student"},
+         "objective[0]: baseline group_mean compares answers to one prompt, but rollouts.alone has group 1"),
     ],
     "value_head": [
         ({"learners.value": None}, "objective[2]: credit gae needs a value head named 'value'; declare it: learners: {value: {kind: value_head}}"),
         ({f"{THIRD}.credit": {"kind": "gae", "value": "critic"}}, "declare it: learners: {critic: {kind: value_head}}"),
+        ({f"{FIRST}.baseline": {"kind": "value", "value": "critic"}}, "objective[0]: baseline value needs a value head named 'critic'"),
+    ],
+    "known_part": [
+        ({f"{THIRD}.credit": {"kind": "gae", "known": "teacher"}},
+         "objective[2]: credit gae with known: teacher takes -KL(student || teacher) for the mean of the reward, which must then be"),
     ],
     "foreign_tokens": [
         ({f"{FIRST}.on": "theirs", f"{FIRST}.ratio": []},

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
-from zoo import asked_rules, context_rules, movement_rules, placement
+from zoo import advantage_rules, asked_rules, context_rules, movement_rules, placement
 from zoo.components.base import extremes
-from zoo.components.credits import BayesOdds, Group, LeaveOneOut
 from zoo.components.divergences import K1, K3, Divergence, FDivergence, ReverseKL, SkewReverseKL
 from zoo.components.ratios import Shaped
 from zoo.components.rewards import Contrast, Learned, SequenceReward
@@ -128,28 +127,11 @@ def truncated_mass(entry: MethodEntry) -> Messages:
 
 def null_advantage(entry: MethodEntry) -> Messages:
     """A state-only value as the advantage has zero expected gradient (D.6)."""
-    for i, term in _gradients(entry):
+    for i, term in advantage_rules.gradients(entry):
         if term.resolved_reward(entry.rewards).state_only and term.credit.local:
             yield (
                 f"objective[{i}]: a divergence value does not depend on the written token, so as an immediate advantage its expected gradient is 0 (D.6); "
                 "use a divergence term, or a contrast reward"
-            )
-
-
-def group_credit(entry: MethodEntry) -> Messages:
-    """Group credit compares answers to one prompt."""
-    for i, term in _gradients(entry):
-        if isinstance(term.credit, BayesOdds | Group | LeaveOneOut) and entry.rollouts[term.on].group < 2:
-            yield f"objective[{i}]: credit {_kind(term.credit)} compares answers to one prompt, but rollouts.{term.on} has group 1; set group to 2 or more"
-
-
-def value_head(entry: MethodEntry) -> Messages:
-    """GAE needs a critic."""
-    for i, term in enumerate(entry.objective):
-        if isinstance(term, PolicyGradientTerm) and term.credit.critic() not in (None, *entry.learners):
-            yield (
-                f"objective[{i}]: credit {_kind(term.credit)} needs a value head named '{term.credit.critic()}'; "
-                f"declare it: learners: {{{term.credit.critic()}: {{kind: value_head}}}}"
             )
 
 
@@ -228,7 +210,7 @@ def unused_parts(entry: MethodEntry) -> Messages:
     yield from (f"rollouts.{name} is written but no term reads it; remove it or name it with `on:`" for name in entry.rollouts if name not in streams)
     yield from (f"teachers.{name} is declared but nothing reads it; remove it" for name in entry.teachers if name not in read)
     yield from (f"rewards.{name} is declared but nothing reads it; remove it" for name in entry.rewards if name not in rewarded)
-    critics = {t.credit.critic() for t in entry.objective if isinstance(t, PolicyGradientTerm)} | {getattr(t, "projector", None) for t in entry.objective}
+    critics = {t.critic() for t in entry.objective if isinstance(t, PolicyGradientTerm)} | {getattr(t, "projector", None) for t in entry.objective}
     critics |= {reward.learner for reward in measured if isinstance(reward, Learned)}
     critics |= {teacher.learner for name, teacher in entry.teachers.items() if isinstance(teacher, LearnedTeacher) and name in read}
     yield from (f"learners.{name} is declared but nothing reads it; remove it" for name in entry.learners if name not in critics)
@@ -253,7 +235,7 @@ def labelled_k3(entry: MethodEntry) -> Messages:
 
 NAMES = (reserved_names, unknown_names, placement.reward_parts, *context_rules.NAMES, *movement_rules.NAMES, *asked_rules.NAMES)
 RULES: tuple[Callable[[Any], Messages], ...] = (
-    black_box_probabilities, sampled_divergence, whole_vocabulary, truncated_mass, null_advantage, group_credit, value_head, foreign_tokens,
+    black_box_probabilities, sampled_divergence, whole_vocabulary, truncated_mass, null_advantage, *advantage_rules.RULES, foreign_tokens,
     idle_ratio, spread_candidates, zero_signal, chained_targets, unused_parts, warped_sampling, labelled_k3, *placement.RULES, *context_rules.RULES,
     *movement_rules.RULES, *asked_rules.RULES,
 )  # fmt: skip
@@ -283,13 +265,6 @@ def pair_problems(entry: MethodEntry, *, templates: Collection[str], fields: Col
         if check is not None and checks is not None and check not in checks:
             found.append(f"rewards.{name}.check '{check}' is not among the task's checks{suggest(check, checks)}")
     return found
-
-
-def _gradients(entry: MethodEntry) -> Iterator[tuple[int, PolicyGradientTerm]]:
-    """Every policy gradient, each further advantage as a term of its own."""
-    for i, term in enumerate(entry.objective):
-        if isinstance(term, PolicyGradientTerm):
-            yield from ((i, part) for part in term.split())
 
 
 def _kind(component: Any) -> str:

@@ -10,7 +10,7 @@ from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from zoo.components.base import PLAIN, Context, walk
-from zoo.components.baselines import BatchMean
+from zoo.components.baselines import BatchMean, GroupMean
 from zoo.components.contexts import Part
 from zoo.components.rewards import Judge
 from zoo.components.rollouts import Corpus, Edited, Replay, Reread, Stream, in_order
@@ -114,7 +114,7 @@ def absent_in_batch(entry: MethodEntry) -> Messages:
     for i, term in enumerate(entry.objective):
         if not isinstance(term, PolicyGradientTerm):
             continue
-        batchwide = any(shaping.batchwide for shaping in term.shaping) or isinstance(term.baseline, BatchMean)
+        batchwide = any(shaping.batchwide for shaping in term.shaping) or isinstance(term.baseline, BatchMean | GroupMean)
         for scorer in with_inputs(term.scorers(entry.rewards), entry.teachers) if batchwide else ():
             context = entry.teachers[scorer].context if scorer in entry.teachers else None
             if context is not None and context.absent == "skip" and any(_may_lack(part) for part in context.made):

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.statistics import Value
+from zoo.statistics import Kl, Value
 
 from .six import MASK, Array, build, context, per_group, slope, tensor
 
 REWARD = np.array([[0.7, -1.2, 0.4, 2.0], [-0.3, 1.1, 0.0, 0.0]])
 VALUE = np.array([[0.2, 0.5, -0.4, 0.9], [1.3, -0.7, 8.0, 9.0]])
+COLUMNS = {Value("value"): VALUE, Kl("student", "teacher"): np.array([[0.3, 0.8, 0.1, 0.6], [0.9, 0.2, 5.0, 6.0]])}
 LENGTHS = MASK.sum(1)
 GROUP = np.array([0, 1, 0, 0, 1, 2])
 OUTCOME = np.array([1.0, 0.0, 0.0, 0.5, 1.0, 1.0])
@@ -59,6 +60,18 @@ def gae(gamma: float, lam: float) -> Callable[[Array, Array, int], float]:
         return sum((gamma * lam) ** (k - t) * (reward[k] + gamma * after[k] - value[k]) for k in range(t, len(reward)))
 
     return total
+
+
+KNOWN_KL = COLUMNS[Kl("student", "teacher")]
+
+
+def known_gae(gamma: float, lam: float) -> Array:
+    """GAE whose value is minus the state's divergence plus gamma times the head's."""
+    found = np.zeros(MASK.shape)
+    for b, length in enumerate(LENGTHS):
+        whole = gamma * VALUE[b, :length] - KNOWN_KL[b, :length]
+        found[b, :length] = [gae(gamma, lam)(REWARD[b, :length], whole, t) for t in range(length)]
+    return found
 
 
 def grpo(divide: str, epsilon: float = 1e-4) -> Array:
@@ -111,7 +124,8 @@ REFERENCES: dict[str, list[tuple[dict[str, Any], Any]]] = {
         for mean in (False, True)
     ],
     "k_step": [({"k": k}, lambda k=k: each(lambda reward, value, t: reward[t : t + k].sum())) for k in (1, 2, 3, 9)],
-    "gae": [({"gamma": g, "lambda": lam}, lambda g=g, lam=lam: each(gae(g, lam))) for g in (0.0, 0.9, 1.0) for lam in (0.0, 0.95, 1.0)],
+    "gae": [({"gamma": g, "lambda": lam}, lambda g=g, lam=lam: each(gae(g, lam))) for g in (0.0, 0.9, 1.0) for lam in (0.0, 0.95, 1.0)]
+    + [({"gamma": g, "lambda": lam, "known": "teacher"}, lambda g=g, lam=lam: known_gae(g, lam)) for g in (0.0, 0.9, 1.0) for lam in (0.0, 0.95, 1.0)],
     "group": [({"divide": divide}, lambda divide=divide: grpo(divide)) for divide in ("std", "none")],
     "leave_one_out": [({}, leave_one_out)],
 }
@@ -122,7 +136,7 @@ PER_GROUP = [(kind, fields, expected) for kind, cases in REFERENCES.items() for 
 
 def advantage(kind: str, **fields: Any) -> Array:
     rewards = {"correct": [1.0, 0.0], "all_right": [1.0, 1.0], "all_wrong": [0.0, 0.0]}
-    found = build("credit", kind, **fields).advantage(tensor(REWARD), context({Value("value"): VALUE}, rewards))
+    found = build("credit", kind, **fields).advantage(tensor(REWARD), context(COLUMNS, rewards))
     return np.asarray(found.numpy())
 
 
@@ -163,7 +177,7 @@ def test_equal_rewards_and_single_answers_give_0(kind: str) -> None:
 @pytest.mark.parametrize(("kind", "fields"), [(kind, fields) for kind, fields, _ in PER_TOKEN if kind != "immediate"])
 def test_tokens_of_others_in_between_get_no_advantage(kind: str, fields: dict[str, Any]) -> None:
     mask = torch.tensor([[True, False, True, True], [True, True, False, False]])
-    known = context({Value("value"): VALUE}, {name: [1.0, 0.0] for name in ("correct", "all_right", "all_wrong")}, mask_BT=mask)
+    known = context(COLUMNS, {name: [1.0, 0.0] for name in ("correct", "all_right", "all_wrong")}, mask_BT=mask)
     found = build("credit", kind, **fields).advantage(tensor(REWARD) * mask, known)
     assert torch.equal(found[~mask], torch.zeros(3, dtype=torch.float64))
 
@@ -201,7 +215,7 @@ def test_local_credits_see_nothing_later() -> None:
     """`local` is what it says: changing a later reward changes no earlier advantage."""
     later = REWARD.copy()
     later[0, 3] += 5.0
-    known = context({Value("value"): VALUE}, {name: [1.0, 0.0] for name in ("correct", "all_right", "all_wrong")})
+    known = context(COLUMNS, {name: [1.0, 0.0] for name in ("correct", "all_right", "all_wrong")})
     for kind, fields, _ in PER_TOKEN:
         credit = build("credit", kind, **fields)
         before, after = credit.advantage(tensor(REWARD), known), credit.advantage(tensor(later), known)
@@ -243,6 +257,20 @@ def test_path_consistency_descends_the_squared_gaps(k: int | None) -> None:
     found = credit.advantage(tensor(REWARD), known)
     np.testing.assert_allclose(found.numpy() * MASK, slope(lambda reward: loss(reward, VALUE), REWARD) * MASK, atol=1e-6)
     np.testing.assert_allclose((VALUE - credit.value_target(found, known).numpy()) * MASK, slope(lambda value: loss(REWARD, value), VALUE) * MASK, atol=1e-6)
+
+
+def test_a_known_part_leaves_the_head_what_comes_later() -> None:
+    """gamma 0 is the control variate alone, whatever the head says; an exact head makes the whole value; its target has no sampled reward in it."""
+    kl = KNOWN_KL * MASK
+    np.testing.assert_allclose(advantage("gae", gamma=0.0, known="teacher"), advantage("immediate") + kl, atol=1e-15)
+    credit = build("credit", "gae", gamma=0.9, known="teacher")
+    target = credit.value_target(tensor(REWARD), context(COLUMNS)).numpy()
+    wanted = each(lambda reward, value, t: 0.0)
+    for b, length in enumerate(LENGTHS):
+        for t in range(length):
+            wanted[b, t] = -sum(0.9 ** (k - t - 1) * kl[b, k] for k in range(t + 1, length))
+    np.testing.assert_allclose(target, wanted, atol=1e-12)
+    assert credit.critic() == "value"
 
 
 def test_a_stride_stands_alone() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from zoo.components.baselines import LeastVariance
 from zoo.components.rewards import CentredLogit
 from zoo.components.shapings import shape_values
 from zoo.method import annotate
@@ -36,6 +37,16 @@ def top_kl(k: int) -> Array:
     return found
 
 
+def least_variance() -> Array:
+    """The mean of A_v weighed by p_v |e_v - p|^2, vector by vector."""
+    found = np.zeros(MASK.shape)
+    for at in np.ndindex(*MASK.shape):
+        p, gap = np.exp(logp("student")[at]), logp("teacher")[at] - logp("student")[at]
+        weight = np.array([p[v] * ((np.eye(len(p))[v] - p) ** 2).sum() for v in range(len(p))])
+        found[at] = (weight * gap).sum() / weight.sum()
+    return found
+
+
 def entropy(name: str) -> Array:
     return np.asarray(-(np.exp(logp(name)) * logp(name)).sum(-1))
 
@@ -52,6 +63,8 @@ KNOWN = context(
     {
         Kl("student", "teacher"): kl("student", "teacher"),
         Kl("student", "teacher", 3): top_kl(3),
+        LeastVariance("teacher"): least_variance(),
+        Value("critic"): 2 * S,
         Entropy("student"): entropy("student"),
         Entropy("teacher"): entropy("teacher"),
         **{CentredLogit("teacher", best): centred(best) for best in (False, True)},
@@ -74,6 +87,7 @@ def test_columns() -> None:
         Kl("teacher", "student"): kl("teacher", "student"),
         Kl("student", "teacher", 3): top_kl(3),
         Kl("student", "teacher", 9): kl("student", "teacher"),
+        LeastVariance("teacher"): least_variance(),
         Value("critic"): 2 * S,
         CentredLogit("teacher"): centred(False),
         CentredLogit("teacher", best=True): centred(True),
@@ -122,6 +136,10 @@ BASELINES: Table = {
     "none": [({}, ADVANTAGE)],
     "kl": [({}, ADVANTAGE + kl("student", "teacher")), ({"top_k": 3}, ADVANTAGE + top_kl(3))],
     "batch_mean": [({}, ADVANTAGE - ADVANTAGE[MASK].mean())],
+    # Both answers are of one group; their means are 0.375 and 0.25.
+    "group_mean": [({}, ADVANTAGE - 0.3125)],
+    "value": [({"value": "critic"}, ADVANTAGE - 2 * S)],
+    "optimal": [({}, ADVANTAGE - least_variance())],
 }
 WHITE = (ADVANTAGE - ADVANTAGE[MASK].mean()) / np.sqrt(ADVANTAGE[MASK].var() + 1e-8)
 SHAPINGS: Table = {
@@ -196,6 +214,43 @@ def test_reward(kind: str, fields: dict[str, Any], expected: Array) -> None:
 def test_baseline(kind: str, fields: dict[str, Any], expected: Array) -> None:
     found = build("baseline", kind, **fields).subtract(tensor(ADVANTAGE), KNOWN)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
+
+
+def of_state(p: Array, q: Array) -> tuple[float, float]:
+    """The optimal baseline and -KL(p || q) in one state."""
+    logits = {"student": lambda: tensor(np.log(p)[None]), "teacher": lambda: tensor(np.log(q)[None])}
+    view = LogitView(torch.tensor([0]), logits)
+    return float(LeastVariance("teacher").compute(view)[0]), -float(Kl("student", "teacher").compute(view)[0])
+
+
+def test_no_number_of_the_state_leaves_less_variance_than_the_optimal_baseline() -> None:
+    """sum_v p_v |e_v - p|^2 (A_v - b)^2 is least there; the catalogue's peaked state has it at .0011, at .104 with none and .110 with the KL."""
+
+    def second(p: Array, q: Array, b: float) -> float:
+        return float(sum(p[v] * ((np.eye(len(p))[v] - p) ** 2).sum() * (np.log(q[v] / p[v]) - b) ** 2 for v in range(len(p))))
+
+    p, q = np.array([0.99, 0.01]), np.array([0.9, 0.1])
+    best, mean = of_state(p, q)
+    np.testing.assert_allclose([second(p, q, 0.0), second(p, q, mean), second(p, q, best)], [0.104, 0.110, 0.0011], rtol=0.05, atol=5e-5)
+    p, q = np.exp(logp("student")[0, 0]), np.exp(logp("teacher")[0, 0])
+    best, _ = of_state(p, q)
+    assert all(second(p, q, best) < second(p, q, best + step) for step in (-0.1, -1e-3, 1e-3, 0.1))
+
+
+def test_limits_of_the_optimal_baseline() -> None:
+    """A flat student has the KL's; one that is sure of a token has any finite number; student = teacher has 0."""
+    q = np.array([0.5, 0.3, 0.15, 0.05])
+    np.testing.assert_allclose(*of_state(np.full(4, 0.25), q), atol=1e-12)
+    assert of_state(q, q)[0] == 0.0
+    with np.errstate(divide="ignore"):
+        assert np.isfinite(of_state(np.array([1.0, 0.0, 0.0, 0.0]), q)[0])
+
+
+def test_the_group_mean_leaves_out_answers_without_tokens() -> None:
+    answers = per_group(3, [2, 1, 1], [4, 4, 4])
+    empty = replace(answers, rollout=replace(answers.rollout, mask_BT=answers.mask_BT & torch.tensor([[True], [True], [False]])))
+    found = build("baseline", "group_mean").subtract(tensor([[1.0, 3.0], [6.0, 9.0], [100.0, 9.0]]), empty)
+    np.testing.assert_allclose(found.numpy()[:2], np.array([[1.0, 3.0], [6.0, 9.0]]) - 4.0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("kind", "fields", "expected"), cases(SHAPINGS))

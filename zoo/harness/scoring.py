@@ -234,6 +234,6 @@ def _critics(method: Method, view: LogitView, parts: Sequence[Prepared], at: Cal
     loss = torch.zeros((), device=view.token_N.device)
     for part in parts:
         if "value_target" in part.columns:
-            value_N = view.value_N(method.entry.objective[part.term].credit.critic())
+            value_N = view.value_N(method.entry.objective[part.term].critic())
             loss = loss + 0.5 * (at(part.scale_BT).abs() * (value_N - at(part.columns["value_target"])).square()).sum()
     return loss

@@ -38,7 +38,7 @@ DOUBLES = {
     "context": "a table that is added to the logits of who sees the context; made parts show the same to every text",
     "reference": "the student's first table",
     "behaviour": "the exact law of who wrote the token",
-    "learner.value_head": "the exact discounted value of the term's own reward (or any table, where a test gives one)",
+    "learner.value_head": "the exact discounted value of the term's own reward, or of what is credited, less a known part (or any table, where a test gives one)",
     "reward.verifier": "a fair coin for each text and check, drawn once from a named seed",
     "reward": "other rewards of whole answers run as they are, on letters for tokens; coins for checks, judges, reward models and discriminators",
     "learner.discriminator": "the reward that it gives is a fair coin, like a verifier's",

@@ -185,9 +185,13 @@ class Bench:
         """The exact value of each state under the credit that reads this critic, unless a test has put a table in its place."""
         if learner in self.values:
             return self.values[learner]
-        term = next(t for _, t in self.method.terms if stream in t.streams() and getattr(getattr(t, "credit", None), "value", None) == learner)
+        term = next(t for _, t in self.method.terms if stream in t.streams() and getattr(t, "critic", lambda: None)() == learner)
         gamma = float(getattr(term.credit, "gamma", 1.0))
         reward_BT = term.resolved_reward(self.entry.rewards).tokens(context, term.reward if isinstance(term.reward, str) else None)
+        if term.credit.critic() is None:  # a baseline's: the mean of what is credited
+            reward_BT, gamma = term.credited(context, self.entry.rewards), 0.0
+        elif getattr(term.credit, "known", None) is not None:  # only what comes after the state
+            reward_BT, gamma = term.credit.value_target(reward_BT, context), 0.0
         return torch.from_numpy(state_values(law, reward_BT.numpy(), gamma, len(self.world.states)))
 
     def _gradients(self, prepared: Sequence[Prepared], contexts: Mapping[str, TokenContext], laws: Mapping[str, Law], tables: Tables) -> Measured:

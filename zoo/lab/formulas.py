@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Expected = tuple[str, "Against | None", "Array | None"]
 RATIOS = ("importance", "mixture_importance", "ppo_clip", "one_sided", "uncorrected")
+STATE_ONLY = ("none", "kl", "batch_mean", "optimal", "value")  # baselines that leave the mean as it is
 CREDITS = ("immediate", "return_to_go", "discounted", "k_step", "gae", "group", "leave_one_out")
 STEP = 1e-4  # of the central differences, in logits; the error is its fourth power with five points
 
@@ -84,7 +85,7 @@ def policy_gradient(at: TermReferences, term: Any) -> Expected:
     if reward_SV is None:
         return nothing(at, f"reward {reward.kind}: no formula in the lab")
     unknown = [f"ratio {r.kind}" for r in term.ratio if r.kind not in RATIOS]
-    unknown += [f"baseline {term.baseline.kind}"] if term.baseline.kind not in ("none", "kl", "batch_mean") else []
+    unknown += [f"baseline {term.baseline.kind}"] if term.baseline.kind not in STATE_ONLY else []
     if unknown:
         return nothing(at, *(f"{part}: no formula in the lab" for part in unknown))
     if term.routing.kind != "sampled":

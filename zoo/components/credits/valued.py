@@ -10,18 +10,24 @@ from torch import Tensor
 
 from zoo.components.base import Number, check_range, component
 from zoo.components.credits.base import Credit, discounted_sum, shifted
-from zoo.statistics import Statistic, TokenContext, Value
+from zoo.statistics import Kl, Statistic, TokenContext, Value
 
 
 @component("credit")
 class Gae(Credit):
     """A_t = sum over l of (gamma lambda)^l delta_{t+l}, delta_t = r_t + gamma V(s_{t+1}) - V(s_t), V = 0 after the last token,
-    at a stop and at a cut alike (1506.02438; catalogue D.8). gamma 0 is r_t - V; gamma = lambda = 1 is return-to-go minus V."""
+    at a stop and at a cut alike (1506.02438; catalogue D.8). gamma 0 is r_t - V; gamma = lambda = 1 is return-to-go minus V.
+
+    `known` names the teacher of a log-ratio reward, whose mean -KL(p || q) in a state needs no critic: V(s_t) = -KL_t + gamma W(s_t), and the
+    head learns the rest alone, W(s_t) -> -sum over k > t of gamma^(k-t-1) KL_k, which is discounted as the credit is (catalogue, Part 5.2
+    item 3). gamma 0 is then the baseline `kl`, whatever the head says.
+    """
 
     kind: Literal["gae"] = "gae"
     gamma: Number = 1.0
     lam: Number = Field(0.95, alias="lambda")
     value: str = "value"
+    known: str | None = None
 
     model_config = {"populate_by_name": True}
 
@@ -35,12 +41,19 @@ class Gae(Credit):
         return self.value
 
     def statistics(self) -> tuple[Statistic, ...]:
-        return (Value(self.value),)
+        return (Value(self.value),) if self.known is None else (Value(self.value), Kl("student", self.known))
 
     def advantage(self, reward_BT: Tensor, context: TokenContext) -> Tensor:
         value_BT = context.column(Value(self.value)) * context.mask_BT
+        if self.known is not None:
+            value_BT = (self.gamma * value_BT - context.column(Kl("student", self.known))) * context.mask_BT
         delta_BT = reward_BT + self.gamma * shifted(value_BT) - value_BT
         return discounted_sum(delta_BT * context.mask_BT, self.gamma * self.lam) * context.mask_BT
+
+    def value_target(self, advantage_BT: Tensor, context: TokenContext) -> Tensor:
+        if self.known is None:
+            return super().value_target(advantage_BT, context)
+        return shifted(discounted_sum(-context.column(Kl("student", self.known)) * context.mask_BT, self.gamma)) * context.mask_BT
 
     def estimator(self) -> str:
         return "pg_gae"

@@ -48,6 +48,10 @@ class Advantage:
         """The credit and the shapings that read a sequence's result."""
         return tuple(part for part in (self.credit, *self.shaping) if part.outcome)
 
+    def critic(self) -> str | None:
+        """The value head that its credit or its baseline reads."""
+        return self.credit.critic() or self.baseline.critic()
+
     def own_scorers(self, rewards: Mapping[str, Reward]) -> tuple[str, ...]:
         """Scorers that the reward and the baseline read."""
         read = [name for statistic in self.baseline.statistics() for name in statistic.scorers]
@@ -84,8 +88,8 @@ class Summand(Strict, Advantage):
 
     @model_validator(mode="after")
     def _placed(self) -> Summand:
-        if self.credit.critic() is not None:
-            raise ValueError("a credit with a value head stands in the term itself, not in plus: the head regresses one return")
+        if self.critic() is not None:
+            raise ValueError("a credit or a baseline with a value head stands in the term itself, not in plus: the head regresses one return")
         if any(shaping.where != "advantage" for shaping in self.shaping):
             raise ValueError("a shaping in plus acts on the advantage; leave out where")
         return self

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from zoo.components.base import Slot, component
@@ -35,6 +35,12 @@ class PolicyGradientTerm(TokenTerm, Advantage):
     plus: tuple[Summand, ...] = ()
     routing: Annotated[Routing, Slot("routing")] = SampledRouting()
     ratio: tuple[Annotated[Ratio, Slot("ratio")], ...] = Field(())
+
+    @model_validator(mode="after")
+    def _one_value(self) -> PolicyGradientTerm:
+        if self.credit.critic() is not None and self.baseline.critic() is not None:
+            raise ValueError(f"credit {self.credit.kind} already subtracts a learned value; drop baseline: value")  # type: ignore[attr-defined]
+        return self
 
     def advantages(self) -> tuple[PolicyGradientTerm | Summand, ...]:
         """All that is added up: the term itself, then its summands."""
@@ -92,8 +98,9 @@ class PolicyGradientTerm(TokenTerm, Advantage):
         columns |= {s: context.logp_BT(s) for ratio in self.ratio for s in ratio.scorers()}
         if self.routing.spread:
             columns["noise"] = _noise(context)
-        if self.credit.critic() is not None:
-            columns["value_target"] = self.credit.value_target(credited_BT, context)
+        if self.critic() is not None:
+            # A baseline's head predicts the return itself.
+            columns["value_target"] = credited_BT if self.credit.critic() is None else self.credit.value_target(credited_BT, context)
         return (self.gated(context, advantage_BT, columns),)
 
     def token_loss(self, view: View, columns_N: Mapping[str, Tensor]) -> Tensor:
