@@ -118,6 +118,7 @@ REFERENCES: dict[str, list[tuple[dict[str, Any], Array]]] = {
         ({"of": ENTROPY, "above": 1.3}, np.cumsum((H > 1.3) & MASK, 1)),
     ],
     "ahead": [({"of": ENTROPY, "window": window}, mean_ahead(H, window)) for window in (1, 2, 9)],
+    "weight": [({"of": {"kind": "mapped", "of": ENTROPY, "map": "exp", "slope": -1.0, "low": 0.1, "high": 0.4}}, np.clip(np.exp(-H), 0.1, 0.4))],
     "scaled": [
         (H_01, stretched(H)),
         ({"of": ENTROPY, "by": "quantiles", "low": 0.1, "high": 0.7}, stretched(H, 0.1, 0.7)),

@@ -107,3 +107,28 @@ class Combined(Measure):
             else:
                 first_BT = first_BT + other_BT if self.how == "sum" else first_BT - other_BT
         return first_BT
+
+
+@component("measure")
+class Weighed(Measure):
+    """What a weight says of the token, as a number that other measures may take up: a bent measure inside a further one
+    (DDT 2602.12222: the exponent of a token's weight depends on how foreign the token is)."""
+
+    kind: Literal["weight"] = "weight"
+    of: Annotated[Any, Slot("weight")]
+
+    @model_validator(mode="after")
+    def _alone(self) -> Weighed:
+        if self.of.reads_advantage:
+            raise ValueError(f"a measure has no advantage for the weight {self.of.kind} to read; name one that reads measures")
+        return self
+
+    def scorers(self) -> tuple[str, ...]:
+        return tuple(self.of.scorers())
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        return tuple(self.of.statistics())
+
+    def value(self, context: TokenContext) -> Tensor:
+        found: Tensor = self.of.weight(context, None)
+        return found.expand_as(context.mask_BT)
