@@ -64,6 +64,11 @@ def comparison(name: str) -> Callable[[str], None] | None:
     return test_entry_has_the_gradient_and_the_value_of_its_card if name in REFERENCES else None
 
 
+def awaited(entry: MethodEntry) -> str | None:
+    """Why an entry's reference is still to be written; a variant waits with its card."""
+    return AWAITED.get(entry.id) or AWAITED.get(entry.variant_of or "")
+
+
 def golden(entry: MethodEntry) -> tuple[Outcome, str]:
     """Outcome and reason for one entry of the registry that has an objective."""
     compare = comparison(entry.id)
@@ -76,7 +81,7 @@ def golden(entry: MethodEntry) -> tuple[Outcome, str]:
         return "skip", f"the core of {entry.identical_core_to}, which is compared there"
     if not entry.executable:
         return "skip", "not executable: no reference is asked for"
-    if reason := WITHOUT.get(entry.id) or AWAITED.get(entry.id):
+    if reason := WITHOUT.get(entry.id) or awaited(entry):
         return "skip", f"none: {reason}"
     return "skip", "none yet: write one in tests/golden"
 
