@@ -5,19 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from harness_kit import REVERSE_KL, made, read_pair, trainer_of
 
 from zoo.compat import pair_problems, problems
-from zoo.components.teachers import Ensemble, Route
+from zoo.components.teachers import Route
 from zoo.coordinates import derive_coordinates
 from zoo.harness.models import LoadedPair
 from zoo.harness.scoring import chunk_view, score
 from zoo.method import Method
 from zoo.statistics import LogProb
-from zoo.views import LogitView
 
 HINT = {"fields": ["solution"], "template": "solution"}
 OUTSIDE, INSIDE = {"kind": "external"}, {"kind": "student", "weights": "initial", "context": HINT}
@@ -30,24 +28,6 @@ def pair(pair_file: Path) -> LoadedPair:
 
 def composed(kind: dict[str, Any], **more: Any) -> Any:
     return made(rollout={"author": "student"}, teachers={"one": OUTSIDE, "two": INSIDE, "all": kind, **more}, objective=[{**REVERSE_KL, "teacher": "all"}])
-
-
-@pytest.mark.parametrize("mean", ["probability", "log_probability", "product"])
-def test_an_ensembles_distribution(mean: str) -> None:
-    rng = np.random.default_rng(3)
-    p, q = (rng.dirichlet(np.ones(5), size=6) for _ in range(2))
-    logits = {"one": lambda: torch.from_numpy(np.log(p)), "two": lambda: torch.from_numpy(np.log(q))}
-    ensemble = Ensemble.model_validate({"kind": "ensemble", "of": {"one": 1.0, "two": 3.0}, "mean": mean})
-    view = LogitView(torch.zeros(6, dtype=torch.long), logits, mixes={"all": lambda logp: ensemble.combine(logp, torch.zeros(6))})
-    if mean == "probability":
-        expected = 0.25 * p + 0.75 * q
-    else:
-        powers = (0.25, 0.75) if mean == "log_probability" else (1.0, 1.0)
-        product = p ** powers[0] * q ** powers[1]
-        expected = product / product.sum(-1, keepdims=True)
-    np.testing.assert_allclose(view.logp_NV("all").exp().numpy(), expected, rtol=1e-12)
-    alone = Ensemble.model_validate({"kind": "ensemble", "of": {"one": 1.0, "two": 1e-12}, "mean": "probability"})
-    np.testing.assert_allclose(alone.combine(view.logp_NV, torch.zeros(6)).exp().numpy(), p, rtol=1e-9)
 
 
 def test_each_prompt_goes_to_its_teacher_and_no_other_is_asked(pair: LoadedPair) -> None:

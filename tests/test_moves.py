@@ -12,7 +12,7 @@ import torch
 from harness_kit import REVERSE_KL, TEACHER, made, moving_entries, read_pair, trainer_of, weights
 from torch import Tensor
 
-from zoo.components.schedules import Balance, HitRate, Informed, LossTrend, Momentum
+from zoo.components.schedules import Momentum
 from zoo.errors import ZooError
 from zoo.harness import privacy
 from zoo.harness.models import LoadedPair
@@ -248,45 +248,6 @@ def test_copies_follow_the_clock_the_rounds_and_the_gate(pair: LoadedPair) -> No
 # --- numbers that follow a measure --------------------------------------------------------------------------------------------
 
 
-def test_taids_rule() -> None:
-    rule = Momentum(start=0.2, end=0.9, rate=0.1, beta=0.7, measure="loss")
-    state = rule.begin()
-    t, m, previous = 0.2, 0.0, None
-    for n, loss in enumerate([2.0, 1.5, 1.8, 0.9, 0.9, 0.1, 0.4, 0.3]):
-        state = rule.follow(state, {"loss": loss}, n / 8)
-        if previous is not None:
-            m = 0.7 * m + 0.3 * (previous - loss) / (previous + 1e-15)
-            t = min(0.9, max(0.2 + 0.7 * n / 8, t + 0.1 / (1 + math.exp(-m)) * (1 - t)))
-        previous = loss
-        assert state["value"] == pytest.approx(t)
-    assert 0.7 < t <= 0.9
-
-
-def test_adakds_rule() -> None:
-    rule = LossTrend(start=1.0, low=0.5, change=0.4, tolerance=0.1, decay=0.0, warmup=0.2)
-    state, found = rule.begin(), []
-    for progress, loss in [(0.0, 9.0), (0.1, 5.0), (0.2, 2.0), (0.3, 1.9), (0.4, 1.5), (0.5, 1.0), (0.6, 1.05), (0.7, 1.3), (0.8, 3.0)]:
-        state = rule.follow(state, {"loss": loss}, progress)
-        found.append(state["value"])
-    assert found == pytest.approx([1.0, 1.0, 1.0, 1.0, 0.6, 0.5, 0.5, 0.7, 0.98])
-
-
-def test_the_other_rules() -> None:
-    window = HitRate(start=8.0, low=4.0, high=10.0, measure="kept.0", above=0.5, grow=1.2, shrink=0.5)
-    state, found = window.begin(), []
-    for share in (0.9, 0.5, 0.4, 0.1):
-        state = window.follow(state, {"kept.0": share}, 0.0)
-        found.append(state["value"])
-    assert found == pytest.approx([9.6, 10.0, 5.0, 4.0])
-    balance = Balance(of="loss.0", to="loss.1", decay=0.5, high=5.0)
-    state = balance.follow(balance.begin(), {"loss.0": 4.0, "loss.1": 2.0}, 0.0)
-    assert state["value"] == pytest.approx(2.0)
-    assert balance.follow(state, {"loss.0": 8.0, "loss.1": 1.0}, 0.0)["value"] == pytest.approx(4.0)
-    assert balance.follow(state, {"loss.0": 80.0, "loss.1": 1.0}, 0.0)["value"] == 5.0
-    told = Informed(measure="loss.0", at=1.0, sharpness=2.0, cap=1.5)
-    assert [told.follow({}, {"loss.0": x}, 0.0)["value"] for x in (0.5, 1.0, 2.0)] == pytest.approx([math.exp(-1.0), 1.0, 1.5])
-
-
 def test_a_number_in_the_objective_follows_its_measure(pair: LoadedPair) -> None:
     [entry] = [e for e in moving_entries() if e.id == "following"]
     trainer, seen, losses = trainer_of(entry, pair, budget={"amount": 500}), [], []
@@ -320,19 +281,3 @@ def test_a_coefficient_follows_its_own_term_without_itself(pair: LoadedPair) -> 
 
     trainer.train(look, lambda: None)
     assert len(own) > 3 and 0.0 < own[1] < 1.5 * own[0]
-
-
-@pytest.mark.parametrize(
-    ("schedule", "message"),
-    [
-        ({"schedule": "momentum", "start": 0.9, "end": 0.3}, "must rise"),
-        ({"schedule": "hit_rate", "start": 1.0, "low": 2.0, "high": 3.0, "measure": "kept.0"}, "between low and high"),
-        ({"schedule": "hit_rate", "start": 2.0, "low": 2.0, "high": 3.0, "measure": "lost.0"}, "should be loss, loss.N"),
-        ({"schedule": "balance", "of": "loss.0", "to": "loss.0"}, "two measures"),
-        ({"schedule": "informed", "measure": "loss.0", "at": 0.0, "start": 3.0}, "exceed cap"),
-        ({"schedule": "loss_trend", "low": 2.0}, "must not exceed start"),
-    ],
-)
-def test_senseless_rules_are_refused(schedule: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        made(**OWN, **TEACHER, objective=[{**REVERSE_KL, "coefficient": schedule}])

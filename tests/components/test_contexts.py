@@ -38,7 +38,7 @@ def made(kind: str, answers: Answers = ANSWERS, **fields: Any) -> Sequence[str |
     return build("context", kind, **fields).texts({None: answers, "other": Answers(PROMPTS, [t.upper() for t in TEXTS], answers.groups)}, Judge())
 
 
-@pytest.mark.parametrize(("kind", "fields", "shown"), [
+SHOWN: list[tuple[str, dict[str, Any], list[str | None]]] = [
     ("attempt", {}, TEXTS),
     ("attempt", {"of": "other"}, ["LONG A", "NO", "A", "OH", "BAD", "WORSE"]),
     ("reflection", {"of": "other"}, ["LONG A", "NO", "A", "OH", "BAD", "WORSE"]),
@@ -56,7 +56,10 @@ def made(kind: str, answers: Answers = ANSWERS, **fields: Any) -> Sequence[str |
     ("partial_solution", {"share": 1.0}, ["one two three A"] * 4 + ["B"] * 2),
     ("ablated", {"part": "part"}, ["say A"] * 4 + [None] * 2),
     ("given", {"name": "nothing"}, [None] * 6),
-])  # fmt: skip
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "fields", "shown"), SHOWN)
 def test_what_each_part_shows(kind: str, fields: dict[str, Any], shown: list[str | None]) -> None:
     assert list(made(kind, **fields)) == shown
 
@@ -88,3 +91,9 @@ def test_parts_that_differ_are_kept_apart() -> None:
     other = Context(template="u", made=({"kind": "peer_success", "count": 2},))
     keys = [context.key(context.made[0]), context.key(context.made[1]), other.key(other.made[0])]
     assert len(set(keys)) == 3 and all(key.partition("~")[0] in ("peer_success", "peer_failure") for key in keys)
+
+
+REFERENCES = {
+    **{kind: [test_what_each_part_shows] for kind, _, _ in SHOWN},
+    "other_prompt": [test_another_prompt_depends_on_the_prompt_alone_and_differs_from_it],
+}

@@ -13,18 +13,42 @@ from .six import build
 REFERENCES: dict[str, dict[str, dict[str, Any]]] = {
     "teacher": {
         "external": {"model": "teacher", "access": "white_box", "lineage": False, "context": None, "target": None},
+        "endpoint": {"model": "teacher", "access": "black_box", "lineage": False, "context": None, "target": None},
+        "learner": {"learner": "pupil", "lineage": False, "members": ()},
         "student": {"lineage": True, "weights": build("weights_of", "initial")},
     },
-    "weights_of": {"initial": {}, "live": {}, "ema": {"decay": 0.9}},
-    "learner": {"value_head": {"learning_rate": 1e-3}},
-    "update": {"adamw": {"betas": (0.9, 0.999), "epsilon": 1e-8, "weight_decay": 0.0}},
-}
+    "weights_of": {
+        "initial": {}, "live": {}, "ema": {"decay": 0.9}, "periodic": {"every": 3, "rounds": None},
+        "gated": {"measure": "reward.correct.main", "every": 10, "smooth": 0.9, "margin": 0.0, "tail": None, "limit": 1.0},
+    },
+    "learner": {
+        "value_head": {"learning_rate": 1e-3},
+        "peer": {"model": "teacher", "learning_rate": 1e-3},
+        "adapter": {"model": "teacher", "learning_rate": 1e-3, "module": build("adapter", "lora")},
+        "projector": {"learning_rate": 5e-4},
+        "discriminator": {"learning_rate": 1e-4, "span": (0.0, 1.0)},
+    },
+    "update": {"adamw": {"betas": (0.9, 0.999), "epsilon": 1e-8, "weight_decay": 0.0, "step": None, "anchor": None, "adapter": None}},
+    "step": {  # their values: tests/test_moves.py
+        "dp": {"clip": 0.5, "noise": 1.0, "delta": None},
+        "extrapolate": {"factor": 2.0, "trials": 5, "prompts": 50, "check": "answer"},
+        "match_norm": {"to": 0},
+    },
+    "anchor": {"l2": {"strength": 0.1}, "fisher": {"strength": 0.1, "samples": 64}},
+    "adapter": {"lora": {"rank": 16, "alpha": 32.0}},
+}  # fmt: skip
+TERM = {"term": "likelihood", "reduce": "token_mean"}
+# What a kind cannot do without.
+GIVEN: dict[str, dict[str, Any]] = {
+    "weights_of.ema": {"decay": 0.9}, "weights_of.periodic": {"every": 3}, "weights_of.gated": {"measure": "reward.correct.main"},
+    "teacher.learner": {"learner": "pupil"}, "learner.peer": {"objective": (TERM,)}, "learner.adapter": {"objective": (TERM,), "module": "lora"},
+    "learner.discriminator": {"real": "given"}, "step.dp": {"clip": 0.5, "noise": 1.0}, "anchor.l2": {"strength": 0.1}, "anchor.fisher": {"strength": 0.1},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("slot", "kind"), [(slot, kind) for slot, kinds in REFERENCES.items() for kind in kinds])
 def test_defaults(slot: str, kind: str) -> None:
-    given = {"decay": 0.9} if kind == "ema" else {}
-    part = build(slot, kind, **given)
+    part = build(slot, kind, **GIVEN.get(f"{slot}.{kind}", {}))
     for name, value in REFERENCES[slot][kind].items():
         assert getattr(part, name) == value, name
 
@@ -35,7 +59,24 @@ def test_defaults(slot: str, kind: str) -> None:
         ("weights_of", {"kind": "ema", "decay": 1.0}),
         ("weights_of", {"kind": "ema", "decay": -0.1}),
         ("weights_of", {"kind": "ema"}),
+        ("weights_of", {"kind": "periodic"}),
+        ("weights_of", {"kind": "periodic", "every": 2, "rounds": 2}),
+        ("weights_of", {"kind": "gated", "measure": "loss", "smooth": 1.0}),
         ("learner", {"kind": "value_head", "learning_rate": 0}),
+        ("learner", {"kind": "peer", "objective": ()}),
+        ("learner", {"kind": "adapter", "objective": (TERM,)}),
+        ("learner", {"kind": "projector", "learning_rate": 0}),
+        ("learner", {"kind": "discriminator", "real": "main"}),
+        ("learner", {"kind": "discriminator", "real": "given", "span": (0.5, 0.5)}),
+        ("step", {"kind": "dp", "clip": 0.0, "noise": 1.0}),
+        ("step", {"kind": "dp", "clip": 1.0, "noise": -1.0}),
+        ("step", {"kind": "extrapolate", "factor": 0.0}),
+        ("step", {"kind": "match_norm", "to": -1}),
+        ("anchor", {"kind": "l2", "strength": 0.0}),
+        ("anchor", {"kind": "fisher", "strength": 0.1, "samples": 0}),
+        ("adapter", {"kind": "lora", "rank": 0}),
+        ("update", {"kind": "adamw", "adapter": "lora", "anchor": {"l2": 0.1}}),
+        ("update", {"kind": "adamw", "adapter": "lora", "step": "extrapolate"}),
         ("update", {"kind": "adamw", "betas": (0.9, 1.0)}),
         ("teacher", {"kind": "external", "access": "grey_box"}),
         ("teacher", {"kind": "student", "context": {"fields": (), "template": "hint"}}),

@@ -12,7 +12,7 @@ import torch
 from zoo.method import Method
 
 from .compose import contexts_of, entry_of, legal, loss_of
-from .six import LOGITS, MASK, TOKENS, Array, gradient, log_softmax, logp, rollout, sampled, slope, tensor
+from .six import LOGITS, MASK, TOKENS, Array, build, gradient, log_softmax, logp, rollout, sampled, slope, tensor
 
 MODELS = {name: tensor(values) for name, values in LOGITS.items()}
 REWARDS = {"correct": torch.tensor([1.0, 0.0], dtype=torch.float64)}
@@ -257,9 +257,52 @@ def test_a_sum_of_terms_is_the_sum_and_windows_open_and_close() -> None:
     assert losses["second", 1.0] == pytest.approx(2 * losses["second", 0.5], abs=1e-9)
 
 
+class Hidden:
+    """A view of hidden states alone: two layers of three numbers, the student's doubled where they are projected."""
+
+    def __init__(self, student: torch.Tensor, teacher: torch.Tensor) -> None:
+        self.held = {"student": list(student), "teacher": list(teacher)}
+
+    def states(self, scorer: str, layers: str) -> list[torch.Tensor]:
+        return self.held[scorer] if layers == "all" else self.held[scorer][-1:]
+
+    def projected(self, learner: str, states_NH: torch.Tensor, place: int) -> torch.Tensor:
+        assert learner == "bridge"
+        return 2.0 * states_NH + place
+
+
+@pytest.mark.parametrize("projector", [None, "bridge"])
+@pytest.mark.parametrize("layers", ["all", "last"])
+@pytest.mark.parametrize("distance", ["mse", "normalised_mse", "cosine"])
+def test_representation(distance: str, layers: str, projector: str | None) -> None:
+    rng = np.random.default_rng(4)
+    h, g = rng.normal(size=(2, 2, 6, 3))
+    student, teacher = tensor(h).requires_grad_(), tensor(g).requires_grad_()
+    term = build("term", "representation", distance=distance, layers=layers, projector=projector, reduce="token_mean")
+    found = term.token_loss(Hidden(student, teacher), {})
+
+    def length(x: Array) -> Array:
+        return np.sqrt((x**2).sum(-1, keepdims=True))
+
+    def apart(h: Array) -> Array:
+        mapped = h if projector is None else 2.0 * h + (np.arange(2)[:, None, None] if layers == "all" else 0.0)
+        unit, other = mapped / length(mapped), g / length(g)
+        each = {"mse": (mapped - g) ** 2, "normalised_mse": (unit - other) ** 2, "cosine": 1.0 / 3.0 - unit * other}[distance].sum(-1)
+        return each.mean(0) if layers == "all" else each[-1]
+
+    np.testing.assert_allclose(found.detach().numpy(), apart(h), rtol=1e-10)
+    slopes, none = torch.autograd.grad(found.sum(), [student, teacher], allow_unused=True)
+    assert none is None
+    for place in np.ndindex(h.shape):
+        step = np.zeros_like(h)
+        step[place] = 1e-6
+        assert float(slopes[place]) == pytest.approx((apart(h + step) - apart(h - step)).sum() / 2e-6, rel=1e-5, abs=1e-7)
+
+
 REFERENCES = {
     "divergence": [test_divergence, test_divergence_with_entries_and_tokens_clipped, test_divergence_to_a_moving_target],
     "likelihood": [test_likelihood],
     "policy_gradient": [test_policy_gradient_in_its_order, test_policy_gradient_of_a_verifier_and_a_critic],
     "log_prob_loss": [test_log_prob_loss],
+    "representation": [test_representation],
 }

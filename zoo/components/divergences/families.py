@@ -48,12 +48,13 @@ class SquaredHellinger(FDivergence):
 
 @component("divergence")
 class PearsonChi2(FDivergence):
-    """sum (q - p)^2 / p; f(u) = (u - 1)^2. Without bound where the student rules out what the teacher says."""
+    """sum (q - p)^2 / p; f(u) = (u - 1)^2. Without bound where the student rules out what the teacher says: there, beyond q^2 / p = e^60, it
+    grows like the square of the logarithm, which fp32 holds."""
 
     kind: Literal["pearson_chi2"] = "pearson_chi2"
 
     def entries(self, student_logp_NK: Tensor, teacher_logp_NK: Tensor) -> Tensor:
-        return ((teacher_logp_NK - 0.5 * student_logp_NK).exp() - (0.5 * student_logp_NK).exp()).square()
+        return (_exp_along(teacher_logp_NK - 0.5 * student_logp_NK) - (0.5 * student_logp_NK).exp()).square()
 
     def generator(self, log_u: Tensor) -> Tensor:
         return torch.expm1(log_u).square()
@@ -118,3 +119,8 @@ class AlphaBeta(Divergence):
         from_teacher_NK = exp_slope(cross_NK, gap_NK, self.beta)
         from_student_NK = exp_slope(cross_NK, -gap_NK, self.alpha)
         return (from_teacher_NK + from_student_NK) / total
+
+
+def _exp_along(x: Tensor, end: float = 30.0) -> Tensor:
+    """exp(x) up to `end`, and along its tangent from there."""
+    return x.clamp(max=end).exp() * (1.0 + (x - end).clamp(min=0))
