@@ -206,7 +206,9 @@ def test_several_with_one_bad_exit_with_1_and_name_it(write: Callable[..., Path]
 
 
 def test_all_checks_the_registry_as_a_whole(bench: Bench, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    # What these two say of each entry is tested in tests/test_every_entry.py and tests/lab/test_registry.py.
     monkeypatch.setattr("zoo.check._dynamic", lambda *_: [])
+    monkeypatch.setattr("zoo.check._lab", lambda *_: [])
     write(shipped("gkd"))
     reports = list(check_all([write(NEWCOMER).parent], bench))
     assert len(reports) == len(list(METHODS.glob("*.yaml"))) + 3

@@ -311,7 +311,7 @@ def test_help_shows_examples_and_every_listing_has_json(command: str) -> None:
     [
         (["show", "gdk"], "no method 'gdk' in the registry; did you mean 'gkd'?"),
         (["diff", "gkd", "grop"], "did you mean 'grpo'?"),
-        (["check", "minilm"], "did you mean 'minillm'?"),
+        (["check", "minllm"], "did you mean 'minillm'?"),
         (["check", "absent.yaml"], "absent.yaml: no such file"),
         (["plan", "quikstart"], "no comparison 'quikstart'; did you mean 'quickstart'?"),
         (["run", "absent.yaml"], "no comparison 'absent.yaml'"),

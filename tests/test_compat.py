@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from zoo import compat, context_rules
+from zoo import compat, context_rules, movement_rules
 from zoo.compat import pair_problems, problems
 from zoo.entry import MethodEntry
 
@@ -224,6 +224,12 @@ RULES: dict[str, list[tuple[dict[str, Any], str]]] = {
           f"{FIRST}.reward": {"kind": "contrast", "of": {"teacher": 1, "behaviour": -1}}},
          "objective[0]: the reward reads 'behaviour', unknown for the given texts of rollouts.theirs; use student, or another stream"),
     ],
+    "reward_parts": [
+        ({"rewards.both": {"kind": "sum", "of": {"correct": 1.0, "brief": 1.0}}}, "rewards.both: reward 'brief' is not under rewards"),
+        ({"rewards.gap": CONTRAST, "rewards.both": {"kind": "sum", "of": {"correct": 1.0, "gap": 1.0}}},
+         "rewards.both: 'gap' is given per token, and rewards of whole answers are summed here; advantages are summed by `plus`"),
+        ({"rewards.both": {"kind": "sum", "of": {"correct": 1.0, "both": 1.0}}}, "rewards: "),
+    ],
     "pairs_of_streams": [
         ({f"{FOURTH}.chosen": "main"}, "objective[3]: chosen and rejected are both 'main', so every preference is 0; name two streams"),
         ({"rollouts.theirs.group": 2}, "objective[3]: 'theirs' and 'main' are compared one to one; give rollouts.main the same group and share"),
@@ -246,7 +252,8 @@ def test_rule(rule: str, changes: dict[str, Any], message: str) -> None:
 
 
 def test_every_rule_is_tested() -> None:
-    elsewhere = (*context_rules.NAMES, *context_rules.RULES)  # tests/test_context_rules.py
+    modules = (context_rules, movement_rules)  # each has a test module of its own
+    elsewhere = [rule for module in modules for rule in (*module.NAMES, *module.RULES)]
     assert set(RULES) == {rule.__name__ for rule in (*compat.NAMES, *compat.RULES) if rule not in elsewhere}
 
 

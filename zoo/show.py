@@ -64,7 +64,9 @@ def list_table(rows: Iterable[Mapping[str, Any]], width: int) -> Table:
     blocked = any(not row["executable"] for row in rows)
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, highlight=False, show_lines=False)
     for name in [name for name in (STACKED if stacked else COLUMNS) if blocked or name != "runs"]:
-        made.add_column(name, no_wrap=name in ("id", "year"), overflow="fold")
+        # Identifiers and years stay whole; what is longer is folded.
+        least = max((len(row["id"]) for row in rows), default=0) if name == "method" else None
+        made.add_column(name, no_wrap=name in ("id", "year"), overflow="fold", min_width=least)
     for row in rows:
         place = (
             [_joined(row["coordinates"][name]) for name in SETS]
