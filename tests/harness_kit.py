@@ -236,6 +236,10 @@ def moving_entries() -> list[MethodEntry]:
             {"term": "representation", "layers": "all", "projector": "bridge", "reduce": "token_mean"}]),
         made("mates", **own, teachers={"partner": {"kind": "learner", "learner": "mate"}}, objective=[{**REVERSE_KL, "teacher": "partner"}], learners={
             "mate": {"kind": "peer", "learning_rate": 0.02, "objective": [{**REVERSE_KL, "teacher": "pupil"}]}}),
+        made("remembering", **own, **TEACHER, objective=[
+            {**REVERSE_KL, "gates": [{"kind": "persistent", "of": {"kind": "divergence"}, "level": 0.7, "rounds": 8, "streak": 1}]},
+            {"term": "likelihood", "coefficient": 0.1, "reduce": "token_mean", "gates": [
+                {"kind": "hysteresis", "of": {"kind": "entropy"}, "down": 0.99, "warmup": 0.1}]}]),
         made("adapted", **own, **TEACHER, objective=[REVERSE_KL], update={
             "kind": "adamw", "adapter": {"kind": "lora", "rank": 2, "alpha": 4.0, "targets": ["q_proj", "up_proj"]}}),
     ]  # fmt: skip

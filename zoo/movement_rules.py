@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from zoo.components.base import walk
+from zoo.components.gates import Remembering
 from zoo.components.learners import Peer, Projector, TeacherAdapter
 from zoo.components.schedules import Adaptive
 from zoo.components.teachers import Composite, GatedWeights, LearnedTeacher, Route
@@ -125,5 +126,13 @@ def pair_fields(entry: MethodEntry, fields: Collection[str] | None, checks: Coll
         yield f"update.step.check '{step.check}' is not among the task's checks{suggest(step.check, checks)}"
 
 
+def remembering_learners(entry: MethodEntry) -> Messages:
+    """Only the student's own steps are remembered."""
+    for name, learner in entry.learners.items():
+        for part in walk(learner):
+            if isinstance(part, Remembering):
+                yield f"learners.{name}: gate {part.kind} remembers the student's steps, not a learner's; use it in objective alone"  # type: ignore[attr-defined]
+
+
 NAMES = (unknown_members, learned_teachers)
-RULES = (composite_authors, measures, private_parts, matched_term, representations)
+RULES = (composite_authors, measures, private_parts, matched_term, representations, remembering_learners)

@@ -127,6 +127,7 @@ class TokenContext:
 
     `rewards` holds one number per sequence. `total` turns a per-process sum into the
     sum over all processes. `absent` marks the sequences (B,) for which a scorer's context has nothing to show.
+    `memory` holds what gates remember of earlier steps, by their keys.
     """
 
     rollout: Rollout
@@ -134,6 +135,7 @@ class TokenContext:
     rewards: Mapping[str, Tensor] = field(default_factory=dict)
     total: Callable[[Tensor], Tensor] = field(default=lambda value: value)
     absent: Mapping[str, Tensor] = field(default_factory=dict)
+    memory: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     @property
     def mask_BT(self) -> Tensor:

@@ -67,6 +67,9 @@ REFERENCES: dict[str, list[tuple[dict[str, Any], Array]]] = {
     "change_point": [({"of": ENTROPY, "segment": 2}, MASK)],
     "finished": [({}, np.array([[True], [False]]) & MASK), ({"is": False}, np.array([[False], [True]]) & MASK)],
     "context": [({"of": "self"}, MASK), ({"of": "self", "is": "absent"}, ~MASK & MASK)],
+    # A batch that stands alone remembers nothing.
+    "hysteresis": [({"of": ENTROPY}, MASK)],
+    "persistent": [({"of": DIVERGENCE}, MASK), ({"of": DIVERGENCE, "is": "persistent"}, ~MASK & MASK)],
     "group_pick": [
         # Both responses are of one group; the first is right.
         ({"name": "correct", "of": ENTROPY}, np.array([[True], [False]]) & MASK),

@@ -27,6 +27,7 @@ from zoo.harness.moves import Mover, Pull, mover_of
 from zoo.harness.parallel import Processes
 from zoo.harness.parts import VALIDATION_LOSS, Part
 from zoo.harness.peers import make_peers
+from zoo.harness.remembered import Remembered
 from zoo.harness.replay import ReplayBuffer, buffer_for
 from zoo.harness.scoring import Bank, Scored, bank_for, refreshed, score, verified
 from zoo.harness.state import Measured, lineage_copies
@@ -56,6 +57,7 @@ class Trainer:
     measured: Measured
     parts: dict[str, Part] = field(default_factory=dict)
     mover: Mover = field(init=False)
+    remembered: Remembered = field(init=False)
     pull: Pull | None = None
     spent: Spent = field(default_factory=Spent)
     phases: Phases = field(default_factory=Phases)
@@ -155,7 +157,7 @@ class Trainer:
         before = self.bank.scored_tokens
         scored = {name: refreshed(method, self.bank, name, part, self.spent.steps) for name, part in scored.items()}
         self.spent.teacher_tokens += self.processes.total_int(self.bank.scored_tokens - before)
-        contexts = {name: part.context for name, part in scored.items()}
+        contexts = self.remembered.shown({name: part.context for name, part in scored.items()})
         prepared = method.prepare(contexts)
         values = self.mover.gather(method, scored, prepared)
         for one in self.parts.values():
@@ -277,13 +279,15 @@ def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: Lo
     trainer = Trainer(
         entry, comparison, seed, pair, processes, bank, engine, optimizer_of(entry, student, rate), prompts, validation, memories, Measured(entry)
     )
+    trainer.remembered = Remembered(entry, pair.vocab_size)
     trainer.mover = mover_of(entry.update.step, trainer)  # type: ignore[attr-defined]
     anchor = entry.update.anchor  # type: ignore[attr-defined]
     trainer.pull = None if anchor is None else Pull(anchor, trainer)
     buffers: dict[str, Part] = {f"memory:{name}": memory for name, memory in memories.items()}
     peers = make_peers(entry, bank, processes, settings.clip_norm)
     peers |= make_discriminators(entry, bank, processes, settings.clip_norm, (comparison.id, seed))
-    trainer.parts = {**peers, **lineage_copies(entry, bank), **critics, **buffers, "measured": trainer.measured, "mover": trainer.mover}
+    buffers |= {"measured": trainer.measured, "remembered": trainer.remembered, "mover": trainer.mover}
+    trainer.parts = {**peers, **lineage_copies(entry, bank), **critics, **buffers}
     return trainer
 
 

@@ -5,6 +5,7 @@ from zoo.components.gates.base import Gate, Threshold
 from zoo.components.gates.chosen import Acceptance, ChangePoint, ClassBalance, Finished, TokenSet
 from zoo.components.gates.measured import MeasureThreshold, Quantile, Share
 from zoo.components.gates.plain import AdvantageGate, AuthorGate, Position, ProbabilityGap, RewardGate, StudentEntropy, TeacherEntropy, TopEntropyShare
+from zoo.components.gates.remembering import Hysteresis, Persistent, Remembering
 
 __all__ = [
     "Acceptance",
@@ -14,10 +15,13 @@ __all__ = [
     "ClassBalance",
     "Finished",
     "Gate",
+    "Hysteresis",
     "MeasureThreshold",
+    "Persistent",
     "Position",
     "ProbabilityGap",
     "Quantile",
+    "Remembering",
     "RewardGate",
     "Share",
     "StudentEntropy",
