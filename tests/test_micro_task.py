@@ -114,7 +114,7 @@ def test_unknown_names_get_the_legal_ones() -> None:
 
 MADE = {"attempt": "3 8 1a", "feedback": "bad #", "outcome": "good", "peer_success": "3 8#8", "peer_failure": "3 9#9", "reflection": "h?",
         "other_prompt": "+12=", "partial_solution": "3", "ablated": "+1=",
-        "observation": "?bad 2?+12=", "history": "+12=?bad 2?", "hidden_state": "3 8 8", "experience": "3 8#8", "group_turns": "3 8#8"}  # fmt: skip
+        "observation": "?bad 2?+12=", "history": "+12=?bad 2?", "hidden_state": "3 8 8", "experience": "3 8#8"}  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "said"), [

@@ -60,7 +60,10 @@ def sequence_rewards(entry: MethodEntry) -> Messages:
                 if not entry.rewards[part.name].per_sequence:
                     yield f"objective[{i}]: {part.kind} reads a sequence's result, but rewards.{part.name} is given per token; name a verifier"
         for _, part in term.parts():
-            if part.outcome and not entry.rewards[part.name].per_sequence:
+            if getattr(part, "scope", None) == "turn":
+                if part.outcome and not entry.rewards[part.name].per_turn:
+                    yield f"objective[{i}]: {part.kind} with scope: turn reads a reward of turns; name a turn_state, or drop scope"
+            elif part.outcome and not entry.rewards[part.name].per_sequence:
                 yield f"objective[{i}]: {part.kind} reads a sequence's result, but rewards.{part.name} is given per token; name a verifier"
 
 

@@ -200,13 +200,14 @@ SHARES = {"valid": (6, MASK.sum(1), 2), "kept": (3, KEPT.sum(1), 1)}
 def divided(kind: str, over: str) -> Array:
     tokens, lengths, sequences = SHARES[over]
     per_row = {"token_mean": [1 / tokens] * 2, "sequence_mean": [1 / (sequences * max(n, 1)) for n in lengths], "sum": [1 / sequences] * 2,
-               "fixed": [1 / (sequences * 128.0)] * 2}[kind]  # fmt: skip
-    return np.array(per_row)[:, None] * MASK
+               "fixed": [1 / (sequences * 128.0)] * 2}  # fmt: skip
+    per_row["turn_mean"] = per_row["sequence_mean"]  # of a text without turns
+    return np.array(per_row[kind])[:, None] * MASK
 
 
 REDUCES: Table = {
     kind: [({"over": over, **({"divisor": 128} if kind == "fixed" else {})}, divided(kind, over)) for over in ("valid", "kept")]
-    for kind in ("token_mean", "sequence_mean", "sum", "fixed")
+    for kind in ("token_mean", "sequence_mean", "sum", "fixed", "turn_mean")
 }
 
 

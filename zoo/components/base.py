@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from zoo.errors import ZooError, in_yaml, suggest
@@ -170,12 +170,23 @@ class Context(Strict):
     nothing to show, `absent: skip` leaves the sequence out of every term that reads the scorer (of a stream's author, out of
     the stream), and `absent: plain` shows the plain prompt. The template `plain`, which every pair has, shows the prompt alone: for a
     scorer of a stream that the student reads in a context.
+
+    With `per: turn` a scorer reads each turn of a dialogue in a context of its own, its texts made for that turn, behind what was said
+    before, or (`before: drop`) without it.
     """
 
     fields: tuple[str, ...] = ()
     made: tuple[Annotated[Any, Slot("context")], ...] = ()
     template: str
     absent: Literal["skip", "plain"] = "skip"
+    per: Literal["sequence", "turn"] = Field("sequence", exclude_if=lambda value: value == "sequence")
+    before: Literal["keep", "drop"] = Field("keep", exclude_if=lambda value: value == "keep")
+
+    @model_validator(mode="after")
+    def _dropped(self) -> Context:
+        if self.before == "drop" and self.per != "turn":
+            raise ValueError("before: drop leaves out the turns before the one that is scored; set per: turn")
+        return self
 
     @model_validator(mode="after")
     def _something(self) -> Context:

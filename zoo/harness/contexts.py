@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from zoo.components.base import ABSENT, Context
-from zoo.components.contexts import Answers
+from zoo.components.contexts import Answers, Lesson
 from zoo.errors import ZooError
 from zoo.harness.models import LoadedPair
 from zoo.tensors import Author, Episode, Prompt, Rollout
@@ -26,6 +26,7 @@ class TaskJudge:
 
     def __init__(self, pair: LoadedPair) -> None:
         self.pair = pair
+        self.lessons: list[Lesson] = []  # kept by zoo.harness.experience
 
     @property
     def words(self) -> Mapping[str, str]:
@@ -132,21 +133,42 @@ def made_prompts(
     parts read, under None those that the context is for.
     """
     fields: list[dict[str, str]] = [{} for _ in prompts]
+
+    def keep(key: str, texts: Sequence[str | None]) -> None:
+        for own, text in zip(fields, texts, strict=True):
+            own[key] = ABSENT if text is None else text
+
     for declared, now in named:
         for part, resolved in zip(declared.made, now.made, strict=True):
-            texts = resolved.texts(answers_of, judge)
-            for own, text in zip(fields, texts, strict=True):
-                own[declared.key(part)] = ABSENT if text is None else text
+            if declared.per == "sequence":
+                keep(declared.key(part), resolved.texts(answers_of, judge))
+                continue
+            for turn in range(max((len(episode.said) for episode in answers_of[None].episodes), default=1)):
+                at = {name: answers.at(turn) if answers.episodes else answers for name, answers in answers_of.items()}
+                keep(turn_key(declared, part, turn), resolved.texts(at, judge))
     return tuple(replace(prompt, fields={**prompt.fields, **own}) if own else prompt for prompt, own in zip(prompts, fields, strict=True))
 
 
-def lacks(prompt: Prompt, context: Context | None) -> bool:
-    """Whether a part of the context has nothing to show for this sequence."""
+def turn_key(context: Context, part: Any, turn: int) -> str:
+    """The field under which the text of a made part is kept for one turn."""
+    return f"{context.key(part)}#{turn}"
+
+
+def lacks(prompt: Prompt, context: Context | None, turn: int | None = None) -> bool:
+    """Whether a part of the context has nothing to show for this sequence, or for one of its turns."""
+    if context is not None and turn is not None:
+        return any(prompt.fields.get(turn_key(context, part, turn)) == ABSENT for part in context.made)
     return context is not None and any(prompt.fields.get(context.key(part)) == ABSENT for part in context.made)
 
 
 def absent(rollout: Rollout, context: Context | None) -> Tensor | None:
-    """Sequences (B,) that a scorer with this context must leave out; None where it leaves none out by its nature."""
+    """Sequences (B,), or tokens (B, T) where each turn has a context, that a scorer must leave out; None where it leaves none out by its
+    nature."""
     if context is None or not context.made or context.absent == "plain":
         return None
+    if context.per == "turn":
+        return torch.stack([
+            torch.isin(turn_T, torch.tensor([k for k in range(int(turn_T.max()) + 1) if lacks(prompt, context, k)], device=turn_T.device, dtype=turn_T.dtype))
+            for prompt, turn_T in zip(rollout.prompts, rollout.turns_BT, strict=True)
+        ])  # fmt: skip
     return torch.tensor([lacks(prompt, context) for prompt in rollout.prompts], device=rollout.mask_BT.device)

@@ -70,9 +70,23 @@ class Pieces:
             given = self._write(stream.of, wanted, stream.of.horizon(limit))
             seeds = [request.seed for request in wanted]
         uniform_B = uniforms(seeds, 1, stream=LENGTH_DRAW)[:, 0].to(given.mask_BT.device)
+        if stream.unit == "turn":
+            return self._leave(stream, given, wanted, limit, uniform_B)
         length_B = stream.lengths(content_lengths(given, self.stop_ids), uniform_B).clamp(max=limit - 1)
         rest = self._decode(stream.rest(), wanted, min(limit, stream.window or limit), heads_of(given, length_B))
         return spliced(given, rest, length_B, limit=limit, learn_given=stream.supervise == "all", pad_id=self.pad_id)
+
+    def _leave(self, stream: Continued, given: Rollout, wanted: Sequence[Request], limit: int, uniform_B: Tensor) -> Rollout:
+        """One turn of each dialogue written by `by` instead; what is judged of it is that turn."""
+        count_B = torch.where(given.mask_BT, given.turns_BT, -1).amax(1) + 1
+        turn_B = torch.minimum(stream.lengths(count_B, uniform_B), (count_B - 1).clamp(min=0))
+        length_B = (given.written_BT & (given.turns_BT < turn_B[:, None])).sum(1)
+        opened = [replace(request, prompt=prompt) for request, prompt in zip(wanted, given.prompts, strict=True)]
+        rest = self._decode(stream.rest(), opened, min(limit, stream.window or limit), heads_of(given, length_B))
+        whole = spliced(given, rest, length_B, limit=int(length_B.max()) + limit, learn_given=False, pad_id=self.pad_id)
+        before_BT = torch.nn.functional.pad(given.turns_BT, (0, max(whole.mask_BT.shape[1] - given.turns_BT.shape[1], 0)))[:, : whole.mask_BT.shape[1]]
+        turn_BT = torch.where(whole.mask_BT, turn_B[:, None], torch.minimum(before_BT, (turn_B[:, None] - 1).clamp(min=0)))
+        return replace(whole, turn_BT=turn_BT, role_BT=torch.zeros_like(turn_BT), judged="last_turn")
 
     def _backtrack(self, stream: Interleaved, rule: WindowVerify, wanted: Sequence[Request], limit: int) -> Rollout:
         """The student writes; a stretch that strays is cut back and written by the verifier; the student goes on."""

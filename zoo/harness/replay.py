@@ -27,7 +27,7 @@ def concatenate(parts: Sequence[Rollout], *, pad_id: int) -> Rollout:
     def padded(column_BT: Tensor, value: float) -> Tensor:
         return torch.nn.functional.pad(column_BT, (0, width - column_BT.shape[1]), value=value)
 
-    columns = {name: torch.cat([padded(getattr(p, name), pad_id if name == "response_BT" else 0) for p in parts]) for name in COLUMNS}
+    columns: dict[str, Any] = {name: torch.cat([padded(getattr(p, name), pad_id if name == "response_BT" else 0) for p in parts]) for name in COLUMNS}
     return Rollout(
         prompts=tuple(prompt for part in parts for prompt in part.prompts),
         prompt_ids=tuple(ids for part in parts for ids in part.prompt_ids),

@@ -19,6 +19,7 @@ from zoo.harness.adapters import attach
 from zoo.harness.comparison import Comparison
 from zoo.harness.discriminators import make_discriminators
 from zoo.harness.engine import ReferenceEngine
+from zoo.harness.experience import lessons_for
 from zoo.harness.learners import make_bridges, make_critics, prompt_order, prompts_written
 from zoo.harness.ledger import Diverged, Phases, Spent, measures_of, row_of
 from zoo.harness.likelihoods import cross_entropy
@@ -286,6 +287,7 @@ def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: Lo
     buffers: dict[str, Part] = {f"memory:{name}": memory for name, memory in memories.items()}
     peers = make_peers(entry, bank, processes, settings.clip_norm)
     peers |= make_discriminators(entry, bank, processes, settings.clip_norm, (comparison.id, seed))
+    buffers |= lessons_for(entry, bank.judge, processes, prompts)
     buffers |= {"measured": trainer.measured, "remembered": trainer.remembered, "mover": trainer.mover}
     trainer.parts = {**peers, **lineage_copies(entry, bank), **critics, **buffers}
     return trainer

@@ -12,7 +12,7 @@ from torch import Tensor
 from zoo.components.rollouts import Blended, Branch, Corpus, Dataset, Interleaved, Mixture, Policy, Prefix, Replay, Stream, warp
 from zoo.components.rollouts.base import author_of
 from zoo.components.rollouts.decoded import Solo
-from zoo.lab.doubles import Tables
+from zoo.lab.doubles import EXEMPT, Tables
 from zoo.lab.laws import Exempt, Ints, Law, grouped, mixed, product_of, unrolled
 from zoo.lab.world import Array, World
 from zoo.tensors import Author
@@ -27,6 +27,8 @@ def law_of(stream: Stream, tables: Tables) -> Law:
     Raises:
         Exempt: the lab has no double for the stream.
     """
+    if stream.environment is not None:
+        raise Exempt(f"environment.{stream.environment.kind}: {EXEMPT['environment']}")
     if isinstance(stream, Mixture) and stream.per == "group_member":
         members = [(name, int(count)) for name, count in stream.of.items() if count > 0]
         return product_of([grouped(single(stream.part(name), tables), count) for name, count in members])

@@ -48,8 +48,10 @@ MADE_CONTEXTS = {
     "peer_failure": "?{peer_failure}?{prompt}",
     "peers": "?{peer_failure}?!{peer_success}!{prompt}",
     "peer_success_attempt": "?{attempt}?!{peer_success}!{prompt}",
+    "peer_success_reflection": "?{reflection}?!{peer_success}!{prompt}",
     "peer_success_feedback": "?{feedback}?!{peer_success}!{prompt}",
     "reflection": "?{reflection}?{prompt}",
+    "attempt_reflection": "?{attempt}?{reflection}?{prompt}",
     "feedback_other": "?{feedback}?{other_prompt}",
     "partial_solution": "?{partial_solution}?{prompt}",
     "ablated": "{ablated}",
@@ -61,7 +63,6 @@ MADE_CONTEXTS = {
     "hidden_state": "?{hidden_state}?{prompt}",
     "experience": "!{experience}!{prompt}",
     "reflection_experience": "?{reflection}?!{experience}!{prompt}",
-    "group_turns": "?{group_turns}?{prompt}",
     "canonical": "+{content}=",
 }
 WORDS = {"right": "good", "wrong": "bad", "rate": "{percent}", "between": " ", "mark": "@"}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from zoo.components.base import Component
@@ -40,6 +41,16 @@ class Credit(Component):
     def estimator(self) -> str:
         """The coordinate this credit gives to a policy-gradient term."""
         raise NotImplementedError
+
+
+PerTurn = Annotated[Literal["token", "turn"], Field(exclude_if=lambda value: value == "token")]
+
+
+def turn_returns(reward_BT: Tensor, context: TokenContext, gamma: float) -> Tensor:
+    """G_k = sum over j >= k of gamma^(j-k) R_j on every supervised token of turn k, R_j being the sum of turn j's rewards, (B, T)."""
+    mask_BT, turn_BT = context.mask_BT, context.rollout.turns_BT
+    total_BK = torch.zeros_like(reward_BT).scatter_add_(1, turn_BT, torch.where(mask_BT, reward_BT, torch.zeros_like(reward_BT)))
+    return discounted_sum(total_BK, gamma).gather(1, turn_BT) * mask_BT
 
 
 def discounted_sum(value_BT: Tensor, gamma: float) -> Tensor:

@@ -9,37 +9,48 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from zoo.components.base import Number, check_range, component
-from zoo.components.credits.base import Credit, discounted_sum, shifted
+from zoo.components.credits.base import Credit, PerTurn, discounted_sum, shifted, turn_returns
 from zoo.statistics import TokenContext
 
 
 @component("credit")
 class Immediate(Credit):
-    """A_t = r_t."""
+    """A_t = r_t; `per: turn` gives every token of a turn the sum of the turn's rewards."""
 
     kind: Literal["immediate"] = "immediate"
+    per: PerTurn = "token"
 
     @property
     def local(self) -> bool:
-        return True
+        return self.per == "token"
 
     def advantage(self, reward_BT: Tensor, context: TokenContext) -> Tensor:
-        return reward_BT
+        return reward_BT if self.per == "token" else turn_returns(reward_BT, context, 0.0)
 
     def estimator(self) -> str:
         return "pg_immediate"
 
 
 class Return(Credit):
-    """Credits that sum the rewards from t on, or from t + 1 on."""
+    """Credits that sum the rewards from t on, or from t + 1 on. With `per: turn` the steps are the turns of a dialogue: the tokens of turn k
+    share the sum over turns j >= k of gamma^(j-k) R_j, R_j being the sum of turn j's rewards."""
 
+    per: PerTurn = "token"
     start: Literal["this", "next"] = Field("this", alias="from")
     per_length: bool = False
 
     model_config = {"populate_by_name": True}
 
+    @model_validator(mode="after")
+    def _whole_turns(self) -> Return:
+        if self.per == "turn" and (self.start == "next" or self.per_length or getattr(self, "stride", 1) > 1):
+            raise ValueError("per: turn counts whole turns; drop from, per_length and stride")
+        return self
+
     def returns(self, reward_BT: Tensor, context: TokenContext, gamma: float) -> Tensor:
-        """Discounted return from t or from t + 1, optionally divided by the number of tokens it sums over."""
+        """Discounted return from t or from t + 1, optionally divided by the number of tokens it sums over; or from the token's turn on."""
+        if self.per == "turn":
+            return turn_returns(reward_BT, context, gamma)
         mask_BT = context.mask_BT.to(reward_BT)
         return_BT, count_BT = discounted_sum(reward_BT, gamma), discounted_sum(mask_BT, 1.0)
         if self.start == "next":
@@ -95,13 +106,19 @@ class Discounted(Return):
 
     @property
     def local(self) -> bool:
-        return self.gamma == 0.0 and self.start == "this" and not self.per_length
+        return self.gamma == 0.0 and self.start == "this" and not self.per_length and self.per == "token"
 
     def advantage(self, reward_BT: Tensor, context: TokenContext) -> Tensor:
         return self.returns(reward_BT, context, self.gamma)
 
     def estimator(self) -> str:
-        return "pg_immediate" if self.local else "pg_return_to_go" if self.gamma == 1.0 else "pg_discounted"
+        return (
+            "pg_immediate"
+            if self.gamma == 0.0 and self.start == "this" and not self.per_length
+            else "pg_return_to_go"
+            if self.gamma == 1.0
+            else "pg_discounted"
+        )
 
 
 @component("credit")

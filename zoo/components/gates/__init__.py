@@ -6,6 +6,7 @@ from zoo.components.gates.chosen import Acceptance, ChangePoint, ClassBalance, F
 from zoo.components.gates.measured import MeasureThreshold, Quantile, Share
 from zoo.components.gates.plain import AdvantageGate, AuthorGate, Position, ProbabilityGap, RewardGate, StudentEntropy, TeacherEntropy, TopEntropyShare
 from zoo.components.gates.remembering import Hysteresis, Persistent, Remembering
+from zoo.components.gates.turns import RoleGate, TurnGate
 
 __all__ = [
     "Acceptance",
@@ -23,10 +24,12 @@ __all__ = [
     "Quantile",
     "Remembering",
     "RewardGate",
+    "RoleGate",
     "Share",
     "StudentEntropy",
     "TeacherEntropy",
     "Threshold",
     "TokenSet",
     "TopEntropyShare",
+    "TurnGate",
 ]

@@ -28,16 +28,18 @@ class Measured(Gate):
 
 @component("gate")
 class MeasureThreshold(Measured, Threshold):
-    """A measure against a number; `scope` compares its mean over the sequence's tokens, over its group's sequences, or over all tokens
-    of the global batch."""
+    """A measure against a number; `scope` compares its mean over the turn's or the sequence's tokens, over its group's sequences, or
+    over all tokens of the global batch."""
 
     kind: Literal["threshold"] = "threshold"
-    scope: Literal["token", "sequence", "group", "batch"] = "token"
+    scope: Literal["token", "turn", "sequence", "group", "batch"] = "token"
 
     def keep(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
         value_BT = self.of.value(context)
         if self.scope == "token":
             return self.passes(value_BT) & context.mask_BT
+        if self.scope == "turn":
+            return self.passes(context.turn_mean(value_BT)) & context.mask_BT
         if self.scope == "batch":
             return self.passes(context.batch_mean(value_BT, context.mask_BT)) & context.mask_BT
         value_B = context.sequence_mean(value_BT)

@@ -82,14 +82,16 @@ class ProbabilityGap(Threshold):
 
 @component("gate")
 class RewardGate(Threshold):
-    """A named sequence reward, of the sequence itself or averaged over its group."""
+    """A named sequence reward, of the sequence itself or averaged over its group; or (`scope: turn`) a named reward of turns."""
 
     kind: Literal["reward"] = "reward"
     name: str
-    scope: Literal["sequence", "group"] = "sequence"
+    scope: Literal["turn", "sequence", "group"] = "sequence"
     outcome = True
 
     def keep(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
+        if self.scope == "turn":
+            return self.passes(context.turn_sum(context.turn_rewards[self.name])[0]) & context.mask_BT
         reward_B = context.rewards[self.name].to(torch.float32)
         if self.scope == "group":
             reward_B = context.group_mean(reward_B)

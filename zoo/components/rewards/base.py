@@ -33,10 +33,12 @@ def on_last(mask_BT: Tensor) -> Tensor:
 
 
 class Reward(Component):
-    """Base of all rewards. `per_sequence` ones are measured on the whole text; `state_only` ones ignore the written token."""
+    """Base of all rewards. `per_sequence` ones are measured on the whole text; `per_turn` ones on each turn of a dialogue;
+    `state_only` ones ignore the written token."""
 
     per_sequence: ClassVar[bool] = False
     state_only: ClassVar[bool] = False
+    per_turn: ClassVar[bool] = False
 
     def scorers(self) -> tuple[str, ...]:
         """Scorers whose probabilities it reads."""

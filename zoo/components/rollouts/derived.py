@@ -18,19 +18,19 @@ Supervise = Literal["continuation", "all"]
 
 class Continued(Stream):
     """Streams in which `by` goes on from the first part of a text: a length drawn uniformly from `low`..`high` for each row, as a share of the
-    text (its stop token not counted) or in tokens, rounded down; and writes `window` tokens at most, where that is given."""
+    text (its stop token not counted), of its turns (a branch leaves a dialogue at the beginning of a turn), or in tokens, rounded down; and writes `window` tokens at most, where that is given."""
 
     by: str = "student"
     low: Number = 0.0
     high: Number
-    unit: Literal["share", "tokens"] = "share"
+    unit: Literal["share", "tokens", "turn"] = "share"
     window: int | None = Field(None, ge=1)
     supervise: Supervise
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
-        check_range("low", self.low, 0.0, 1.0 if self.unit == "share" else None)
-        check_range("high", self.high, 0.0, 1.0 if self.unit == "share" else None)
+        check_range("low", self.low, 0.0, None if self.unit == "tokens" else 1.0)
+        check_range("high", self.high, 0.0, None if self.unit == "tokens" else 1.0)
         if isinstance(self.low, float) and isinstance(self.high, float) and self.low > self.high:
             raise ValueError(f"low ({self.low:g}) must not exceed high ({self.high:g})")
         return self

@@ -27,7 +27,8 @@ class OfMeasure(Weight):
 
 @component("weight")
 class Mapped(OfMeasure):
-    """base + scale * f, f = clamp(map(slope * (x - origin)), low, high), x being a measure or, by `scope`, its mean over the sequence.
+    """base + scale * f, f = clamp(map(slope * (x - origin)), low, high), x being a measure or, by `scope`, its mean over the turn or
+    the sequence.
 
     map: identity, exp, sigmoid, tanh, or power (x^exponent, for x >= 0). So w_min + (1 - w_min) sigmoid((frac - tau) / s) has base w_min,
     scale 1 - w_min, slope 1 / s and origin tau (PW-OPSD 2605.21606); a capped importance weight is exp of a log-ratio with `high`.
@@ -42,7 +43,7 @@ class Mapped(OfMeasure):
     high: Number | None = None
     base: Number = 0.0
     scale: Number = 1.0
-    scope: Literal["token", "sequence"] = "token"
+    scope: Literal["token", "turn", "sequence"] = "token"
 
     @model_validator(mode="after")
     def _used(self) -> Mapped:
@@ -54,6 +55,8 @@ class Mapped(OfMeasure):
         value_BT = self.of.value(context)
         if self.scope == "sequence":
             value_BT = context.sequence_mean(value_BT)[:, None].expand_as(context.mask_BT)
+        elif self.scope == "turn":
+            value_BT = context.turn_mean(value_BT)
         inner_BT = self.slope * (value_BT - self.origin)
         if self.map == "power":
             inner_BT = inner_BT.clamp(min=0.0).pow(self.exponent)
@@ -81,17 +84,19 @@ class LogTanh(OfMeasure):
 
 @component("weight")
 class Normalised(Weight):
-    """The product of weights, divided by its mean over the supervised tokens of the response or of the global batch, where that is not 0."""
+    """The product of weights, divided by its mean over the supervised tokens of the turn, the response or the global batch, where that is not 0."""
 
     kind: Literal["normalised"] = "normalised"
     of: tuple[Annotated[Any, Slot("weight")], ...] = Field(min_length=1)
-    among: Literal["response", "batch"] = "response"
+    among: Literal["turn", "response", "batch"] = "response"
 
     def weight(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
         weight_BT = self.of[0].weight(context, advantage_BT)
         for part in self.of[1:]:
             weight_BT = weight_BT * part.weight(context, advantage_BT)
-        if self.among == "response":
+        if self.among == "turn":
+            mean = context.turn_mean(weight_BT)
+        elif self.among == "response":
             mean = context.sequence_mean(weight_BT)[:, None]
         else:
             mean = context.batch_mean(weight_BT, context.mask_BT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from zoo.components.base import component
@@ -87,16 +87,25 @@ class PeerPerplexity(Weight):
 @component("weight")
 class RewardWeight(Weight):
     """floor + (1 - floor) R of a named sequence reward; `normalise` divides it by its mean over the group or the global batch, where that
-    mean is not 0 (RW-OPD 2605.13501 weighs the answers of a prompt so)."""
+    mean is not 0 (RW-OPD 2605.13501 weighs the answers of a prompt so). `scope: turn` reads a reward of turns."""
 
     kind: Literal["reward"] = "reward"
     name: str
     floor: float = Field(0.0, ge=0, lt=1)
     normalise: Literal["none", "group", "batch"] = "none"
+    scope: Literal["turn", "sequence"] = Field("sequence", exclude_if=lambda value: value == "sequence")
     outcome = True
+
+    @model_validator(mode="after")
+    def _alone(self) -> RewardWeight:
+        if self.scope == "turn" and self.normalise != "none":
+            raise ValueError("a reward of turns is not normalised; drop normalise")
+        return self
 
     def weight(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
         mask_BT = context.mask_BT
+        if self.scope == "turn":
+            return self.floor + (1.0 - self.floor) * context.turn_sum(context.turn_rewards[self.name])[0]
         weight_B = self.floor + (1.0 - self.floor) * context.rewards[self.name].to(torch.float32)
         if self.normalise != "none":
             mean = context.group_mean(weight_B) if self.normalise == "group" else context.batch_mean(weight_B, mask_BT.any(1))

@@ -1,91 +1,17 @@
-"""Parts of a context that are made during the run: one text for each sequence, or none where there is nothing to show.
-
-A scorer's context is made after the rollout from the very sequences that it scores; an author's from sequences written before,
-which `of` names. A part fills the placeholder of its kind's name in the pair's template: `{attempt}`, `{peer_success}`.
-"""
+"""Parts about texts of the run as wholes: attempts, verdicts, peers, and pieces of the prompts."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal, Protocol
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from zoo.components.base import Component, Number, Slot, check_range, component
-from zoo.tensors import Episode, Prompt
-
-Texts = list[str | None]
-
-
-class Judge(Protocol):
-    """What parts may ask: the task's checks and feedback, the pair's words, and the training prompts."""
-
-    @property
-    def words(self) -> Mapping[str, str]: ...
-
-    @property
-    def pool(self) -> Sequence[Prompt]: ...
-
-    def verify(self, check: str, text: str, prompt: Prompt) -> float: ...
-
-    def feedback(self, text: str, prompt: Prompt) -> str: ...
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Sequences as texts, side by side: each one's prompt, what was written to it, and its group."""
-
-    prompts: Sequence[Prompt]
-    texts: Sequence[str] = ()
-    groups: Sequence[int] = ()
-    passed: dict[str, list[bool]] = field(default_factory=dict, compare=False)
-    episodes: Sequence[Episode] = ()
-
-    def right(self, check: str, judge: Judge) -> list[bool]:
-        """Whether each text passes a check; asked once."""
-        if check not in self.passed:
-            self.passed[check] = [judge.verify(check, text, prompt) > 0.5 for text, prompt in zip(self.texts, self.prompts, strict=True)]
-        return self.passed[check]
-
-
-class Part(Component):
-    """Base of all parts. `outcome` marks those that tell what a verifier found; `reads_text` those that read what was written."""
-
-    outcome: ClassVar[bool] = False
-    reads_text: ClassVar[bool] = False
-    needs_group: ClassVar[bool] = False
-
-    def make(self, answers: Answers, judge: Judge) -> Texts:
-        """The part's text for each sequence; None where there is none."""
-        raise NotImplementedError
-
-    @property
-    def stream(self) -> str | None:
-        """The stream whose texts are read; None for the one that is scored."""
-        return getattr(self, "of", None)
-
-    def alternatives(self) -> tuple[Part, ...]:
-        """The part, and what stands in where it has nothing."""
-        other = getattr(self, "otherwise", None)
-        return (self,) if other is None else (self, *other.alternatives())
-
-    def texts(self, answers_of: Mapping[str | None, Answers], judge: Judge) -> Texts:
-        """`make` on the stream that is read, its gaps filled by `otherwise`."""
-        found = self.make(answers_of[self.stream], judge)
-        for part in self.alternatives()[1:]:
-            if None in found:
-                found = [mine if mine is not None else other for mine, other in zip(found, part.make(answers_of[part.stream], judge), strict=True)]
-        return found
-
-
-class TextPart(Part):
-    """Parts that read the sequences of a stream: those that are scored, or those of the stream that `of` names, row by row."""
-
-    of: str | None = None
-    reads_text = True
+from zoo.components.base import Number, Slot, check_range, component
+from zoo.components.contexts.base import Answers, Checked, Judge, Part, TextPart, Texts
+from zoo.tensors import Prompt
 
 
 @component("context")
@@ -107,13 +33,6 @@ class Reflection(TextPart):
 
     def make(self, answers: Answers, judge: Judge) -> Texts:
         return list(answers.texts)
-
-
-class Checked(TextPart):
-    """Parts that read a verifier's verdict by one of the task's checks."""
-
-    check: str = "answer"
-    outcome = True
 
 
 @component("context")
