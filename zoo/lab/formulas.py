@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from zoo.lab import references as ref
 from zoo.lab.doubles import verified
 from zoo.lab.world import Array
+
+from zoo.views import LogitView
 
 if TYPE_CHECKING:
     from zoo.lab.claims import Against, TermReferences
@@ -58,11 +61,12 @@ def _by_differences(at: TermReferences, term: Any) -> Expected:
     token_N = torch.arange(vocabulary).repeat(states)
     counts_N = torch.from_numpy(at.counts.reshape(-1))
     base_SV, wanted = at.tables.student.detach(), np.zeros_like(at.p)
+    fixed = at.bench.view_at(state_N, token_N, at.tables)
     for v in range(vocabulary):
         for factor, offset in ((-1 / 12, 2), (8 / 12, 1), (-8 / 12, -1), (1 / 12, -2)):
             moved_SV = base_SV.clone()
             moved_SV[:, v] += offset * STEP
-            view = at.bench.view_at(state_N, token_N, at.tables, moved_SV[state_N])
+            view = _Moved(at.bench.view_at(state_N, token_N, at.tables, moved_SV[state_N]), fixed)
             with torch.no_grad():
                 loss_S = (term.token_loss(view, {}) * counts_N).reshape(states, vocabulary).sum(-1)
             wanted[:, v] += factor * loss_S.numpy() / STEP
@@ -72,7 +76,18 @@ def _by_differences(at: TermReferences, term: Any) -> Expected:
 
 def _stops_gradients(term: Any) -> bool:
     mass = getattr(getattr(term.support, "mass", None), "kind", None)
-    return mass == "detach" or term.divergence.kind in ("adaptive_kl", "entrywise_kl")
+    weighs = "student" in (getattr(term.divergence, "a", None), getattr(term.divergence, "b", None))  # a pair weight, without gradient
+    return mass == "detach" or weighs or term.divergence.kind in ("adaptive_kl", "entrywise_kl")
+
+
+class _Moved:
+    """The student after a step, and every other scorer as before it: a target that reads the student has no gradient through it."""
+
+    def __init__(self, moved: LogitView, fixed: LogitView) -> None:
+        self.token_N, self._moved, self._fixed = moved.token_N, moved, fixed
+
+    def logp_NV(self, scorer: str, temperature: float = 1.0) -> Tensor:
+        return (self._moved if scorer == "student" else self._fixed).logp_NV(scorer, temperature)
 
 
 def policy_gradient(at: TermReferences, term: Any) -> Expected:
