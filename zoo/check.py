@@ -137,6 +137,7 @@ def _dynamic(entry: MethodEntry, file: Path, bench: Bench) -> list[Finding]:
         return [Finding("micro pair", "skip", f"not executable: {entry.blocked_by}")]
     if not entry.objective:
         return [Finding("micro pair", "skip", f"the anchor {entry.anchor} is evaluated as it is, so nothing trains")]
+    bench = bench.suited(entry)
     if lacking := misfits(entry, bench.pair):
         return [Finding("micro pair", "skip", "; ".join(lacking))]
     return [finding for part in (gradients, steps) for finding in _tried(part, entry, bench)]

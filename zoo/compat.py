@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
-from zoo import advantage_rules, asked_rules, context_rules, movement_rules, placement
+from zoo import advantage_rules, alignment_rules, asked_rules, context_rules, movement_rules, placement, turn_rules
 from zoo.components.base import extremes
 from zoo.components.divergences import K1, K3, Divergence, FDivergence, ReverseKL, SkewReverseKL
 from zoo.components.ratios import Shaped
@@ -201,7 +201,8 @@ def unused_parts(entry: MethodEntry) -> Messages:
     """Declared but never read: usually a misspelling."""
     streams = {s for term in entry.objective for s in term.streams()} | context_rules.read_streams(entry)
     streams |= {s for learner in entry.learners.values() for s in learner.streams()}
-    named = (s for term in entry.objective for s in term.scorers(entry.rewards))
+    beside = [term for learner in entry.learners.values() for term in getattr(learner, "objective", ())]
+    named = (s for term in (*entry.objective, *beside) for s in term.scorers(entry.rewards) if s != "pupil")
     read = {*with_inputs(named, entry.teachers), *(m for s in entry.rollouts.values() for m in s.reads)}
     rewarded = {name for term in entry.objective for name in term.reward_names()}
     measured = [reward for reward in entry.rewards.values() if isinstance(reward, SequenceReward)]
@@ -233,11 +234,11 @@ def labelled_k3(entry: MethodEntry) -> Messages:
             yield f"objective[{i}]: direct k3 descends the FORWARD KL; use k2 for the reverse KL, or role: anchor where it only holds the student"
 
 
-NAMES = (reserved_names, unknown_names, placement.reward_parts, *context_rules.NAMES, *movement_rules.NAMES, *asked_rules.NAMES)
+NAMES = (reserved_names, unknown_names, placement.reward_parts, *context_rules.NAMES, *movement_rules.NAMES, *asked_rules.NAMES, *turn_rules.NAMES)
 RULES: tuple[Callable[[Any], Messages], ...] = (
     black_box_probabilities, sampled_divergence, whole_vocabulary, truncated_mass, null_advantage, *advantage_rules.RULES, foreign_tokens,
     idle_ratio, spread_candidates, zero_signal, chained_targets, unused_parts, warped_sampling, labelled_k3, *placement.RULES, *context_rules.RULES,
-    *movement_rules.RULES, *asked_rules.RULES,
+    *movement_rules.RULES, *asked_rules.RULES, *alignment_rules.RULES, *turn_rules.RULES,
 )  # fmt: skip
 
 
@@ -249,17 +250,17 @@ def problems(entry: MethodEntry) -> list[str]:
 def pair_problems(entry: MethodEntry, *, templates: Collection[str], fields: Collection[str] | None, teachers: Collection[str],
                   checks: Collection[str] | None,
                   same_vocabulary: bool,
-                  reward_models: Collection[str] | None = None) -> list[str]:  # fmt: skip
+                  reward_models: Collection[str] | None = None, turns: Collection[str] | None = None, task: Any = None) -> list[str]:  # fmt: skip
     """What a pair lacks for an entry: teachers, prompt fields, templates, verifier checks, a common vocabulary; None is not checked."""
     found: list[str] = []
     found += context_rules.pair_contexts(entry, templates, fields, checks)
     found += movement_rules.pair_fields(entry, fields, checks)
     found += asked_rules.pair_lacks(entry, fields, reward_models)
+    found += turn_rules.pair_turns(entry, turns, task, checks)
     for name, teacher in entry.teachers.items():
         if isinstance(teacher, External) and teacher.model not in teachers:
             found.append(f"teachers.{name}.model '{teacher.model}' is no teacher of this pair{suggest(teacher.model, teachers)}")
-        if isinstance(teacher, External) and not same_vocabulary and teacher.access == "white_box":
-            found.append(f"teachers.{name}: student and teacher have different vocabularies, so an alignment is needed; choose a pair with one tokenizer")
+    found += alignment_rules.pair_tokenizers(entry, same_vocabulary)
     for name, reward in entry.rewards.items():
         check = getattr(reward, "check", None)
         if check is not None and checks is not None and check not in checks:

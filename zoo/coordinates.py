@@ -128,7 +128,7 @@ def derive_term(entry: MethodEntry, index: int, part: int = 0) -> TermCoordinate
     shown += [part for name in term.streams() if isinstance(stream := entry.rollouts[name], Edited) for part in stream.put.alternatives()]
     if external_scorers(entry, term):
         signals.append("logit")
-    if outcome_factor or (reward is not None and reward.per_sequence) or any(part.outcome for part in shown):
+    if outcome_factor or (reward is not None and (reward.per_sequence or reward.per_turn)) or any(part.outcome for part in shown):
         signals.append("outcome")
     if any(s != "student" and s in entry.teachers and entry.teachers[s].lineage and not _initial(entry, s) for s in voices(entry, term)):
         signals.append("self_play")
@@ -142,7 +142,9 @@ def derive_term(entry: MethodEntry, index: int, part: int = 0) -> TermCoordinate
     elif isinstance(term, RepresentationTerm):
         granularity, estimator, routing = "token", "representation", "none"
     elif isinstance(term, DivergenceTerm):
-        granularity, estimator, routing = "token", "direct", term.support.routing
+        alignment = getattr(entry.teachers.get(term.teacher), "alignment", None)
+        granularity, estimator = "sequence" if term.divergence.positions else "token", "direct"
+        routing = term.support.routing if alignment is None or alignment.columns is None else alignment.columns.routing
     else:
         granularity, estimator, routing = "token", "mle", "sampled_token"
     # A token's own probability or entropy is no second signal; what a teacher says of it is.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +20,10 @@ from zoo.components.rollouts import Stream
 from zoo.components.targets import Target, with_inputs
 from zoo.components.teachers import Composite
 from zoo.components.terms.base import Signal, TokenTerm, unique
+from zoo.components.terms.direct import DivergenceTerm
 from zoo.context_rules import read_streams
 from zoo.entry import MethodEntry
-from zoo.statistics import Statistic, TokenContext, View
+from zoo.statistics import Paired, Statistic, TokenContext, View
 from zoo.views import Mix
 
 BEHAVIOUR = "behaviour"
@@ -77,7 +79,19 @@ class Method:
 
     def statistics(self, stream: str) -> tuple[Statistic, ...]:
         """Columns that some term needs on a stream."""
-        return unique(s for _, term in self.terms if stream in term.streams() for s in term.statistics(self.entry.rewards))
+        terms = [term for _, term in self.terms if stream in term.streams()]
+        return unique([*(s for term in terms for s in term.statistics(self.entry.rewards)), *(s for term in terms for s in self._paired(term))])
+
+    def _paired(self, term: Any) -> tuple[Paired, ...]:
+        """Where a direct term's comparison with a teacher of another tokenizer stands."""
+        direct = isinstance(term, DivergenceTerm) and not term.divergence.teacherless
+        return (Paired(term.teacher),) if direct and term.teacher in self.aligned else ()
+
+    @property
+    def aligned(self) -> dict[str, Any]:
+        """Alignments by teacher name."""
+        found = {name: getattr(teacher, "alignment", None) for name, teacher in self.entry.teachers.items()}
+        return {name: alignment for name, alignment in found.items() if alignment is not None}
 
     def update_scorers(self, stream: str) -> tuple[str, ...]:
         """Scorers whose distributions the update on a stream reads, the student first."""
@@ -86,7 +100,9 @@ class Method:
 
     def annotation_scorers(self, stream: str) -> tuple[str, ...]:
         """Scorers whose distributions the columns of a stream read."""
-        return unique(self.with_target_inputs(s for statistic in self.statistics(stream) for s in statistic.scorers))
+        found = self.with_target_inputs(s for statistic in self.statistics(stream) for s in statistic.scorers)
+        # What a span is worth to the student decides how its log-probability splits over the student's tokens.
+        return unique([*found, *(["student"] if self.aligned.keys() & set(found) else [])])
 
     def with_target_inputs(self, names: Iterable[str]) -> tuple[str, ...]:
         """The names, and the scorers that their targets read."""
@@ -107,6 +123,11 @@ class Method:
         read = [name for _, term in self.terms if stream in term.streams() for name in term.reward_names()]
         return measured_in_order(read, self.entry.rewards)
 
+    def turn_rewards(self, stream: str) -> dict[str, Any]:
+        """Rewards of turns that some term reads on a stream, by name."""
+        read = {name for _, term in self.terms if stream in term.streams() for name in term.reward_names()}
+        return {name: reward for name, reward in self.entry.rewards.items() if name in read and reward.per_turn}
+
     def verifiers(self, stream: str) -> dict[str, Verifier]:
         """Those among them that the task's checks decide."""
         return {name: reward for name, reward in self.sequence_rewards(stream).items() if isinstance(reward, Verifier)}
@@ -120,12 +141,14 @@ class Method:
         with torch.no_grad():
             for index, term in self.terms:
                 for signal in term.prepare(contexts, self.entry.rewards):
-                    signal = _heard(signal, contexts[signal.stream].heard_B(self.with_target_inputs(term.scorers(self.entry.rewards))))
+                    for paired in self._paired(term):
+                        signal = _at(signal, contexts[signal.stream].column(paired) > 0)
+                    signal = _heard(signal, contexts[signal.stream].heard_BT(self.with_target_inputs(term.scorers(self.entry.rewards))))
                     scale_BT = signal.weight_BT
                     if not signal.reduced:
                         assert isinstance(term, TokenTerm)
                         context = contexts[signal.stream]
-                        scale_BT = scale_BT * term.reduce.scale(context.mask_BT, signal.kept_BT, context.total)
+                        scale_BT = scale_BT * term.reduce.scale(context.mask_BT, signal.kept_BT, context.total, context.rollout.turns_BT)
                     prepared.append(Prepared(index, signal.stream, scale_BT, signal.columns, signal.value))
         return prepared
 
@@ -151,11 +174,16 @@ def annotate(statistics: Sequence[Statistic], view: View, mask_BT: Tensor, chunk
         column_BT.view(-1)[place_N] = value_N
 
 
-def _heard(signal: Signal, heard_B: Tensor | None) -> Signal:
+def _heard(signal: Signal, heard_BT: Tensor | None) -> Signal:
     """The signal without the sequences that a scorer it reads knows nothing about."""
-    if heard_B is None:
+    if heard_BT is None:
         return signal
-    return replace(signal, kept_BT=signal.kept_BT & heard_B[:, None], weight_BT=signal.weight_BT * heard_B[:, None])
+    return replace(signal, kept_BT=signal.kept_BT & heard_BT, weight_BT=signal.weight_BT * heard_BT)
+
+
+def _at(signal: Signal, place_BT: Tensor) -> Signal:
+    """The signal at some tokens only."""
+    return replace(signal, kept_BT=signal.kept_BT & place_BT, weight_BT=signal.weight_BT * place_BT)
 
 
 def _scheduled(schedule: Component, progress: float) -> float:

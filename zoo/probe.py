@@ -25,7 +25,7 @@ from zoo.harness.parallel import Processes
 from zoo.harness.train import Diverged, Trainer, make_trainer
 from zoo.method import Method
 from zoo.tasks import Task
-from zoo.tensors import Prompt, Rollout
+from zoo.tensors import Author, Prompt, Rollout
 
 BUDGET = 1_000_000  # tokens, so that two steps leave the schedules where they began
 ROLLOUTS, NEW_TOKENS = 16, 40
@@ -75,9 +75,9 @@ class FewPrompts:
         """As the task does."""
         return self.task.verify(check, text, prompt)
 
-    def feedback(self, text: str, prompt: Prompt) -> str:
-        """As the task does."""
-        return self.task.feedback(text, prompt)
+    def __getattr__(self, name: str) -> Any:
+        """Feedback, tools and all else that the task has."""
+        return getattr(self.task, name)
 
 
 @dataclass
@@ -93,6 +93,18 @@ class Bench:
         """Student and teacher in memory, with a few prompts."""
         pair = load_pair(load_pair_spec("micro"), paths=self.paths)
         return replace(pair, task=FewPrompts(pair.task))
+
+    def suited(self, entry: MethodEntry) -> Bench:
+        """The bench of an entry: with the micro pair of two tokenizers where a teacher has an alignment."""
+        return self.cross if any(getattr(teacher, "alignment", None) is not None for teacher in entry.teachers.values()) else self
+
+    @cached_property
+    def cross(self) -> Bench:
+        """The same with a teacher that has another tokenizer."""
+        other = Bench({}, self.rollouts, self.new_tokens)
+        pair = load_pair(load_pair_spec("micro-cross"))
+        other.pair = replace(pair, task=FewPrompts(pair.task))
+        return other
 
     def sized(self, rollouts: int, new_tokens: int) -> Bench:
         """The same pair with batches of another size."""
@@ -157,7 +169,14 @@ def misfits(entry: MethodEntry, pair: LoadedPair) -> list[str]:
     """What the micro pair lacks for an entry."""
     fields = pair.task.prompts("train")[0].fields
     return pair_problems(
-        entry, templates=pair.spec.contexts, fields=fields, teachers=pair.spec.teachers, checks=pair.task.checks, same_vocabulary=pair.same_vocabulary
+        entry,
+        templates=pair.spec.contexts,
+        fields=fields,
+        teachers=pair.spec.teachers,
+        checks=pair.task.checks,
+        same_vocabulary=pair.same_vocabulary,
+        turns=pair.spec.turns,
+        task=pair.task,
     )
 
 
@@ -284,8 +303,8 @@ def difference(one: Gradient, other: Gradient) -> float:
 
 
 def scrambled(rollout: Rollout) -> Rollout:
-    """Other tokens, authors and log-probabilities behind each response's last supervised token."""
-    behind_BT = ~rollout.mask_BT.flip(1).cummax(1).values.flip(1)
+    """Other tokens, authors and log-probabilities behind each response's last supervised token, and what an environment said to that."""
+    behind_BT = ~rollout.written_BT & (rollout.author_BT != int(Author.ENVIRONMENT))
     token_BT = torch.where(behind_BT, (rollout.response_BT + 7) % 40, rollout.response_BT)
     author_BT = torch.where(behind_BT, 1 - rollout.author_BT.clamp(max=1), rollout.author_BT)
     behaviour_BT = rollout.behaviour_logp_BT.masked_fill(behind_BT, -3.0)
@@ -295,6 +314,6 @@ def scrambled(rollout: Rollout) -> Rollout:
 
 def widened(rollout: Rollout, columns: int = 5) -> Rollout:
     """More padding on the right."""
-    names = ("response_BT", "mask_BT", "author_BT", "behaviour_logp_BT", "student_logp_BT")
+    names = [name for name, value in vars(rollout).items() if isinstance(value, Tensor) and name.endswith("_BT")]
     wider: dict[str, Any] = {name: torch.nn.functional.pad(getattr(rollout, name), (0, columns)) for name in names}
     return replace(rollout, **wider)

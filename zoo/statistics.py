@@ -5,6 +5,7 @@ A statistic is a hashable value; two components that ask for the same one share 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -23,6 +24,18 @@ class View(Protocol):
 
     def logp_NV(self, scorer: str, temperature: float = 1.0) -> Tensor:
         """Normalised fp32 log-probabilities over the shared vocabulary, after the scorer's target transform."""
+        ...
+
+    def written_N(self, scorer: str) -> Tensor:
+        """The log-probability of each written token, or its share of that of the span which a teacher with another tokenizer sees."""
+        ...
+
+    def compared(self, scorer: str, temperature: float = 1.0) -> tuple[Tensor, Tensor] | None:
+        """For a teacher whose alignment compares G spans on common columns: both sides' log-masses (G, K). None for all others."""
+        ...
+
+    def places(self, scorer: str) -> tuple[Tensor, Tensor] | None:
+        """For a teacher with an alignment: the row and the sequence of each span, both (G,). None for all others."""
         ...
 
     def value_N(self, learner: str) -> Tensor:
@@ -68,7 +81,23 @@ class LogProb:
         return (self.scorer,)
 
     def compute(self, view: View) -> Tensor:
-        return view.logp_NV(self.scorer).gather(-1, view.token_N[:, None])[:, 0]
+        return view.written_N(self.scorer)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """1 at the tokens where the loss of a comparison with a teacher that has another tokenizer stands, else 0."""
+
+    scorer: str
+
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        return (self.scorer,)
+
+    def compute(self, view: View) -> Tensor:
+        places = view.places(self.scorer)
+        found_N = torch.zeros(len(view.token_N), device=view.token_N.device)
+        return found_N + 1.0 if places is None else found_N.index_fill(0, places[0], 1.0)
 
 
 @dataclass(frozen=True)
@@ -126,7 +155,8 @@ class TokenContext:
     """All that is known about one stream's batch before any gradient: its columns, rewards and the run's progress.
 
     `rewards` holds one number per sequence. `total` turns a per-process sum into the
-    sum over all processes. `absent` marks the sequences (B,) for which a scorer's context has nothing to show.
+    sum over all processes. `absent` marks the sequences (B,), or the tokens (B, T), for which a scorer's context has
+    nothing to show. `turn_rewards` holds rewards of turns, (B, T), each on its turn's last token.
     `memory` holds what gates remember of earlier steps, by their keys.
     """
 
@@ -135,16 +165,17 @@ class TokenContext:
     rewards: Mapping[str, Tensor] = field(default_factory=dict)
     total: Callable[[Tensor], Tensor] = field(default=lambda value: value)
     absent: Mapping[str, Tensor] = field(default_factory=dict)
+    turn_rewards: Mapping[str, Tensor] = field(default_factory=dict)
     memory: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     @property
     def mask_BT(self) -> Tensor:
         return self.rollout.mask_BT
 
-    def heard_B(self, scorers: Iterable[str]) -> Tensor | None:
-        """Sequences (B,) for which all of these scorers have their context; None where none of them can lack it."""
+    def heard_BT(self, scorers: Iterable[str]) -> Tensor | None:
+        """Tokens (B, 1 or T) for which all of these scorers have their context; None where none of them can lack it."""
         missing = [self.absent[name] for name in scorers if name in self.absent]
-        return ~torch.stack(missing).any(0) if missing else None
+        return ~functools.reduce(torch.logical_or, [m if m.ndim == 2 else m[:, None] for m in missing]) if missing else None
 
     def logp_BT(self, scorer: str) -> Tensor:
         """The written token's log-probability under a scorer, or under `behaviour` (whoever wrote it, at that time)."""
@@ -172,6 +203,18 @@ class TokenContext:
         mask_BT = self.mask_BT
         total_B = torch.where(mask_BT, value_BT, torch.zeros_like(value_BT)).sum(1)
         return total_B / mask_BT.sum(1).clamp(min=1)
+
+    def turn_sum(self, value_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """For each token, the sum of `value_BT` over its turn's supervised tokens, and their number, both (B, T)."""
+        mask_BT, turn_BT = self.mask_BT, self.rollout.turns_BT
+        own_BT = torch.where(mask_BT, value_BT, torch.zeros_like(value_BT))
+        total_BK, count_BK = (torch.zeros_like(own_BT).scatter_add_(1, turn_BT, each) for each in (own_BT, mask_BT.to(own_BT)))
+        return total_BK.gather(1, turn_BT), count_BK.gather(1, turn_BT)
+
+    def turn_mean(self, value_BT: Tensor) -> Tensor:
+        """For each token, the mean of `value_BT` over its turn's supervised tokens, (B, T)."""
+        total_BT, count_BT = self.turn_sum(value_BT)
+        return total_BT / count_BT.clamp(min=1)
 
     def batch_mean(self, value: Tensor, counted: Tensor) -> Tensor:
         """The mean of `value` over the entries of the global batch that count; 0 where none does."""

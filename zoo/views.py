@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from zoo.components.alignments import Pairing, Rows
 from zoo.components.targets import Target
 from zoo.errors import ZooError
 
@@ -22,7 +23,8 @@ class LogitView:
     Logits become fp32 (float64 stays) before the temperature and the softmax. A scorer's target transform follows; the
     others that it reads reach it without gradient. Logits that are wider than the narrowest scorer's are cut, never padded. Tokens that
     a scorer rules out (-inf) get the log-probability `FLOOR`. `mixes` are scorers made of others, as functions of their
-    log-probabilities; a temperature warms the members.
+    log-probabilities; a temperature warms the members. `pairings` are scorers with another tokenizer, whose logits (M, W) are over their own
+    tokens and vocabulary.
     """
 
     def __init__(
@@ -34,8 +36,9 @@ class LogitView:
         vocabulary: int | None = None,
         mixes: Mapping[str, Mix] | None = None,
         states: Mapping[str, Callable[[str], list[Tensor]]] | None = None,
+        pairings: Mapping[str, Pairing] | None = None,
     ) -> None:
-        self._states = states or {}
+        self._states, self._pairings = states or {}, pairings or {}
         self.token_N = token_N
         self._mixes = mixes or {}
         self._logits, self._targets, self._values, self._vocabulary = logits, targets or {}, values or {}, vocabulary
@@ -44,6 +47,8 @@ class LogitView:
 
     def logp_NV(self, scorer: str, temperature: float = 1.0) -> Tensor:
         """Log-probabilities (N, V) of a scorer, cached for the life of the view."""
+        if scorer in self._pairings:
+            return self._carried(scorer, temperature)
         key = (scorer, temperature)
         if key not in self._logp:
             if scorer in self._mixes:
@@ -57,6 +62,39 @@ class LogitView:
                 logp_NV = target.transform(logp_NV, others).clamp(min=FLOOR)
             self._logp[key] = logp_NV
         return self._logp[key]
+
+    def written_N(self, scorer: str) -> Tensor:
+        """The log-probability of each written token (N,)."""
+        if scorer in self._pairings:
+            return self._pairings[scorer].alignment.shared_N(self._rows(scorer, 1.0))
+        return self.logp_NV(scorer).gather(-1, self.token_N[:, None])[:, 0]
+
+    def compared(self, scorer: str, temperature: float = 1.0) -> tuple[Tensor, Tensor] | None:
+        """Both sides' log-masses (G, K), for a teacher whose alignment compares spans."""
+        if scorer not in self._pairings or self._pairings[scorer].alignment.law:
+            return None
+        student_GK, teacher_GK = self._pairings[scorer].alignment.compared(self._rows(scorer, temperature))
+        return student_GK.clamp(min=FLOOR), teacher_GK.detach().clamp(min=FLOOR)
+
+    def places(self, scorer: str) -> tuple[Tensor, Tensor] | None:
+        """The row and the sequence of each span (G,), for a teacher with an alignment."""
+        pairing = self._pairings.get(scorer)
+        return None if pairing is None else (pairing.alignment.place(pairing.span_G4), pairing.sequence_G)
+
+    def _rows(self, scorer: str, temperature: float) -> Rows:
+        raw_MW = self._raw_logits(scorer, len(self._pairings[scorer].vocabularies.teacher))
+        logp_MW = (raw_MW if temperature == 1.0 else raw_MW / temperature).log_softmax(-1).clamp(min=FLOOR)
+        return Rows(self._pairings[scorer], self.logp_NV("student", temperature), logp_MW, self.token_N)
+
+    def _carried(self, scorer: str, temperature: float) -> Tensor:
+        """The law over the student's vocabulary that an alignment makes of the teacher's."""
+        pairing = self._pairings[scorer]
+        if not pairing.alignment.law:
+            raise ZooError(f"scorer '{scorer}' has another tokenizer and alignment {pairing.alignment.kind}, which gives no law over the student's vocabulary; "
+                           "use alignment prefix_cover, or a divergence on columns")  # fmt: skip
+        rows = self._rows(scorer, temperature)
+        own_NV = rows.student_NV.detach()
+        return own_NV.index_copy(0, pairing.span_G4[:, 0], pairing.alignment.compared(rows)[1].to(own_NV)).clamp(min=FLOOR)
 
     def value_N(self, learner: str) -> Tensor:
         """A value head's estimate at each token."""
@@ -72,10 +110,10 @@ class LogitView:
         """States mapped by a projector."""
         return self._values[learner](states_NH, place)
 
-    def _raw_logits(self, scorer: str) -> Tensor:
+    def _raw_logits(self, scorer: str, vocabulary: int | None = None) -> Tensor:
         if scorer not in self._raw:
             if scorer not in self._logits:
                 raise ZooError(f"no logits for scorer '{scorer}'")
-            logits_NV = self._logits[scorer]()[:, : self._vocabulary]
+            logits_NV = self._logits[scorer]()[:, : vocabulary or self._vocabulary]
             self._raw[scorer] = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
         return self._raw[scorer]

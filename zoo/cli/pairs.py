@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
     pairs = typer.Typer(name="pairs", help="Students with their teachers: list, show, build.", no_args_is_help=True)
     pairs.command("list", epilog=examples("zoo pairs list", "zoo pairs list --json"))(list_pairs)
     pairs.command("show", epilog=examples("zoo pairs show micro", "zoo pairs show my_pair.yaml --json"))(show_pair)
-    pairs.command("build", epilog=examples("zoo pairs build micro --out build/micro", "zoo pairs build micro --force --seed 1"))(build_pair)
+    pairs.command("build", epilog=examples("zoo pairs build micro --out build/micro", "zoo pairs build micro-cross --force --seed 1"))(build_pair)
     app.add_typer(pairs)
     app.command("suites", epilog=examples("zoo suites", "zoo suites --json"))(suites)
     app.command("version", epilog=examples("zoo version", "zoo version --json"))(version)
@@ -48,11 +48,11 @@ def _models(spec: PairSpec) -> dict[str, str]:
 
 
 def _origin(spec: PairSpec, source: ModelSource) -> str:
-    from zoo.paths import shipped_pair
+    from zoo.paths import shipped_model
 
     if source.hub:
         return f"hub: {source.hub}@{source.revision or 'main'}"
-    folder = Path(source.path) if source.path else shipped_pair(spec.id) / str(source.shipped)
+    folder = Path(source.path) if source.path else shipped_model(spec.id, str(source.shipped))
     kind = "folder" if source.path else "shipped"
     return f"{kind}: {source.path or source.shipped}" + ("" if any(folder.glob("*.safetensors")) else " (missing)")
 
@@ -80,15 +80,15 @@ def build_pair(
     from zoo.paths import shipped_pair
 
     spec = load_pair_spec(pair)
-    if spec.id != "micro":
-        raise ZooError(f"pair '{spec.id}' is not built here: its weights come from {', '.join(_models(spec).values())}; only micro is")
+    if spec.id not in ("micro", "micro-cross"):
+        raise ZooError(f"pair '{spec.id}' is not built here: its weights come from {', '.join(_models(spec).values())}; only micro and micro-cross are")
     folder = out or shipped_pair(spec.id)
     present = sorted({file.parent.name for file in folder.glob("*/*.safetensors")})
     if present and not force:
         raise ZooError(f"{folder} holds weights already ({', '.join(present)}); give --out DIR to build elsewhere, or --force to replace them")
     from zoo.harness.build_micro import build
 
-    report = build(folder, seed, (lambda line: None) if as_json else typer.echo)
+    report = build(folder, seed, (lambda line: None) if as_json else typer.echo, *([] if spec.id == "micro" else [spec.id]))
     print_json(report) if as_json else typer.echo(folder / "build.json")
 
 

@@ -1,10 +1,12 @@
 """The components of the grammar; importing this package registers all of them."""
 
 from zoo.components import (
+    alignments,
     baselines,
     contexts,
     credits,
     divergences,
+    environments,
     gates,
     learners,
     measures,
@@ -25,11 +27,13 @@ from zoo.components import (
 from zoo.components.terms import direct, policy_gradient, preference, representation
 
 __all__ = [
+    "alignments",
     "baselines",
     "contexts",
     "credits",
     "direct",
     "divergences",
+    "environments",
     "gates",
     "learners",
     "measures",

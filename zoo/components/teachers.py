@@ -149,11 +149,13 @@ class Ensemble(Composite):
 
 @component("teacher")
 class External(Teacher):
-    """Another model, one of the pair's teachers. `access: black_box` promises that only its texts are read."""
+    """Another model, one of the pair's teachers. `access: black_box` promises that only its texts are read; `alignment` says how its tokens and
+    vocabulary meet the student's where it has another tokenizer."""
 
     kind: Literal["external"] = "external"
     model: str = "teacher"
     access: Literal["white_box", "black_box"] = "white_box"
+    alignment: Annotated[Any, Slot("alignment")] | None = None
 
 
 @component("teacher")

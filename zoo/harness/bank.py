@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.components.alignments import Alignment, Vocabularies
 from zoo.components.base import Context
 from zoo.components.learners import Peer, TeacherAdapter
 from zoo.components.targets import with_inputs
@@ -18,10 +19,13 @@ from zoo.components.teachers import Composite, Endpoint, External, LearnedTeache
 from zoo.entry import MethodEntry
 from zoo.errors import ZooError
 from zoo.harness.adapters import learner_model
+from zoo.harness.alignment import Retokenised, prompts_for, retokenise
 from zoo.harness.contexts import TaskJudge
 from zoo.harness.layers import Layers, layers_of
 from zoo.harness.models import LoadedPair
+from zoo.harness.pieces_of import vocabulary_of
 from zoo.harness.routes import Routes, routes_of
+from zoo.harness.turns import at_turn, by_turn
 from zoo.tensors import Rollout
 
 MIX = "mix:"  # key of a scorer that is made of others and has no weights
@@ -35,6 +39,7 @@ class ScorerKey:
 
     weights: str
     context: Context | None = None
+    alignment: Alignment | None = None
 
 
 @dataclass
@@ -53,6 +58,7 @@ class Bank:
     scored_tokens: int = 0
     discriminators: dict[str, Any] = field(default_factory=dict)
     endpoints: dict[str, Any] = field(default_factory=dict)
+    _vocabularies: dict[str, Vocabularies] = field(default_factory=dict)
 
     def moves(self, scorer: str) -> bool:
         """Whether a scorer's weights change from step to step."""
@@ -71,7 +77,11 @@ class Bank:
     def hidden(self, scorer: str, rollout: Rollout) -> Tensor:
         """Last hidden states (N, H) at the positions that predict the supervised tokens, in the order of the flattened mask; the states of
         further layers that some term reads are columns behind them."""
-        weights = self.keys[scorer].weights
+        weights, context = self.keys[scorer].weights, self.keys[scorer].context
+        if context is not None and context.per == "turn":
+            rollout = by_turn(rollout, context)
+            shown = [tuple(self.pair.format_prompt(prompt, context)) for prompt in rollout.prompts]
+            return response_hidden(self.models[weights], shown, rollout, self.pair.pad_id, self.layers.wanted.get(weights, ()))
         return response_hidden(self.models[weights], self.prompts(scorer, rollout), rollout, self.pair.pad_id, self.layers.wanted.get(weights, ()))
 
     def width(self, scorer: str) -> int:
@@ -84,9 +94,26 @@ class Bank:
         return [one if one.dtype == torch.float64 else one.float() for one in split]
 
     def prompts(self, scorer: str, rollout: Rollout) -> Sequence[tuple[int, ...]]:
-        """What a scorer reads before each response."""
+        """What a scorer reads before each response; of one that reads turns apart, before the first."""
         context = self.keys[scorer].context
+        if context is not None and context.per == "turn":
+            return [tuple(self.pair.format_prompt(at_turn(p, context, 0), context)) for p in rollout.prompts]
+        if self.keys[scorer].alignment is not None:
+            return prompts_for(self.pair, self.keys[scorer].weights, context, rollout)
         return rollout.prompt_ids if context is None else [tuple(self.pair.format_prompt(p, context)) for p in rollout.prompts]
+
+    def retokenise(self, scorer: str, rollout: Rollout) -> Retokenised:
+        """The responses in the tokens of a scorer with another tokenizer."""
+        name = self.keys[scorer].weights
+        return retokenise(rollout, self.pair.tokenizers[name], self.vocabularies(scorer), self.pair.stop_ids, self.pair.pad_id)
+
+    def vocabularies(self, scorer: str) -> Vocabularies:
+        """The student's vocabulary and a scorer's."""
+        name = self.keys[scorer].weights
+        if name not in self._vocabularies:
+            mine, theirs = (vocabulary_of(tokenizer) for tokenizer in (self.pair.tokenizer, self.pair.tokenizers[name]))
+            self._vocabularies[name] = Vocabularies(mine, theirs)
+        return self._vocabularies[name]
 
     @cached_property
     def judge(self) -> TaskJudge:
@@ -107,7 +134,7 @@ def bank_for(entry: MethodEntry, pair: LoadedPair, *, micro_tokens: int, chunk_t
     read.update(with_inputs(read, entry.teachers))
     for name, teacher in entry.teachers.items():
         if isinstance(teacher, External):
-            keys[name] = ScorerKey(teacher.model, teacher.context)
+            keys[name] = ScorerKey(teacher.model, teacher.context, teacher.alignment)
             if isinstance(teacher, Endpoint) and teacher.model in pair.endpoints:
                 endpoints[name] = pair.endpoints[teacher.model]
             elif teacher.model in pair.teachers:

@@ -17,7 +17,7 @@ from zoo.harness.comparison import Comparison, settings_that_matter
 from zoo.harness.learners import prompts_written
 from zoo.harness.models import PairSpec, load_pair_spec, refuse_stray_paths
 from zoo.harness.suites import load_suite, suite_digest
-from zoo.paths import shipped_pair
+from zoo.paths import shipped_model
 from zoo.records import Record, load_records, run_key
 
 DONE: tuple[Literal["success"], Literal["diverged"]] = ("success", "diverged")
@@ -128,7 +128,7 @@ def _refuse_misfits(entries: list[MethodEntry], spec: PairSpec) -> None:
     found = []
     for entry in entries:
         known = [*spec.teachers, *spec.endpoints]
-        for problem in pair_problems(entry, templates=spec.contexts, fields=None, teachers=known, checks=None, same_vocabulary=True):
+        for problem in pair_problems(entry, templates=spec.contexts, fields=None, teachers=known, checks=None, same_vocabulary=True, turns=spec.turns):
             found.append(f"method '{entry.id}' on pair '{spec.id}': {problem}")
     if found:
         raise ZooError("\n".join(found))
@@ -150,7 +150,7 @@ def cell_base(comparison: Comparison, spec: PairSpec, place: Place) -> dict[str,
     """What all cells' keys share: pair, weights, suites."""
     return {
         "comparison": comparison.id,
-        "pair": spec.model_dump(mode="json", exclude={"title", "weights_note", "student", "teachers", "task", "contexts", "words"}),
+        "pair": spec.model_dump(mode="json", exclude={"title", "weights_note", "student", "teachers", "task", "contexts", "words", "turns"}),
         "task": spec.task.kind,
         "weights": {name: weights_digest(spec, name, place) for name in ("student", *spec.teachers)},
         "suites": {suite.id: suite_digest(suite) for suite in map(load_suite, comparison.suites)},
@@ -171,13 +171,14 @@ def shown(spec: PairSpec, entry: MethodEntry) -> dict[str, Any]:
     fields = [getattr(part, name) for part in walk(entry) for name in type(part).model_fields]
     contexts = [field for field in fields if isinstance(field, Context)]
     templates = {context.template: spec.contexts.get(context.template) for context in contexts}
-    return {"contexts": templates, "words": spec.words if any(context.made for context in contexts) else {}}
+    said = {"turns": spec.turns} if any(stream.environment is not None for stream in entry.rollouts.values()) else {}
+    return {"contexts": templates, "words": spec.words if any(context.made for context in contexts) else {}, **said}
 
 
 def weights_digest(spec: PairSpec, name: str, place: Place) -> str:
     """Hub id and revision, or the sha256 of the local weights with their configuration and tokenizer."""
     source = spec.student if name == "student" else spec.teachers[name]
-    folder = place.pair_paths.get(name) or (Path(source.path) if source.path else shipped_pair(spec.id) / source.shipped if source.shipped else None)
+    folder = place.pair_paths.get(name) or (Path(source.path) if source.path else shipped_model(spec.id, source.shipped) if source.shipped else None)
     if folder is None:
         return f"{source.hub}@{source.revision or 'main'}"
     files = sorted(Path(folder).glob("*.safetensors"))

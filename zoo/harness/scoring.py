@@ -6,19 +6,23 @@ Backbones run on micro-batches of like length; heads and everything after them o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from zoo.components.rewards import Answered, SequenceReward
 from zoo.components.targets import with_inputs
+from zoo.harness.alignment import Foreign, paired
 from zoo.harness.asked import Asking
 from zoo.harness.bank import MIX, Bank, ScorerKey, bank_for, response_hidden
 from zoo.harness.contexts import absent, made_prompts, written_ids
 from zoo.harness.models import LoadedPair
+from zoo.harness.turns import rewards_of_turns
 from zoo.method import Method, Prepared, annotate
 from zoo.statistics import LogProb, Statistic, TokenContext
 from zoo.tensors import Rollout
@@ -43,6 +47,20 @@ def micro_batches(rollout: Rollout, micro_tokens: int, prompts: Sequence[Sequenc
     return groups
 
 
+def chunks_of(count: int, size: int, hidden: Mapping[str, Any]) -> Iterator[slice]:
+    """The same, none of which cuts a stretch that a teacher with another tokenizer sees as one; a longer stretch is a chunk of its own."""
+    breaks = [states.breaks_N for states in hidden.values() if isinstance(states, Foreign)]
+    if not breaks:
+        yield from chunks(count, size)
+        return
+    ends, start = [*torch.stack(breaks).all(0).nonzero()[:, 0].tolist(), count], 0
+    while start < count:
+        within = [end for end in ends if start < end <= start + size]
+        end = max(within) if within else min(end for end in ends if end > start)
+        yield slice(start, end)
+        start = end
+
+
 def chunks(count: int, size: int) -> Iterator[slice]:
     """Consecutive slices of at most `size`."""
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
@@ -54,7 +72,7 @@ class Scored:
     optimizer steps."""
 
     context: TokenContext
-    hidden: dict[str, Tensor]
+    hidden: dict[str, Any]
     version: int = 0
 
     def rows(self, index: Sequence[int]) -> Scored:
@@ -70,6 +88,7 @@ class Scored:
             {name: reward[at] for name, reward in self.context.rewards.items()},
             self.context.total,
             {scorer: absent_B[at] for scorer, absent_B in self.context.absent.items()},
+            {name: reward_BT[at] for name, reward_BT in self.context.turn_rewards.items()},
         )
         return Scored(context, {name: h[flat.to(h.device)] for name, h in self.hidden.items()}, self.version)
 
@@ -92,7 +111,8 @@ def score(
     kept = [s for s in method.update_scorers(stream) if bank.keys[s] != bank.keys["student"] or s != "student"]
     hidden = hidden_states(bank, [*(method.annotation_scorers(stream) if statistics else ()), *kept], rollout)
     columns = columns_of(statistics, method, bank, rollout, hidden)
-    return Scored(TokenContext(rollout, columns, rewards, total, absent), {name: hidden[name] for name in kept}, version)
+    turns = {name: rewards_of_turns(bank.judge, rollout, reward) for name, reward in method.turn_rewards(stream).items()}
+    return Scored(TokenContext(rollout, columns, rewards, total, absent, turns), {name: hidden[name] for name in kept}, version)
 
 
 def in_context(method: Method, bank: Bank, stream: str, rollout: Rollout, others: Mapping[str, Rollout]) -> tuple[Rollout, dict[str, Tensor]]:
@@ -124,13 +144,15 @@ def refreshed(method: Method, bank: Bank, stream: str, scored: Scored, version: 
     return Scored(context, {**scored.hidden, **hidden_states(bank, moving, context.rollout)}, version)
 
 
-def hidden_states(bank: Bank, names: Sequence[str], rollout: Rollout) -> dict[str, Tensor]:
+def hidden_states(bank: Bank, names: Sequence[str], rollout: Rollout) -> dict[str, Any]:
     """Hidden states (N, H) of the supervised tokens, by scorer; scorers with the same weights and context share them."""
-    found: dict[ScorerKey, Tensor] = {}
+    found: dict[ScorerKey, Any] = {}
     lengths = rollout.mask_BT.sum(1)
     starts, sizes = (lengths.cumsum(0) - lengths).tolist(), lengths.tolist()
     for name in dict.fromkeys(names):
         key = bank.keys[name]
+        if key.alignment is not None and key not in found:
+            found[key] = foreign(bank, name, rollout)
         if key.weights.startswith(MIX):
             found[key] = bank.routes.index_N(name, rollout)
         if key in found:
@@ -149,25 +171,58 @@ def hidden_states(bank: Bank, names: Sequence[str], rollout: Rollout) -> dict[st
     return {name: found[bank.keys[name]] for name in names if bank.keys[name] in found}
 
 
-def columns_of(statistics: Sequence[Statistic], method: Method, bank: Bank, rollout: Rollout, hidden: Mapping[str, Tensor]) -> dict[Statistic, Tensor]:
+def foreign(bank: Bank, name: str, rollout: Rollout) -> Foreign:
+    """The states of a teacher with another tokenizer, in its own tokens, and how they pair with the student's."""
+    other, alignment = bank.retokenise(name, rollout), bank.keys[name].alignment
+    assert alignment is not None
+    lengths = other.rollout.mask_BT.sum(1)
+    starts, sizes = (lengths.cumsum(0) - lengths).tolist(), lengths.tolist()
+    states_MH = torch.zeros(other.rollout.tokens, bank.width(name), device=bank.device)
+    asked = bank.routes.rows(name, rollout)
+    for number, group in enumerate(micro_batches(other.rollout, bank.micro_tokens, bank.prompts(name, rollout), asked)):
+        with bank.precision():
+            some_MH = bank.hidden(name, other.rollout.rows(group))
+        states_MH = some_MH.new_zeros(other.rollout.tokens, some_MH.shape[-1]) if number == 0 else states_MH
+        states_MH[torch.cat([torch.arange(starts[i], starts[i] + sizes[i]) for i in group]).to(states_MH.device)] = some_MH
+    bank.scored_tokens += sum(sizes[i] for i in asked)
+    entropies = None
+    if alignment.warps:
+        own_NH = hidden_states(bank, ["student"], rollout)["student"]
+        entropies = uncertainty(bank, "student", own_NH), uncertainty(bank, name, states_MH)
+    return paired(alignment, bank.vocabularies(name), rollout, other, states_MH, entropies)
+
+
+def uncertainty(bank: Bank, scorer: str, states_NH: Tensor) -> Tensor:
+    """Entropy of a scorer's law over the largest that its vocabulary allows, (N,), on the CPU."""
+    found = []
+    for chunk in chunks(len(states_NH), bank.chunk_tokens):
+        logp_NV = logits_of(bank, scorer, states_NH[chunk]).float().log_softmax(-1)
+        found.append(-(logp_NV.exp() * logp_NV).sum(-1).cpu() / math.log(logp_NV.shape[-1]))
+    return torch.cat(found) if found else torch.zeros(0)
+
+
+def columns_of(statistics: Sequence[Statistic], method: Method, bank: Bank, rollout: Rollout, hidden: Mapping[str, Any]) -> dict[Statistic, Tensor]:
     """The statistics' columns (B, T) from hidden states, chunk by chunk."""
     columns: dict[Statistic, Tensor] = {}
     token_N = rollout.response_BT[rollout.mask_BT]
-    for chunk in chunks(len(token_N), bank.chunk_tokens) if statistics else ():
+    for chunk in chunks_of(len(token_N), bank.chunk_tokens, hidden) if statistics else ():
         view = chunk_view(method, bank, token_N[chunk], {name: h[chunk] for name, h in hidden.items()})
         annotate(statistics, view, rollout.mask_BT, chunk, columns)
     empty_BT = torch.zeros(rollout.mask_BT.shape, device=bank.device)
     return {s: columns.get(s, empty_BT) for s in statistics}
 
 
-def chunk_view(method: Method, bank: Bank, token_N: Tensor, hidden: Mapping[str, Tensor]) -> LogitView:
+def chunk_view(method: Method, bank: Bank, token_N: Tensor, hidden: Mapping[str, Any]) -> LogitView:
     """The distributions of a chunk of tokens, each scorer's head applied when first asked for."""
-    mixes = method.mixes(hidden)
+    foreign = {name: states.local() for name, states in hidden.items() if isinstance(states, Foreign)}
+    pairings = {name: pairing for name, (pairing, _) in foreign.items()}
+    hidden = {**hidden, **{name: states_MH for name, (_, states_MH) in foreign.items()}}
+    mixes = method.mixes({name: states for name, states in hidden.items() if name not in foreign})
     logits = {name: partial(logits_of, bank, name, states_NH) for name, states_NH in hidden.items() if name not in mixes}
     last_NH = hidden["student"][:, : bank.width("student")].detach().float() if "student" in hidden else None
     values = {name: partial(head, last_NH) for name, head in bank.values.items()} if last_NH is not None else {}
     states = {name: partial(bank.states, name, states_NH) for name, states_NH in hidden.items() if name not in mixes}
-    return LogitView(token_N, logits, method.targets, {**values, **bank.projectors}, bank.pair.vocab_size, mixes, states)
+    return LogitView(token_N, logits, method.targets, {**values, **bank.projectors}, bank.pair.vocab_size, mixes, states, pairings)
 
 
 def logits_of(bank: Bank, scorer: str, states_NH: Tensor) -> Tensor:
@@ -214,7 +269,7 @@ def backward(method: Method, bank: Bank, scored: Scored, parts: Sequence[Prepare
         mask_BT = piece.context.rollout.mask_BT
         token_N = piece.context.rollout.response_BT[mask_BT]
         place_N = mask_BT.flatten().nonzero()[:, 0]
-        for chunk in chunks(len(token_N), bank.chunk_tokens):
+        for chunk in chunks_of(len(token_N), bank.chunk_tokens, piece.hidden):
             view = chunk_view(method, bank, token_N[chunk], {"student": leaf_NH[chunk], **{n: h[chunk] for n, h in piece.hidden.items()}})
             at = partial(_pick, place_N[chunk])
             loss, shares = method.chunk_loss(part_rows, view, at)

@@ -6,8 +6,10 @@ from zoo.components.divergences.families import Alpha, AlphaBeta, PearsonChi2, S
 from zoo.components.divergences.kl import ForwardKL, GeneralizedJSD, ReverseKL, SkewForwardKL, SkewReverseKL
 from zoo.components.divergences.sampled import K1, K2, K3
 from zoo.components.divergences.scores import LogitDifference, PlackettLuce, StudentEntropy
+from zoo.components.divergences.transport import Sinkhorn
 
 __all__ = [
     "K1", "K2", "K3", "AdaptiveKL", "Alpha", "AlphaBeta", "Decoupled", "Divergence", "EntrywiseKL", "FDivergence", "ForwardKL", "GeneralizedJSD",
-    "LogitDifference", "PearsonChi2", "PlackettLuce", "ReverseKL", "SkewForwardKL", "SkewReverseKL", "SquaredHellinger", "StudentEntropy", "TotalVariation",
+    "LogitDifference", "PearsonChi2", "PlackettLuce", "ReverseKL", "Sinkhorn", "SkewForwardKL", "SkewReverseKL", "SquaredHellinger", "StudentEntropy",
+    "TotalVariation",
 ]  # fmt: skip

@@ -38,12 +38,14 @@ def exp_slope(base_log: Tensor, gap: Tensor, factor: float) -> Tensor:
 
 class Divergence(Component):
     """Base of all divergences. `forward` marks those whose expectation is taken under the teacher, `sampled_only` functions of
-    the written token alone, `whole` those that are defined on the whole vocabulary only, `teacherless` those of the student alone."""
+    the written token alone, `whole` those that are defined on the whole vocabulary only, `teacherless` those of the student alone,
+    `positions` those that compare positions of one sequence with each other."""
 
     forward: ClassVar[bool] = False
     sampled_only: ClassVar[bool] = False
     whole: ClassVar[bool] = False
     teacherless: ClassVar[bool] = False
+    positions: ClassVar[bool] = False
 
     def entries(self, student_logp_NK: Tensor, teacher_logp_NK: Tensor) -> Tensor:
         """Contribution of each support entry, (N, K), in nats."""
@@ -52,6 +54,10 @@ class Divergence(Component):
     def at_tokens(self, student_logp_NK: Tensor, teacher_logp_NK: Tensor, token_N: Tensor) -> Tensor:
         """The same where it may depend on the written token, whose index in a whole vocabulary is `token_N`."""
         return self.entries(student_logp_NK, teacher_logp_NK)
+
+    def over_sequences(self, student_logp_GK: Tensor, teacher_logp_GK: Tensor, sequence_G: Tensor) -> Tensor:
+        """The same where it may compare positions of one sequence with each other; `sequence_G` numbers the sequences."""
+        return self.entries(student_logp_GK, teacher_logp_GK)
 
 
 class FDivergence(Divergence):

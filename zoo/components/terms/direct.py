@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import model_validator
 from torch import Tensor
 
@@ -52,6 +53,9 @@ class DivergenceTerm(TokenTerm):
         return (self.gated(context, None, columns),)
 
     def token_loss(self, view: View, columns_N: Mapping[str, Tensor]) -> Tensor:
+        compared = None if self.divergence.teacherless else view.compared(self.teacher, self.temperature)
+        if compared is not None:
+            return self._aligned(view, *compared)
         student_logp_NV = self._tempered(view, "student", columns_N)
         teacher_logp_NV = student_logp_NV.detach() if self.divergence.teacherless else self._tempered(view, self.teacher, columns_N)
         student_NK, teacher_NK = restrict(self.support, student_logp_NV, teacher_logp_NV, view.token_N)
@@ -62,6 +66,16 @@ class DivergenceTerm(TokenTerm):
             return loss_N
         loss_N = loss_N * self.temperature**2
         return loss_N if self.temperature_by is None else loss_N * columns_N["temperature"].square()
+
+    def _aligned(self, view: View, student_GK: Tensor, teacher_GK: Tensor) -> Tensor:
+        """The loss against a teacher with another tokenizer, on common columns, at the rows where it stands."""
+        places = view.places(self.teacher)
+        assert places is not None
+        place_G, sequence_G = places
+        entries_GK = self.divergence.over_sequences(student_GK, teacher_GK, sequence_G)
+        loss_G = shape_values(self.shaping, "token", shape_values(self.shaping, "entry", entries_GK).sum(-1))
+        loss_G = loss_G * self.temperature**2 if self.rescale else loss_G
+        return torch.zeros(len(view.token_N), dtype=loss_G.dtype, device=loss_G.device).index_add(0, place_G, loss_G)
 
     def _tempered(self, view: View, scorer: str, columns_N: Mapping[str, Tensor]) -> Tensor:
         logp_NV = view.logp_NV(scorer, self.temperature)

@@ -1,0 +1,130 @@
+"""Compatibility rules about teachers with another tokenizer; `zoo.compat` runs them.
+
+An alignment by spans says how probable the student's text is to the teacher, and compares laws on common columns; only one that carries the
+teacher's law over to the student's vocabulary can stand wherever a law is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from zoo.components.alignments import Alignment, Event, Units
+from zoo.components.routings import Spread
+from zoo.components.supports import Full
+from zoo.components.teachers import External
+from zoo.components.terms.direct import DivergenceTerm
+from zoo.components.terms.policy_gradient import PolicyGradientTerm
+from zoo.statistics import LogProb
+
+if TYPE_CHECKING:
+    from zoo.entry import MethodEntry
+
+Messages = Iterator[str]
+
+
+def aligned(entry: MethodEntry) -> dict[str, Alignment]:
+    """Alignments by teacher name."""
+    return {name: t.alignment for name, t in entry.teachers.items() if isinstance(t, External) and t.alignment is not None}
+
+
+def carried(entry: MethodEntry) -> dict[str, Alignment]:
+    """Those that give no law over the student's vocabulary."""
+    return {name: alignment for name, alignment in aligned(entry).items() if not alignment.law}
+
+
+def columns_needed(entry: MethodEntry) -> Messages:
+    """A divergence compares laws on common columns."""
+    for i, term in enumerate(entry.objective):
+        if not isinstance(term, DivergenceTerm) or (alignment := carried(entry).get(term.teacher)) is None:
+            continue
+        where, kind = f"objective[{i}]: teachers.{term.teacher}", _kind(alignment)
+        if alignment.columns is None:
+            yield f"{where} has alignment {kind} without columns, so no entries of the two vocabularies meet; add columns, or read it in a reward"
+        if not isinstance(term.support, Full):
+            yield f"{where} is compared on the columns of its alignment, so support {_kind(term.support)} has nothing to choose from; drop support"
+        if term.divergence.whole or term.divergence.sampled_only:
+            yield f"{where} is compared on the columns of its alignment; {_kind(term.divergence)} needs the whole vocabulary or the written token"
+        if term.temperature_by is not None:
+            yield f"{where} is compared span by span, so a temperature for each token has no place; drop temperature_by"
+
+
+def whole_sequences(entry: MethodEntry) -> Messages:
+    """Transport between positions needs all of them at once."""
+    for i, term in enumerate(entry.objective):
+        if isinstance(term, DivergenceTerm) and term.divergence.positions:
+            alignment = carried(entry).get(term.teacher)
+            if alignment is None or not alignment.sequences:
+                yield (
+                    f"objective[{i}]: {_kind(term.divergence)} compares positions of one sequence; give teachers.{term.teacher} an alignment whose columns read "
+                    "whole sequences, such as joint_rank"
+                )
+
+
+def same_text(entry: MethodEntry) -> Messages:
+    """What is paired by place or by cost is not the same text."""
+    for name, alignment in aligned(entry).items():
+        if alignment.written:
+            continue
+        if isinstance(alignment.columns, Units | Event):
+            kind = _kind(alignment.columns)
+            yield f"teachers.{name}.alignment {_kind(alignment)} pairs unlike texts, which columns {kind} take for one; use byte_spans or running_text"
+        for i, term in enumerate(entry.objective):
+            if LogProb(name) in term.statistics(entry.rewards):
+                yield f"objective[{i}] reads log-probabilities of '{name}', but alignment {_kind(alignment)} pairs tokens of unlike texts; use byte_spans"
+
+
+def no_law(entry: MethodEntry) -> Messages:
+    """Spans cannot feed what reads a law over the student's vocabulary."""
+    spans = carried(entry)
+    for i, term in enumerate(entry.objective):
+        read = {s: name for s in term.statistics(entry.rewards) if not isinstance(s, LogProb) for name in s.scorers if name in spans}
+        for statistic, name in read.items():
+            yield f"objective[{i}]: {type(statistic).__name__} reads the law of '{name}' over the student's vocabulary, {_remedy(spans[name])}"
+        if isinstance(term, PolicyGradientTerm) and isinstance(term.routing, Spread):
+            yield from (
+                f"objective[{i}]: routing {_kind(term.routing)} reads the law of '{name}' over the student's vocabulary, {_remedy(spans[name])}"
+                for name in term.scorers(entry.rewards)
+                if name in spans
+            )
+    for name, teacher in entry.teachers.items():
+        if name in spans and teacher.target is not None:
+            yield f"teachers.{name}.target transforms a law over the student's vocabulary, {_remedy(spans[name])}"
+        others = (*teacher.members, *(teacher.target.reads if teacher.target is not None else ()))
+        for other in others:
+            if other in spans:
+                yield f"teachers.{name} is made of the law of '{other}' over the student's vocabulary, {_remedy(spans[other])}"
+
+
+def closed_teachers(entry: MethodEntry) -> Messages:
+    """Texts alone need no alignment."""
+    for name in aligned(entry):
+        teacher = entry.teachers[name]
+        if isinstance(teacher, External) and teacher.access == "black_box":
+            yield f"teachers.{name} gives texts only, which need no alignment; drop alignment, or set access: white_box"
+
+
+def pair_tokenizers(entry: MethodEntry, same_vocabulary: bool) -> Messages:
+    """What a pair with two tokenizers lacks for an entry."""
+    for name, teacher in entry.teachers.items():
+        if same_vocabulary or not isinstance(teacher, External):
+            continue
+        if teacher.access == "white_box" and teacher.alignment is None:
+            yield (
+                f"teachers.{name}: student and teacher have different vocabularies, so an alignment is needed; set teachers.{name}.alignment, or "
+                "choose a pair with one tokenizer"
+            )
+        for stream, spec in entry.rollouts.items():
+            if name in spec.reads:
+                yield f"rollouts.{stream} is written by '{name}' in tokens that the student does not have; use author: dataset, or a pair with one tokenizer"
+
+
+def _remedy(alignment: Alignment) -> str:
+    return f"which alignment {_kind(alignment)} does not give; use prefix_cover, or a divergence on columns"
+
+
+def _kind(component: Any) -> str:
+    return str(component.kind)
+
+
+RULES = (columns_needed, whole_sequences, same_text, no_law, closed_teachers)
