@@ -11,7 +11,6 @@ from torch import Tensor
 from zoo.lab import references as ref
 from zoo.lab.doubles import verified
 from zoo.lab.world import Array
-
 from zoo.views import LogitView
 
 if TYPE_CHECKING:
@@ -80,14 +79,15 @@ def _stops_gradients(term: Any) -> bool:
     return mass == "detach" or weighs or term.divergence.kind in ("adaptive_kl", "entrywise_kl")
 
 
-class _Moved:
+class _Moved(LogitView):
     """The student after a step, and every other scorer as before it: a target that reads the student has no gradient through it."""
 
     def __init__(self, moved: LogitView, fixed: LogitView) -> None:
-        self.token_N, self._moved, self._fixed = moved.token_N, moved, fixed
+        self.__dict__.update(moved.__dict__)
+        self._moved, self._before = moved, fixed
 
     def logp_NV(self, scorer: str, temperature: float = 1.0) -> Tensor:
-        return (self._moved if scorer == "student" else self._fixed).logp_NV(scorer, temperature)
+        return (self._moved if scorer == "student" else self._before).logp_NV(scorer, temperature)
 
 
 def policy_gradient(at: TermReferences, term: Any) -> Expected:
@@ -161,6 +161,8 @@ def _credited(at: TermReferences, term: Any, reward_SV: Array, name: str) -> Exp
 def _group(at: TermReferences, term: Any, reward_SV: Array, name: str, against: Against) -> Expected:
     wanted = ref.field(at.weight, at.p, ref.action_values(at.bench.world, at.p, reward_SV))
     whole = "(c) the expected reward" if name == "verifier" else f"(b) sequence {name}"
+    if getattr(term.credit, "per_length", False):
+        return nothing(at, "group credit of an answer's mean reward: no formula in the lab")
     if term.credit.kind == "group" and term.credit.divide == "std" and name != "verifier":
         return nothing(at, f"{whole} only where rewards are 0 or 1: the group's standard deviation weighs groups differently")
     factor = ", up to a factor" if against == "parallel" else ""

@@ -20,6 +20,7 @@ from zoo.lab.references import compare
 from zoo.lab.world import World, world_of
 
 GROUP = 4
+LAST = 0.99
 MOMENTS = (PROGRESS, 0.0, 0.95)
 
 
@@ -142,12 +143,23 @@ def _measured(entry: MethodEntry, found: LabReport, follow: int, full: bool) -> 
         found.runs.append(_run(bench, start, index, tables, full, entry))
         if found.runs[-1].null and extremes(entry.objective[index].coefficient) != (0.0, 0.0):
             found.contradictions.append(f"objective[{index}]: the expected update is zero and only noise is left; no baseline can be a reward (D.6)")
-    found.fixed = fixed_point(bench, tables, start, follow=follow)
+    found.fixed = _rest(entry, world, bench, tables, start, follow)
     if found.fixed.contradiction and not idle(entry):
         found.contradictions.append(found.fixed.contradiction)
     found.descent = descent(bench, tables, start, getattr(entry, "lab_metric", "own_loss"), getattr(entry, "lab_reason", None))
     if found.descent.ok is False:
         found.contradictions.append(f"lab_metric: {found.descent.metric} went from {found.descent.before:.6g} to {found.descent.after:.6g} over exact steps")
+
+
+def _rest(entry: MethodEntry, world: World, bench: Bench, tables: Any, start: Any, follow: int) -> FixedPoint:
+    """The fixed point of the last phase, where terms act in phases."""
+    if len(bench.terms) == len(entry.objective):
+        return fixed_point(bench, tables, start, follow=follow)
+    last = Bench(entry, world, group=GROUP, progress=LAST)
+    if not last.terms:
+        return FixedPoint(entry.fixed_point, None, None)
+    placed = last.tables()
+    return fixed_point(last, placed, last.measure(placed), follow=follow)
 
 
 def _run(bench: Bench, start: Any, index: int, tables: Any, full: bool, entry: MethodEntry) -> TermRun:
