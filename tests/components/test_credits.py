@@ -18,6 +18,7 @@ VALUE = np.array([[0.2, 0.5, -0.4, 0.9], [1.3, -0.7, 8.0, 9.0]])
 COLUMNS = {Value("value"): VALUE, Kl("student", "teacher"): np.array([[0.3, 0.8, 0.1, 0.6], [0.9, 0.2, 5.0, 6.0]])}
 LENGTHS = MASK.sum(1)
 GROUP = np.array([0, 1, 0, 0, 1, 2])
+SIZES = [3, 1, 2, 4, 2, 1]
 OUTCOME = np.array([1.0, 0.0, 0.0, 0.5, 1.0, 1.0])
 
 
@@ -83,6 +84,12 @@ def grpo(divide: str, epsilon: float = 1e-4) -> Array:
     return found
 
 
+def grpo_of_means() -> Array:
+    """The outcome stands on the last token, so an answer's mean is a share of it."""
+    mean = OUTCOME / np.array(SIZES)
+    return np.array([mean[i] - mean[group == GROUP].mean() for i, group in enumerate(GROUP)])
+
+
 def bayes_odds(prior: float) -> Callable[[Array, Array, int], float]:
     def gain(reward: Array, value: Array, t: int) -> float:
         odds = np.log(prior / (1 - prior)) + reward[:t].sum()
@@ -126,7 +133,8 @@ REFERENCES: dict[str, list[tuple[dict[str, Any], Any]]] = {
     "k_step": [({"k": k}, lambda k=k: each(lambda reward, value, t: reward[t : t + k].sum())) for k in (1, 2, 3, 9)],
     "gae": [({"gamma": g, "lambda": lam}, lambda g=g, lam=lam: each(gae(g, lam))) for g in (0.0, 0.9, 1.0) for lam in (0.0, 0.95, 1.0)]
     + [({"gamma": g, "lambda": lam, "known": "teacher"}, lambda g=g, lam=lam: known_gae(g, lam)) for g in (0.0, 0.9, 1.0) for lam in (0.0, 0.95, 1.0)],
-    "group": [({"divide": divide}, lambda divide=divide: grpo(divide)) for divide in ("std", "none")],
+    "group": [({"divide": divide}, lambda divide=divide: grpo(divide)) for divide in ("std", "none")]
+    + [({"divide": "none", "per_length": True}, grpo_of_means)],
     "leave_one_out": [({}, leave_one_out)],
 }
 COMPARING = ("group", "leave_one_out")
@@ -148,7 +156,7 @@ def test_advantage(kind: str, fields: dict[str, Any], expected: Callable[[], Arr
 @pytest.mark.parametrize(("kind", "fields", "expected"), PER_GROUP)
 def test_comparison_of_answers(kind: str, fields: dict[str, Any], expected: Callable[[], Array]) -> None:
     """Rewards are summed over an answer's tokens; every token of an answer has its advantage; padding has none."""
-    sizes = [3, 1, 2, 4, 2, 1]
+    sizes = SIZES
     answers = per_group(len(OUTCOME), sizes, GROUP.tolist())
     last = torch.arange(4) == torch.tensor(sizes)[:, None] - 1
     found = build("credit", kind, **fields).advantage(last * tensor(OUTCOME)[:, None], answers).numpy()

@@ -40,7 +40,7 @@ SURVEY_VARIANTS: dict[str, dict[str, Reference]] = {
     "gndpo": {"sequence_ratio": Reference(partial(guided.gndpo, sequence_ratio=True))},
     "gear": {"long_segments": Reference(partial(guided.gear, tau=0.9, boundary=1.6))},
     "oppo_bayes": {"tight": Reference(partial(guided.oppo_bayes, cap=0.4))},
-    "codistill_grpo": {"own_length": Reference(partial(guided.codistill_grpo, length=None))},
+    "codistill_grpo": {"constant": Reference(partial(guided.codistill_grpo, length=40.0))},
     "va_opd": {"pooled": Reference(partial(objective.va_opd, pooled=True))},
     "rlcsd": {"additive": Reference(partial(guided.rlcsd, additive=0.5))},
     "ogls_sd": {"forward": Reference(partial(objective.ogls_sd, forward=True))},

@@ -163,12 +163,12 @@ def gndpo(fixture: Fixture, *, cap: float = 5.0, clip: float = 0.2, eps: float =
     return loss
 
 
-def codistill_grpo(fixture: Fixture, *, alpha: float = 1.0, length: float | None = 40.0, clip: float = 0.2, reduce: Reduce = sequence_mean) -> Loss:
+def codistill_grpo(fixture: Fixture, *, alpha: float = 1.0, length: float | None = None, clip: float = 0.2, reduce: Reduce = sequence_mean) -> Loss:
     """The small model's half of a mutual GRPO (2605.08873): the large model's log-ratio, summed and scaled, is part of the reward.
 
     r~_i = r_i + (alpha / N) sum_t log( p_theta(o_t) / p_phi(o_t) ), theta the large model (`peer`); A_i = r~_i - group mean, no std.
-    open: alpha (not found) and N, a length normaliser; taken: alpha 1 and a constant of 40 in the reward, the response's own length in the loss (entry).
-    Variant `own_length`: its own length in both, as the card writes one N.
+    open: alpha (not found) and N, a length normaliser; taken: alpha 1 and the response's own length in both places, as the card writes one N.
+    Variant `constant`: 40 in the reward, the response's own length in the loss.
     """
     stream = fixture["main"]
     gain_BT = np.where(stream.mask_BT, stream.sampled("peer") - stream.sampled("old"), 0.0)

@@ -163,6 +163,8 @@ def _group(at: TermReferences, term: Any, reward_SV: Array, name: str, against: 
     whole = "(c) the expected reward" if name == "verifier" else f"(b) sequence {name}"
     if getattr(term.credit, "per_length", False):
         return nothing(at, "group credit of an answer's mean reward: no formula in the lab")
+    if getattr(term.credit, "per_length", False):
+        return nothing(at, "group credit of an answer's mean reward: no formula in the lab")
     if term.credit.kind == "group" and term.credit.divide == "std" and name != "verifier":
         return nothing(at, f"{whole} only where rewards are 0 or 1: the group's standard deviation weighs groups differently")
     factor = ", up to a factor" if against == "parallel" else ""

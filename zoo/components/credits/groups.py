@@ -16,14 +16,16 @@ from zoo.statistics import LogProb, Statistic, TokenContext
 @component("credit")
 class Group(Credit):
     """A_i = (R_i - mean_j R_j) / (std_j R_j + epsilon), the same for every token of sequence i (GRPO; std with one degree
-    of freedom less, as in TRL). `divide: none` is Dr. GRPO's."""
+    of freedom less, as in TRL). `divide: none` is Dr. GRPO's. R_i is the sum of the answer's rewards, with `per_length` their mean, for
+    rewards of tokens (the log-ratio bonus of 2605.08873)."""
 
     kind: Literal["group"] = "group"
     divide: Literal["std", "none"] = "std"
     epsilon: float = Field(1e-4, gt=0)
+    per_length: bool = Field(False, exclude_if=lambda value: value is False)
 
     def advantage(self, reward_BT: Tensor, context: TokenContext) -> Tensor:
-        reward_B = (reward_BT * context.mask_BT).sum(1)
+        reward_B = context.sequence_mean(reward_BT) if self.per_length else (reward_BT * context.mask_BT).sum(1)
         advantage_B = reward_B - context.group_mean(reward_B)
         if self.divide == "std":
             square_B, count_B = context.group_sum(advantage_B.square())
