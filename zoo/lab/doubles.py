@@ -38,7 +38,7 @@ DOUBLES = {
     "context": "a table that is added to the logits of who sees the context; made parts show the same to every text",
     "reference": "the student's first table",
     "behaviour": "the exact law of who wrote the token",
-    "learner.value_head": "the exact discounted value of the term's own reward, or of what is credited, less a known part (or any table, where a test gives one)",
+    "learner.value_head": "the exact discounted value of the term's own reward, or of what is credited, less a known part (or a test's table)",
     "reward.verifier": "a fair coin for each text and check, drawn once from a named seed",
     "reward": "other rewards of whole answers run as they are, on letters for tokens; coins for checks, judges, reward models and discriminators",
     "learner.discriminator": "the reward that it gives is a fair coin, like a verifier's",
@@ -57,6 +57,7 @@ DOUBLES = {
 }
 EXEMPT = {
     "rollout.reread": "what the student reads in a context is another table than its own",
+    "teacher.labels": "the token of one index is no function of the state",
     "term.representation": "matches hidden states, and a table has none",
     "alignment": "two tokenizers of one text have no common table",
     "environment": "turns need an environment that answers",

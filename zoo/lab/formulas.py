@@ -142,11 +142,11 @@ def _credited(at: TermReferences, term: Any, reward_SV: Array, name: str) -> Exp
         return nothing(at, f"credit {kind} on a stream that others write")
     if bad := [s.kind for s in later if s.kind != "whiten"]:
         return nothing(at, f"shaping {bad[0]} of a return: no formula in the lab")
+    if getattr(credit, "per_length", False):
+        return nothing(at, "a return divided by its length: no formula in the lab")
     against = "parallel" if later or kind == "group" else "equal"
     if kind in ("group", "leave_one_out"):
         return _group(at, term, reward_SV, name, "parallel" if later or kind == "group" else "equal")
-    if getattr(credit, "per_length", False):
-        return nothing(at, "a return divided by its length: no formula in the lab")
     gamma = float(getattr(credit, "gamma", 1.0))
     steps = float(credit.k) if kind == "k_step" else ref.MOST
     values_SV = ref.action_values(world, at.p, reward_SV, gamma, steps)
@@ -161,8 +161,6 @@ def _credited(at: TermReferences, term: Any, reward_SV: Array, name: str) -> Exp
 def _group(at: TermReferences, term: Any, reward_SV: Array, name: str, against: Against) -> Expected:
     wanted = ref.field(at.weight, at.p, ref.action_values(at.bench.world, at.p, reward_SV))
     whole = "(c) the expected reward" if name == "verifier" else f"(b) sequence {name}"
-    if getattr(term.credit, "per_length", False):
-        return nothing(at, "group credit of an answer's mean reward: no formula in the lab")
     if getattr(term.credit, "per_length", False):
         return nothing(at, "group credit of an answer's mean reward: no formula in the lab")
     if term.credit.kind == "group" and term.credit.divide == "std" and name != "verifier":
