@@ -134,8 +134,9 @@ def implemented(data: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield f"**{len(cards)} of the {len(data['cards'])} cards need implemented kinds only**: {', '.join(f'`{card}`' for card in cards)}."
     yield ""
-    yield "Their kinds would do, but a setting is missing: " + "; ".join(f"`{card}` ({what})" for card, what in data["settings_missing"].items()) + "."
-    yield ""
+    if data["settings_missing"]:
+        yield "Their kinds would do, but a setting is missing: " + "; ".join(f"`{card}` ({what})" for card, what in data["settings_missing"].items()) + "."
+        yield ""
     helpful = ", ".join(f"`{name}` {n}" for name, n in sorted(lacking.items(), key=lambda item: (-item[1], item[0])) if n >= 2)
     yield f"Kinds that are all that two or more cards lack: {helpful}."
 
