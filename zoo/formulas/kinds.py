@@ -60,7 +60,11 @@ CREDITS = {
     "leave_one_out": r"R_i - \mathrm{mean}_{j \ne i} R_j",
     "gae": r"\sum_{l \ge 0} (<gamma> \cdot <lambda>)^l \delta_{t+l},\; \delta_t = r_t + <gamma> V_{t+1} - V_t",
 }
-BASELINES = {"none": r"", "kl": r"+ \mathrm{KL}(<p> \| <teacher>)", "batch_mean": r"- \mathrm{mean}_{\mathrm{batch}} A",
+BASELINES = {
+    "none": r"",
+    "kl": r"+ \mathrm{KL}(<p> \| <teacher>)",
+    "batch_mean": r"- \mathrm{mean}_{\mathrm{batch}} A",
+    "sequence_mean": r"- \mathrm{mean}_{t} A_t",
     "group_mean": r"- \mathrm{mean}_{\mathrm{group}} A",
     "value": r"- V_t",
     "optimal": r"- \frac{\sum_v <p>_v \|e_v - <p>\|^2 \log (<teacher>_v / <p>_v)}{\sum_v <p>_v \|e_v - <p>\|^2}",
