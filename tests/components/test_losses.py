@@ -256,8 +256,20 @@ def bco(chosen: Array, beta: float) -> Array:
     return np.asarray(-np.log(sigmoid(beta * margins[0])) - np.log(sigmoid(-beta * margins[1])))
 
 
-FORMULAS = {"orpo": orpo, "dpo": dpo, "ipo": ipo, "bco": bco}
+def hinge(chosen: Array, beta: float) -> Array:
+    return np.asarray(np.maximum(0.0, 4.0 - beta * ((chosen - INITIAL["chosen"]) - (TOTAL["rejected"] - INITIAL["rejected"]))))
+
+
+def renyi(chosen: Array, beta: float, alpha: float = 0.7) -> Array:
+    """The same number for every pair: a function of all."""
+    up, down = beta * (chosen - INITIAL["chosen"]), beta * (TOTAL["rejected"] - INITIAL["rejected"])
+    return np.full_like(chosen, (np.log(np.exp(-alpha * up).mean()) + np.log(np.exp(alpha * down).mean())) / alpha)
+
+
+FORMULAS = {"orpo": orpo, "dpo": dpo, "ipo": ipo, "bco": bco, "hinge": hinge}
 PREFERENCES: Table = {kind: [({"beta": b}, lambda chosen, f=f, b=b: f(chosen, b)) for b in (0.1, 1.5)] for kind, f in FORMULAS.items()}
+PREFERENCES["hinge"] = [({"at": 4.0, **fields}, expected) for fields, expected in PREFERENCES["hinge"]]
+PREFERENCES["renyi"] = [({"beta": b, "alpha": 0.7}, lambda chosen, b=b: renyi(chosen, b)) for b in (0.1, 1.5)]
 
 
 def sides(chosen: torch.Tensor) -> tuple[Sums, Sums]:
@@ -267,7 +279,11 @@ def sides(chosen: torch.Tensor) -> tuple[Sums, Sums]:
 
 @pytest.mark.parametrize(("kind", "fields", "expected"), cases(PREFERENCES))
 def test_preference(kind: str, fields: dict[str, Any], expected: Callable[[Array], Array]) -> None:
-    loss = build("preference", kind, **fields).loss
+    preference = build("preference", kind, **fields)
+
+    def loss(chosen: Sums, rejected: Sums) -> torch.Tensor:
+        return preference.losses(chosen, rejected, torch.ones(len(chosen.total_B), dtype=torch.bool), lambda own: own)  # type: ignore[no-any-return]
+
     np.testing.assert_allclose(loss(*sides(tensor(TOTAL["chosen"]))).numpy(), expected(TOTAL["chosen"]), atol=1e-9)
     found = gradient(lambda chosen: loss(*sides(chosen)).sum(), TOTAL["chosen"])
     np.testing.assert_allclose(found, slope(lambda chosen: float(expected(chosen).sum()), TOTAL["chosen"]), atol=1e-6)
@@ -277,10 +293,26 @@ def test_preference(kind: str, fields: dict[str, Any], expected: Callable[[Array
 @pytest.mark.parametrize("kind", PREFERENCES)
 def test_preference_of_certain_and_of_empty_answers(kind: str) -> None:
     certain = Sums(torch.zeros(2, requires_grad=True), torch.tensor([3, 0]), torch.zeros(2))
-    loss = build("preference", kind).loss(certain, Sums(torch.full((2,), -40.0), torch.tensor([2, 2]), torch.zeros(2)))
+    rejected = Sums(torch.full((2,), -40.0), torch.tensor([2, 2]), torch.zeros(2))
+    loss = build("preference", kind).losses(certain, rejected, torch.ones(2, dtype=torch.bool), lambda own: own)
     [slopes] = torch.autograd.grad(loss.sum(), certain.total_B)
     assert torch.isfinite(loss).all()
     assert torch.isfinite(slopes).all()
+
+
+def test_renyi_between_a_mean_and_the_worst_and_only_over_kept_pairs() -> None:
+    kept = torch.tensor([True] + [False] * (len(TOTAL["chosen"]) - 1))
+    chosen, rejected = sides(tensor(TOTAL["chosen"]))
+    linear = build("preference", "renyi", alpha=1e-6, beta=1.0).losses(chosen, rejected, torch.ones_like(kept), lambda own: own)
+    mean = (TOTAL["rejected"] - INITIAL["rejected"]).mean() - (TOTAL["chosen"] - INITIAL["chosen"]).mean()
+    np.testing.assert_allclose(linear.numpy(), mean, atol=1e-4)
+    alone = build("preference", "renyi", alpha=2.0, beta=1.0).losses(chosen, rejected, kept, lambda own: own)
+    first = (TOTAL["rejected"] - INITIAL["rejected"])[0] - (TOTAL["chosen"] - INITIAL["chosen"])[0]
+    np.testing.assert_allclose(alone[0].item(), first, atol=1e-9)
+    with pytest.raises(ValueError, match="alpha must lie in"):
+        build("preference", "renyi", alpha=0)
+    with pytest.raises(ValueError, match="a function of all pairs"):
+        build("preference", "renyi").loss(chosen, rejected)
 
 
 RAW = log_softmax(1.1 * np.random.RandomState(3).standard_normal(P.shape))

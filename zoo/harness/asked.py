@@ -119,9 +119,9 @@ def judged(asking: Asking, reward: Judge) -> Tensor:
     encoded = [list(bank.pair.tokenizer.encode(word, add_special_tokens=False)) for word in words]
     logp_BW = torch.stack([text_logp(bank, reward.by, before, [ids] * len(before)) for ids in encoded], 1)
     share_BW = logp_BW.softmax(-1)
-    if reward.ask == "verdict":
-        return share_BW[:, 0]
-    return (share_BW * torch.arange(reward.scale + 1, device=share_BW.device)).sum(-1) / reward.scale
+    said_B = share_BW[:, 0] if reward.ask == "verdict" else (share_BW * torch.arange(reward.scale + 1, device=share_BW.device)).sum(-1) / reward.scale
+    # Groups of nearly equal judgements are compared, and how the batch was cut must not decide between them.
+    return said_B.round(decimals=4)
 
 
 ANSWERS: dict[type[SequenceReward], Callable[[Asking, Any], Tensor]] = {
