@@ -61,6 +61,9 @@ MODELS: dict[str, dict[str, str]] = {
 }
 
 
+LABELS = "labels"  # the law of a teacher that is given text
+
+
 @dataclass(frozen=True)
 class Result:
     """Value of each term of the objective, and the gradient in the student's logits by the fixture's stream names."""
@@ -87,7 +90,11 @@ def played_by(entry: MethodEntry) -> dict[str, str]:
 
 def models_of(entry: MethodEntry) -> dict[str, str]:
     """The fixture's model for each scorer of an entry: a self-teacher is `self`, any other `teacher`, unless `MODELS` says so."""
-    own = {name: "self" if teacher.lineage else "teacher" for name, teacher in entry.teachers.items() if not isinstance(teacher, Composite)}
+    own = {
+        name: LABELS if teacher.given else "self" if teacher.lineage else "teacher"
+        for name, teacher in entry.teachers.items()
+        if not isinstance(teacher, Composite)
+    }
     return {"reference": "reference", **own, **MODELS.get(entry.id, {})}
 
 
@@ -138,7 +145,9 @@ def behaviour_logp(stream: Stream, data: GoldenStream) -> np.ndarray[Any, Any]:
         return np.full(data.mask_BT.shape, math.nan)
     if isinstance(stream, Mixture) and stream.per == "token":
         parts = zip(stream.names, stream.shares, strict=True)
-        return np.asarray(np.log(sum(w * np.exp(data.sampled("old" if name == "student" else name)) for name, w in parts)))
+        laws = {name: np.exp(data.sampled("old" if name == "student" else name)) for name in stream.names if name == "student" or name in data.logits}
+        given = (data.gold_BT == data.response_BT).astype(np.float64)  # an author that is no model writes the label
+        return np.asarray(np.log(np.maximum(sum(w * laws.get(name, given) for name, w in parts), 1e-30)))
     if isinstance(stream, Prefix) and stream.supervise == "all":
         given = isinstance(stream.of, Dataset | Corpus)
         return np.where(data.given_BT, math.nan if given else data.sampled("teacher"), data.sampled("old"))
@@ -178,7 +187,9 @@ def view_of(method: Method, data: GoldenStream, student_BTV: Tensor, chunk: slic
     A routed teacher sends sequence i to its member i modulo their number.
     """
     place_N = torch.from_numpy(data.mask_BT).flatten().nonzero()[:, 0][chunk]
-    tables = {name: torch.from_numpy(data.logits[model]) for name, model in models_of(method.entry).items()}
+    tables = {name: torch.from_numpy(data.logits[model]) for name, model in models_of(method.entry).items() if model != LABELS}
+    gold_BTV = torch.from_numpy(np.where(np.eye(student_BTV.shape[-1], dtype=bool)[data.gold_BT], 0.0, -np.inf))
+    tables |= {name: gold_BTV for name, model in models_of(method.entry).items() if model == LABELS}
     logits = {name: (lambda table=table: table.flatten(0, 1)[place_N]) for name, table in {**tables, "student": student_BTV}.items()}
     values = dict.fromkeys(method.entry.learners, lambda: torch.from_numpy(data.value_BT).flatten()[place_N])
     member_N = place_N // data.mask_BT.shape[1]

@@ -108,7 +108,7 @@ def _given(entry: MethodEntry, term: Any) -> bool:
 
 def external_scorers(entry: MethodEntry, term: Any) -> tuple[str, ...]:
     """Scorers of a term that are other models, the members of composite ones among them."""
-    return tuple(s for s in voices(entry, term) if s not in RESERVED and not entry.teachers[s].lineage)
+    return tuple(s for s in voices(entry, term) if s not in RESERVED and not entry.teachers[s].lineage and not entry.teachers[s].given)
 
 
 def voices(entry: MethodEntry, term: Any) -> tuple[str, ...]:
@@ -132,7 +132,10 @@ def derive_term(entry: MethodEntry, index: int, part: int = 0) -> TermCoordinate
         signals.append("outcome")
     if any(s != "student" and s in entry.teachers and entry.teachers[s].lineage and not _initial(entry, s) for s in voices(entry, term)):
         signals.append("self_play")
-    signals = signals or ["label" if isinstance(term, LikelihoodTerm) else "self_play"]
+    labelled = any(s in entry.teachers and entry.teachers[s].given for s in voices(entry, term))
+    if labelled or (not signals and isinstance(term, LikelihoodTerm)):
+        signals.append("label")
+    signals = signals or ["self_play"]
     if isinstance(term, LogProbLossTerm):
         return TermCoordinates(index, tuple(signals), "sequence", "preference", "none")
     if isinstance(term, PolicyGradientTerm):
@@ -145,6 +148,8 @@ def derive_term(entry: MethodEntry, index: int, part: int = 0) -> TermCoordinate
         alignment = getattr(entry.teachers.get(term.teacher), "alignment", None)
         granularity, estimator = "sequence" if term.divergence.positions else "token", "direct"
         routing = term.support.routing if alignment is None or alignment.columns is None else alignment.columns.routing
+        if labelled:
+            estimator, routing = "mle", "sampled_token"
     else:
         granularity, estimator, routing = "token", "mle", "sampled_token"
     # A token's own probability or entropy is no second signal; what a teacher says of it is.
@@ -191,7 +196,7 @@ def _measured(entry: MethodEntry) -> list[SequenceReward]:
 
 def names_external(entry: MethodEntry, names: tuple[str, ...]) -> bool:
     """Whether one of the names is another model."""
-    return any(name not in RESERVED and not entry.teachers[name].lineage for name in names)
+    return any(name not in RESERVED and not entry.teachers[name].lineage and not entry.teachers[name].given for name in names)
 
 
 def _reads_while_writing(entry: MethodEntry) -> bool:

@@ -14,6 +14,7 @@ REFERENCES: dict[str, dict[str, dict[str, Any]]] = {
     "teacher": {
         "external": {"model": "teacher", "access": "white_box", "lineage": False, "context": None, "target": None},
         "endpoint": {"model": "teacher", "access": "black_box", "lineage": False, "context": None, "target": None},
+        "labels": {"field": "solution", "given": True, "lineage": False, "context": None, "target": None},
         "learner": {"learner": "pupil", "lineage": False, "members": ()},
         "student": {"lineage": True, "weights": build("weights_of", "initial")},
     },

@@ -70,9 +70,10 @@ class GatedWeights(Weights):
 
 
 class Teacher(Component):
-    """Base of all teachers. `lineage` marks weights reachable from this run's student."""
+    """Base of all teachers. `lineage` marks weights reachable from this run's student, `given` scorers that are no model but given text."""
 
     lineage: ClassVar[bool] = False
+    given: ClassVar[bool] = False
     context: Context | None = None
     target: Annotated[Any, Slot("target")] | None = None
 
@@ -165,6 +166,22 @@ class Endpoint(External):
 
     kind: Literal["endpoint"] = "endpoint"  # type: ignore[assignment]
     access: Literal["black_box"] = "black_box"
+
+
+@component("teacher")
+class Labels(Teacher):
+    """A point mass on the given answer's token of the same index, whatever stands before it; on the stop token from the answer's end on. As a
+    target under forward KL it is the likelihood of the label; in a mixture per token it is the given answer (scheduled sampling 1506.03099)."""
+
+    kind: Literal["labels"] = "labels"
+    field: str = "solution"
+    given = True
+
+    @model_validator(mode="after")
+    def _alone(self) -> Labels:
+        if self.context is not None:
+            raise ValueError("labels are read from the prompt's field, not by a model; drop context")
+        return self
 
 
 @component("teacher")

@@ -15,7 +15,7 @@ from zoo.components.alignments import Alignment, Vocabularies
 from zoo.components.base import Context
 from zoo.components.learners import Peer, TeacherAdapter
 from zoo.components.targets import with_inputs
-from zoo.components.teachers import Composite, Endpoint, External, LearnedTeacher, SelfTeacher
+from zoo.components.teachers import Composite, Endpoint, External, Labels, LearnedTeacher, SelfTeacher
 from zoo.entry import MethodEntry
 from zoo.errors import ZooError
 from zoo.harness.adapters import learner_model
@@ -30,6 +30,7 @@ from zoo.tensors import Rollout
 
 MIX = "mix:"  # key of a scorer that is made of others and has no weights
 LEARNER = "learner:"
+LABELS = "labels:"  # key of given text, behind it the field that holds it
 MOVING = ("ema:", "copy:", LEARNER)  # keys of weights that move with the steps
 
 
@@ -150,6 +151,8 @@ def bank_for(entry: MethodEntry, pair: LoadedPair, *, micro_tokens: int, chunk_t
             keys[name] = ScorerKey(f"{LEARNER}{teacher.learner}", teacher.context)
         elif isinstance(teacher, Composite):
             keys[name] = ScorerKey(f"{MIX}{name}")
+        elif isinstance(teacher, Labels):
+            keys[name] = ScorerKey(f"{LABELS}{teacher.field}")
     models |= {f"{LEARNER}{name}": learner_model(spec, pair, name) for name, spec in entry.learners.items() if isinstance(spec, Peer | TeacherAdapter)}
     dtype = torch.bfloat16 if next(pair.student.parameters()).is_cuda else None
     for name in read:

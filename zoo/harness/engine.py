@@ -27,6 +27,7 @@ from zoo.components.rollouts import (
     WindowVerify,
 )
 from zoo.components.rollouts.base import TeacherWarp
+from zoo.components.teachers import Labels
 from zoo.errors import ZooError, suggest
 from zoo.harness.contexts import TaskJudge, lacks, made_prompts
 from zoo.harness.decode import by_length
@@ -179,7 +180,7 @@ class ReferenceEngine(Episodes):
         if isinstance(stream, Teacher) and stream.teacher in self.endpoints:
             return self._asked(stream, wanted, skipped, limit, heads)
         plain, after = [self.format_prompt(request.prompt, None) for request in wanted], REST_DRAW + 8 * piece if heads else 0
-        shown = {name: self._shown(self._context_of(stream, name), wanted, plain, heads) for name in stream.reads}
+        shown = {name: self._labels(name, wanted, heads) or self._shown(self._context_of(stream, name), wanted, plain, heads) for name in stream.reads}
         longest = max(shown.values(), key=lambda rows: sum(map(len, rows)))
         chunks, parts = by_length(longest, self.writers.batch(stream, stops)), []
         for chunk in chunks:
@@ -223,6 +224,14 @@ class ReferenceEngine(Episodes):
 
     def _context_of(self, stream: Stream, name: str) -> Context | None:
         return stream.context_of(name) if isinstance(stream, TeacherWarp) else stream.context
+
+    def _labels(self, name: str, wanted: Sequence[Request], heads: Sequence[Sequence[int]] | None) -> list[list[int]] | None:
+        """What a scorer of given text reads: the rest of each answer, the stop token at its end. None for models."""
+        given = self.teachers.get(name)
+        if not isinstance(given, Labels):
+            return None
+        rows = [self._text(Dataset(field=given.field), request)[1] for request in wanted]
+        return [row[len(head) :] or row[-1:] for row, head in zip(rows, heads or [()] * len(rows), strict=True)]
 
     def _shown(
         self, context: Context | None, wanted: Sequence[Request], plain: Sequence[Sequence[int]], heads: Sequence[Sequence[int]] | None

@@ -19,8 +19,9 @@ from zoo.components.rewards import Answered, SequenceReward
 from zoo.components.targets import with_inputs
 from zoo.harness.alignment import Foreign, paired
 from zoo.harness.asked import Asking
-from zoo.harness.bank import MIX, Bank, ScorerKey, bank_for, response_hidden
+from zoo.harness.bank import LABELS, MIX, Bank, ScorerKey, bank_for, response_hidden
 from zoo.harness.contexts import absent, made_prompts, written_ids
+from zoo.harness.labels import labels_N, point_mass
 from zoo.harness.models import LoadedPair
 from zoo.harness.turns import rewards_of_turns
 from zoo.method import Method, Prepared, annotate
@@ -155,6 +156,8 @@ def hidden_states(bank: Bank, names: Sequence[str], rollout: Rollout) -> dict[st
             found[key] = foreign(bank, name, rollout)
         if key.weights.startswith(MIX):
             found[key] = bank.routes.index_N(name, rollout)
+        if key.weights.startswith(LABELS) and key not in found:
+            found[key] = labels_N(bank.pair, key.weights.removeprefix(LABELS), rollout)
         if key in found:
             continue
         asked = set().union(*(bank.routes.rows(other, rollout) for other in names if bank.keys[other] == key))
@@ -226,7 +229,9 @@ def chunk_view(method: Method, bank: Bank, token_N: Tensor, hidden: Mapping[str,
 
 
 def logits_of(bank: Bank, scorer: str, states_NH: Tensor) -> Tensor:
-    """A scorer's head on its states, (N, V)."""
+    """A scorer's head on its states, (N, V); of given text, whose states are its tokens (N,), all weight on these."""
+    if bank.keys[scorer].weights.startswith(LABELS):
+        return point_mass(states_NH, bank.pair.vocab_size)
     # A live teacher has the student's own head, which must not learn from being compared with.
     with bank.precision(), torch.set_grad_enabled(torch.is_grad_enabled() and scorer == "student"):
         return bank.head(scorer)(states_NH[:, : bank.width(scorer)])

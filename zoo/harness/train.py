@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from zoo.components.rollouts import Corpus, Dataset, Stream, Student, in_order
+from zoo.components.teachers import Labels
 from zoo.components.updates import AdamW
 from zoo.entry import MethodEntry
 from zoo.errors import ZooError
@@ -258,7 +259,7 @@ def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: Lo
     critics = {**make_critics(entry, bank), **make_bridges(entry, bank, (comparison.id, seed))}
     engine = ReferenceEngine(
         student,
-        {name: bank.models.get(bank.keys[name].weights, pair.teachers.get(name)) for name in entry.teachers},
+        {name: t if isinstance(t, Labels) else bank.models.get(bank.keys[name].weights, pair.teachers.get(name)) for name, t in entry.teachers.items()},
         pair.tokenizer,
         format_prompt=pair.format_prompt,
         stop_ids=pair.stop_ids,

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from zoo.components.rollouts import Policy
 from zoo.components.rollouts.decoded import Student, Teacher
+from zoo.components.teachers import Labels
 from zoo.errors import ZooError, suggest
 from zoo.harness.decode import Stepper, Written, by_length, decoding, lock_step
+from zoo.harness.labels import LabelStepper
 from zoo.harness.native import NativeDecoder, unsupported
 from zoo.seeds import uniforms
 from zoo.tensors import Generation
@@ -35,8 +37,9 @@ class Writers:
 
     def release(self) -> None:
         """Free caches and graphs."""
-        for kept in (*self._steppers.values(), *(n for n in self._natives.values() if n is not None)):
-            kept.release()
+        kept: list[Stepper | NativeDecoder] = [*self._steppers.values(), *(n for n in self._natives.values() if n is not None)]
+        for each in kept:
+            each.release()
 
     def batch(self, policy: Policy, stop_ids: Sequence[int] | None = None) -> int:
         """How many prompts may be given at once; the native decoder keeps a queue of its own."""
@@ -64,7 +67,9 @@ class Writers:
     def stepper(self, name: str) -> Stepper:
         """The reference decoding state of one model."""
         if name not in self._steppers:
-            self._steppers[name] = Stepper(self._model(name), pad_id=self.pad_id, vocab_size=self.vocab_size)
+            model = self._model(name)
+            given = isinstance(model, Labels)
+            self._steppers[name] = LabelStepper(self.stepper("student")) if given else Stepper(model, pad_id=self.pad_id, vocab_size=self.vocab_size)
         return self._steppers[name]
 
     def _model(self, name: str) -> Any:

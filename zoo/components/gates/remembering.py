@@ -85,8 +85,8 @@ class Hysteresis(Remembering):
 
     def follow(self, state: State, seen: State, progress: float) -> dict[str, Tensor]:
         if progress < self.warmup or float(state["count"]) == 0.0:
-            warm = {name: state[name] + seen[name] for name in ("total", "count")}
-            return {**warm, "open": torch.tensor(float(progress >= self.warmup), dtype=torch.float64)}
+            sums = {name: state[name] + seen[name] for name in ("total", "count")}
+            return {**sums, "open": torch.tensor(float(progress >= self.warmup), dtype=torch.float64)}
         warm, mean = float(state["total"] / state["count"]), float(seen["total"] / seen["count"].clamp(min=1))
         wanted = mean >= (self.down if bool(state["open"]) else self.up) * warm
         return {**state, "open": torch.tensor(float(wanted), dtype=torch.float64)}
