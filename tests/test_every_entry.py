@@ -59,7 +59,7 @@ def test_an_entry_runs_where_it_says_it_stands(file: Path, bench: Bench) -> None
     if not entry.executable or not entry.objective:
         assert entry.executable or entry.blocked_by
         return
-    bench = with_further_teachers(entry, bench)
+    bench = with_further_teachers(entry, bench.suited(entry))
     assert misfits(entry, bench.pair) == [], "every executable entry runs on the micro pair"
     grouped = any(stream.group > 1 for stream in entry.rollouts.values())
     findings = steps(entry, bench.sized(*REWARDED) if entry.rewards or grouped else bench)

@@ -56,7 +56,7 @@ def whole_sequences(entry: MethodEntry) -> Messages:
             alignment = carried(entry).get(term.teacher)
             if alignment is None or not alignment.sequences:
                 yield (
-                    f"objective[{i}]: {_kind(term.divergence)} compares positions of one sequence; give teachers.{term.teacher} an alignment whose columns read "
+                    f"objective[{i}]: {_kind(term.divergence)} compares positions of a sequence; give teachers.{term.teacher} an alignment whose columns read "
                     "whole sequences, such as joint_rank"
                 )
 

@@ -21,6 +21,7 @@ from zoo.components.targets import Target, with_inputs
 from zoo.components.teachers import Composite
 from zoo.components.terms.base import Signal, TokenTerm, unique
 from zoo.components.terms.direct import DivergenceTerm
+from zoo.components.terms.representation import RepresentationTerm
 from zoo.context_rules import read_streams
 from zoo.entry import MethodEntry
 from zoo.statistics import Paired, Statistic, TokenContext, View
@@ -84,7 +85,7 @@ class Method:
 
     def _paired(self, term: Any) -> tuple[Paired, ...]:
         """Where a direct term's comparison with a teacher of another tokenizer stands."""
-        direct = isinstance(term, DivergenceTerm) and not term.divergence.teacherless
+        direct = isinstance(term, RepresentationTerm) or (isinstance(term, DivergenceTerm) and not term.divergence.teacherless)
         return (Paired(term.teacher),) if direct and term.teacher in self.aligned else ()
 
     @property

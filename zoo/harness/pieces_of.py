@@ -51,7 +51,7 @@ def vocabulary_of(tokenizer: Any) -> Vocabulary:
     if tokenizer.eos_token_id is None:
         raise ZooError(f"tokenizer {tokenizer.name_or_path} names no stop token, with which answers are aligned to their end")
     kinds, special = decoders_of(tokenizer), set(tokenizer.all_special_ids)
-    added = {number: token for number, token in tokenizer.added_tokens_decoder.items()}
+    added = dict(tokenizer.added_tokens_decoder)
     special |= {number for number, token in added.items() if token.special}
     names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     pieces = tuple(

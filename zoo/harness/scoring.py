@@ -224,8 +224,14 @@ def chunk_view(method: Method, bank: Bank, token_N: Tensor, hidden: Mapping[str,
     logits = {name: partial(logits_of, bank, name, states_NH) for name, states_NH in hidden.items() if name not in mixes}
     last_NH = hidden["student"][:, : bank.width("student")].detach().float() if "student" in hidden else None
     values = {name: partial(head, last_NH) for name, head in bank.values.items()} if last_NH is not None else {}
-    states = {name: partial(bank.states, name, states_NH) for name, states_NH in hidden.items() if name not in mixes}
+    states = {name: partial(bank.states, name, states_NH) for name, states_NH in hidden.items() if name not in mixes and name not in pairings}
+    states |= {name: partial(_ends, partial(bank.states, name, hidden[name]), pairing.span_G4, len(token_N)) for name, pairing in pairings.items()}
     return LogitView(token_N, logits, method.targets, {**values, **bank.projectors}, bank.pair.vocab_size, mixes, states, pairings)
+
+
+def _ends(states: Callable[[str], list[Tensor]], span_G4: Tensor, count: int, layers: str) -> list[Tensor]:
+    """A teacher's states at the last token of each span, in the row of the student's last one; 0 elsewhere."""
+    return [one.new_zeros(count, one.shape[-1]).index_copy(0, span_G4[:, 1] - 1, one[span_G4[:, 3] - 1]) for one in states(layers)]
 
 
 def logits_of(bank: Bank, scorer: str, states_NH: Tensor) -> Tensor:

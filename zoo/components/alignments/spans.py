@@ -43,8 +43,8 @@ def with_stops(spans: list[Span], student: Tokens, teacher: Tokens) -> list[Span
 def byte_spans(student: Tokens, teacher: Tokens) -> list[Span]:
     """The shortest stretches that begin and end at the same bytes: two pointers, the one that ends earlier goes on (ALM 2503.20083, GOLD).
 
-    Where the two texts differ, nothing behind the first difference is paired. Tokens without bytes belong to no stretch: one inside
-    takes the stretch with it.
+    Where the two texts differ, nothing behind the first difference is paired. A student's token without bytes, a special one, belongs to no
+    stretch: one inside takes the stretch with it. One of the teacher's, the space that some put before every text, belongs to the next.
     """
     same = _common(b"".join(student.words), b"".join(teacher.words))
     found: list[Span] = []
@@ -57,12 +57,9 @@ def byte_spans(student: Tokens, teacher: Tokens) -> list[Span]:
             j += 1
         else:
             i, j = i + 1, j + 1
-            # Tokens without bytes at the beginning are left out.
             while a < i - 1 and not student.words[a]:
                 a += 1
-            while c < j - 1 and not teacher.words[c]:
-                c += 1
-            if ends[i - 1] <= same and all(student.words[a:i]) and all(teacher.words[c:j]):
+            if ends[i - 1] <= same and all(student.words[a:i]):
                 found.append((a, i, c, j))
             a, c = i, j
     return with_stops(found, student, teacher)
@@ -73,13 +70,20 @@ def running_text(student: Tokens, teacher: Tokens) -> list[Span]:
     equal, that token included; else the shorter text takes one token more, both if they are equally long. What never closes is dropped.
     Coarser than `byte_spans`: a stretch on which the tokenisers differ reaches to the next token that they share."""
     found: list[Span] = []
-    mine, theirs = b"", b""
+    mine, theirs, broken = b"", b"", False
     a = c = i = j = 0
     while i < len(student.words) and j < len(teacher.words):
+        if not student.words[i] or not teacher.words[j]:
+            # A special token of the student's is in no stretch, and breaks one that it lies in.
+            broken = broken or (not student.words[i] and a < i)
+            a = a + (not student.words[i] and a == i)
+            i, j = i + (not student.words[i]), j + (not teacher.words[j])
+            continue
         if mine == theirs and student.words[i] == teacher.words[j]:
             mine, theirs, i, j = mine + student.words[i], theirs + teacher.words[j], i + 1, j + 1
-            found.append((a, i, c, j))
-            a, c = i, j
+            if not broken:
+                found.append((a, i, c, j))
+            a, c, broken = i, j, False
             continue
         behind = len(mine) <= len(theirs)
         ahead = len(theirs) <= len(mine)
