@@ -42,6 +42,8 @@ def described(schema: Json) -> str:
         return f"mapping [{name}](#mappings)"
     if "anyOf" in schema:
         return " or ".join(described(option) for option in schema["anyOf"] if option.get("type") != "null")
+    if schema.get("type") == "null":
+        return "none"
     if "const" in schema or "enum" in schema:
         return " or ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
     if "prefixItems" in schema:

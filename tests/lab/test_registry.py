@@ -36,39 +36,38 @@ def report(name: str) -> LabReport:
     return study(REGISTRY[name])
 
 
-def measured(name: str) -> LabReport:
+@pytest.fixture(scope="module", params=EXECUTABLE)
+def measured(request: pytest.FixtureRequest) -> LabReport:
+    """One entry's report. A parameter of the module, so that the questions about one entry follow each other on one worker."""
+    name = request.param
     found = report(name)
     if found.exempt:
         pytest.skip(f"{name}: {found.exempt}")
     return found
 
 
-@pytest.mark.parametrize("name", EXECUTABLE)
-def test_the_expected_update_is_finite_and_more_than_noise(name: str) -> None:
-    found = measured(name)
+def test_the_expected_update_is_finite_and_more_than_noise(measured: LabReport) -> None:
+    found = measured
     assert not [line for line in found.contradictions if "finite" in line or "D.6" in line]
     assert len(found.claims) >= len(found.runs) >= 1
 
 
-@pytest.mark.parametrize("name", EXECUTABLE)
-def test_each_term_is_what_its_estimator_says(name: str) -> None:
-    found = measured(name)
+def test_each_term_is_what_its_estimator_says(measured: LabReport) -> None:
+    found = measured
     assert [claim for claim in found.claims if claim.holds is False and found.error == 0.0] == []
     assert all(claim.altered or claim.holds is not None or claim.says for claim in found.claims)
 
 
-@pytest.mark.parametrize("name", EXECUTABLE)
-def test_it_descends_its_metric(name: str) -> None:
-    found = measured(name)
+def test_it_descends_its_metric(measured: LabReport) -> None:
+    found = measured
     assert found.descent is not None
     assert found.descent.ok is not False, (found.descent.metric, found.descent.before, found.descent.after)
     if found.descent.ok is None:
         assert found.descent.reason
 
 
-@pytest.mark.parametrize("name", EXECUTABLE)
-def test_its_fixed_point_is_the_one_it_states(name: str) -> None:
-    found = measured(name)
+def test_its_fixed_point_is_the_one_it_states(measured: LabReport) -> None:
+    found = measured
     assert found.fixed is not None
     assert found.ok, found.contradictions
 

@@ -61,7 +61,7 @@ class Processes:
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Add up every parameter's gradient over the processes, in one exchange for each type."""
-        if self.count == 1:
+        if self.count == 1 or not parameters:
             return
         for parameter in parameters:
             if parameter.grad is None:

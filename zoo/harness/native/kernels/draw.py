@@ -31,30 +31,10 @@ def _sum_blocks(logits_ptr, partial_ptr, V, inverse_temperature, BLOCK: tl.const
 
 @triton.jit
 def _draw(
-    logits_ptr,
-    partial_ptr,
-    uniform_ptr,
-    stop_ptr,
-    token_ptr,
-    position_ptr,
-    request_ptr,
-    written_ptr,
-    alive_ptr,
-    response_ptr,
-    behaviour_ptr,
-    student_ptr,
-    finished_ptr,
-    length_ptr,
-    V,
-    LIMIT,
-    STOPS,
-    inverse_temperature,
-    GREEDY: tl.constexpr,
-    BLOCKS: tl.constexpr,
-    BLOCKS_TILE: tl.constexpr,
-    BLOCK: tl.constexpr,
-    STOPS_TILE: tl.constexpr,
-):
+    logits_ptr, partial_ptr, uniform_ptr, stop_ptr, token_ptr, position_ptr, request_ptr, written_ptr, alive_ptr, response_ptr, behaviour_ptr,
+    student_ptr, finished_ptr, length_ptr, V, LIMIT, STOPS, inverse_temperature, GREEDY: tl.constexpr, BLOCKS: tl.constexpr,
+    BLOCKS_TILE: tl.constexpr, BLOCK: tl.constexpr, STOPS_TILE: tl.constexpr,
+):  # fmt: skip
     """One row: find the block, then the token, at which the cumulative distribution passes the row's uniform; record and advance."""
     row = tl.program_id(0)
     gdc.gdc_launch_dependents()
