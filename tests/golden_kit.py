@@ -57,6 +57,7 @@ MODELS: dict[str, dict[str, str]] = {
     "camopd": {"domain": "reference"},
     "orbit_modes": {"brief": "reference"},
     "tts_spec": {"before": "old"},
+    "decomposed_opd": {"teacher_blind": "teacher_blind", "student_blind": "blind"},
     "npd": {"teacher_bare": "teacher_blind", "student_bare": "blind"},
 }
 

@@ -16,7 +16,7 @@ from tests.golden_kit import FILES, RELATIVE, SIX, as_written, assert_equal, ass
 from zoo.components.ratios import Importance
 
 # References whose entry differs from its card today, with the difference. Strict: mended entries have to be taken off.
-PENDING: dict[str, str] = {}
+PENDING: dict[str, str] = {"decomposed_opd": "its anchor reads the student without the context, which the six tokens do not hold"}
 UNWRITTEN = sorted(set(REFERENCES) - set(FILES))
 WRITTEN = [pytest.param(name, marks=[pytest.mark.xfail(reason=PENDING[name], strict=True)] if name in PENDING else []) for name in REFERENCES if name in FILES]
 

@@ -16,7 +16,7 @@ FILES = sorted(path for path in ROOT.rglob("*.py"))
 TREES = {".".join(("zoo", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): ast.parse(path.read_text()) for path in FILES}
 BELOW = ("zoo.tensors", "zoo.statistics", "zoo.errors", "zoo.paths", "zoo.seeds", "zoo.yamlio")
 GRAMMAR = (
-    "zoo.coordinates", "zoo.entry", "zoo.compat", "zoo.context_rules", "zoo.alignment_rules", "zoo.asked_rules", "zoo.movement_rules",
+    "zoo.coordinates", "zoo.entry", "zoo.compat", "zoo.context_rules", "zoo.alignment_rules", "zoo.advantage_rules", "zoo.asked_rules", "zoo.movement_rules",
     "zoo.placement", "zoo.schema", "zoo.method", "zoo.views", "zoo.formulas", "zoo.relatives", "zoo.taxonomy",
 )  # fmt: skip
 NUMBERS = ("zoo.records", "zoo.record_types", "zoo.scores", "zoo.score_frame", "zoo.stats", "zoo.tables", "zoo.figures")
