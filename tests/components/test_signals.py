@@ -139,6 +139,7 @@ BASELINES: Table = {
     # Both answers are of one group; their means are 0.375 and 0.25.
     "group_mean": [({}, ADVANTAGE - 0.3125)],
     "value": [({"value": "critic"}, ADVANTAGE - 2 * S)],
+    "sequence_mean": [({}, ADVANTAGE - np.array([[ADVANTAGE[b][MASK[b]].mean()] for b in range(2)]))],
     "optimal": [({}, ADVANTAGE - least_variance())],
 }
 WHITE = (ADVANTAGE - ADVANTAGE[MASK].mean()) / np.sqrt(ADVANTAGE[MASK].var() + 1e-8)

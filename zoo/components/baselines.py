@@ -69,6 +69,16 @@ class BatchMean(Baseline):
 
 
 @component("baseline")
+class SequenceMean(Baseline):
+    """The sequence's own mean advantage, over its supervised tokens (2603.12273)."""
+
+    kind: Literal["sequence_mean"] = "sequence_mean"
+
+    def subtract(self, advantage_BT: Tensor, context: TokenContext) -> Tensor:
+        return advantage_BT - context.sequence_mean(advantage_BT)[:, None]
+
+
+@component("baseline")
 class GroupMean(Baseline):
     """The mean over the group's answers of their mean advantage: with an outcome as return, GRPO's comparison without its division.
 

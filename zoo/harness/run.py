@@ -135,6 +135,8 @@ def _refuse_misfits(session: Session, methods: set[str]) -> None:
             reward_models=spec.reward_models,
             checks=session.pair.task.checks,
             same_vocabulary=session.pair.same_vocabulary,
+            turns=spec.turns,
+            task=session.pair.task,
         )
         found += [f"method '{name}' on pair '{spec.id}': {p}" for p in problems]
     if found:
