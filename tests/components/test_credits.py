@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from zoo.statistics import Kl, Value
+from zoo.statistics import Kl, LogProb, Value
 
 from .six import MASK, Array, build, context, per_group, slope, tensor
 
@@ -106,7 +107,21 @@ def leave_one_out() -> Array:
     return found
 
 
+SUMS = np.array([-0.4, -1.0, -2.5, -0.1, -0.7, -3.0])
+
+
+def listwise(tau: float) -> Array:
+    """q* - p among the answers of each group."""
+    found = np.zeros(len(OUTCOME))
+    for group in set(GROUP):
+        at = group == GROUP
+        shares = [np.exp(score) / np.exp(score).sum() for score in (SUMS[at] + OUTCOME[at] / tau, SUMS[at])]
+        found[at] = shares[0] - shares[1]
+    return found
+
+
 REFERENCES: dict[str, list[tuple[dict[str, Any], Any]]] = {
+    "listwise": [({"tau": tau}, lambda tau=tau: listwise(tau)) for tau in (0.2, 1.0)],
     "bayes_odds": [
         ({"name": "correct"}, lambda: each(bayes_odds(0.5))),
         ({"name": "all_right"}, lambda: each(bayes_odds(0.95))),
@@ -137,7 +152,7 @@ REFERENCES: dict[str, list[tuple[dict[str, Any], Any]]] = {
     + [({"divide": "none", "per_length": True}, grpo_of_means)],
     "leave_one_out": [({}, leave_one_out)],
 }
-COMPARING = ("group", "leave_one_out")
+COMPARING = ("group", "leave_one_out", "listwise")
 PER_TOKEN = [(kind, fields, expected) for kind, cases in REFERENCES.items() for fields, expected in cases if kind not in COMPARING]
 PER_GROUP = [(kind, fields, expected) for kind, cases in REFERENCES.items() for fields, expected in cases if kind in COMPARING]
 
@@ -159,6 +174,7 @@ def test_comparison_of_answers(kind: str, fields: dict[str, Any], expected: Call
     sizes = SIZES
     answers = per_group(len(OUTCOME), sizes, GROUP.tolist())
     last = torch.arange(4) == torch.tensor(sizes)[:, None] - 1
+    answers = replace(answers, columns={LogProb("student"): last * tensor(SUMS)[:, None]})
     found = build("credit", kind, **fields).advantage(last * tensor(OUTCOME)[:, None], answers).numpy()
     np.testing.assert_allclose(found, expected()[:, None] * answers.mask_BT.numpy(), atol=1e-12)
 
@@ -178,8 +194,9 @@ def test_limits() -> None:
 def test_equal_rewards_and_single_answers_give_0(kind: str) -> None:
     answers = per_group(4, [2, 2, 2, 2], [0, 0, 0, 7])
     reward = torch.tensor([[0.0, 1.0]] * 3 + [[0.0, 0.0]], dtype=torch.float64)
+    answers = replace(answers, columns={LogProb("student"): -reward - 0.5})
     found = build("credit", kind).advantage(reward, answers)
-    assert torch.equal(found, torch.zeros(4, 2, dtype=torch.float64))
+    torch.testing.assert_close(found, torch.zeros(4, 2, dtype=torch.float64), rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize(("kind", "fields"), [(kind, fields) for kind, fields, _ in PER_TOKEN if kind != "immediate"])

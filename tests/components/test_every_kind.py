@@ -11,6 +11,7 @@ from zoo.components.base import kinds, slots
 
 from . import (
     test_answers,
+    test_asked,
     test_contexts,
     test_credits,
     test_divergences,
@@ -42,7 +43,7 @@ TESTED: dict[str, Mapping[str, Any]] = {
     "preference": test_losses.PREFERENCES,
     "ratio": test_losses.RATIOS,
     "reduce": test_losses.REDUCES,
-    "reward": {**test_signals.REWARDS, **test_answers.REFERENCES, **test_turns.REWARDS},
+    "reward": {**test_signals.REWARDS, **test_answers.REFERENCES, **test_asked.REFERENCES, **test_turns.REWARDS},
     "routing": test_losses.ROUTINGS,
     "schedule": {**test_losses.SCHEDULES, **test_schedules.REFERENCES},
     "shaping": test_signals.SHAPINGS,
