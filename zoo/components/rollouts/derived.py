@@ -18,7 +18,8 @@ Supervise = Literal["continuation", "all"]
 
 class Continued(Stream):
     """Streams in which `by` goes on from the first part of a text: a length drawn uniformly from `low`..`high` for each row, as a share of the
-    text (its stop token not counted), of its turns (a branch leaves a dialogue at the beginning of a turn), or in tokens, rounded down; and writes `window` tokens at most, where that is given."""
+    text (its stop token not counted), of its turns (a branch leaves a dialogue at the beginning of a turn), or in tokens, rounded down; and
+    writes `window` tokens at most, where that is given."""
 
     by: str = "student"
     low: Number = 0.0
