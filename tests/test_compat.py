@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from zoo import compat, context_rules, movement_rules
+from zoo import alignment_rules, compat, context_rules, movement_rules
 from zoo.compat import pair_problems, problems
 from zoo.entry import MethodEntry
 
@@ -252,8 +252,8 @@ def test_rule(rule: str, changes: dict[str, Any], message: str) -> None:
 
 
 def test_every_rule_is_tested() -> None:
-    modules = (context_rules, movement_rules)  # each has a test module of its own
-    elsewhere = [rule for module in modules for rule in (*module.NAMES, *module.RULES)]
+    modules = (alignment_rules, context_rules, movement_rules)  # each has a test module of its own
+    elsewhere = [rule for module in modules for rule in (*getattr(module, "NAMES", ()), *module.RULES)]
     assert set(RULES) == {rule.__name__ for rule in (*compat.NAMES, *compat.RULES) if rule not in elsewhere}
 
 
@@ -308,8 +308,9 @@ PAIR: dict[str, Any] = {"templates": ["hint"], "fields": ["hint", "solution"], "
          "teachers.teacher.context.template 'hnt' is not among the pair's contexts; did you mean 'hint'?"),
         ({"teachers.teacher.model": "techer"}, {}, "teachers.teacher.model 'techer' is no teacher of this pair; did you mean 'teacher'?"),
         ({"rewards.correct.check": "anwser"}, {}, "rewards.correct.check 'anwser' is not among the task's checks; did you mean 'answer'?"),
-        ({}, {"same_vocabulary": False},
-         "teachers.teacher: student and teacher have different vocabularies, so an alignment is needed; choose a pair with one tokenizer"),
+        ({"teachers.closed": {"kind": "external", "access": "black_box"}, "rollouts.theirs.teacher": "closed"}, {"same_vocabulary": False},
+         "teachers.teacher: student and teacher have different vocabularies, so an alignment is needed; set teachers.teacher.alignment, or choose a pair with "
+         "one tokenizer"),
     ],
 )  # fmt: skip
 def test_pair_problems(changes: dict[str, Any], pair: dict[str, Any], message: str) -> None:

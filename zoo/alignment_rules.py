@@ -115,7 +115,7 @@ def pair_tokenizers(entry: MethodEntry, same_vocabulary: bool) -> Messages:
                 "choose a pair with one tokenizer"
             )
         for stream, spec in entry.rollouts.items():
-            if name in spec.reads:
+            if name in spec.reads and teacher.access == "white_box":
                 yield f"rollouts.{stream} is written by '{name}' in tokens that the student does not have; use author: dataset, or a pair with one tokenizer"
 
 

@@ -10,6 +10,7 @@ import pytest
 from zoo.components.base import kinds, slots
 
 from . import (
+    test_alignments,
     test_answers,
     test_asked,
     test_contexts,
@@ -31,10 +32,12 @@ from . import (
 TESTED: dict[str, Mapping[str, Any]] = {
     "adapter": test_plain.REFERENCES["adapter"],
     "anchor": test_plain.REFERENCES["anchor"],
+    "alignment": test_alignments.ALIGNMENTS,
     "baseline": test_signals.BASELINES,
+    "columns": test_alignments.COLUMNS,
     "context": {**test_contexts.REFERENCES, **test_turns.CONTEXTS},
     "credit": test_credits.REFERENCES,
-    "divergence": test_divergences.REFERENCES,
+    "divergence": {**test_divergences.REFERENCES, "sinkhorn": test_alignments.test_sinkhorn_against_plain_numpy},
     "environment": test_turns.ENVIRONMENTS,
     "gate": {**test_signals.GATES, **test_gates.REFERENCES, **test_turns.GATES},
     "learner": test_plain.REFERENCES["learner"],

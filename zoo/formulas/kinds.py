@@ -27,6 +27,7 @@ DIVERGENCES = {
     "entrywise_kl": r"\sum_v a_v <q>_v \log \frac{<q>_v}{<p>_v} + (1 - a_v) <p>_v \log \frac{<p>_v}{<q>_v}",
     "entropy": r"H(<p>)",
     "logit_difference": r"\frac{1}{2} \sum_{u,v} a_u b_v (d_v - d_u)^2,\; d = z_p - z_q",
+    "sinkhorn": r"\langle P, W \rangle,\; W_{ab} = \|<p>_a - <q>_b\|_1,\; P = \mathrm{Sinkhorn}_{<rounds>}(\exp(-W / <eps>))",
     "plackett_luce": r"-\sum_k \log \frac{\exp z_k}{\sum_{j \ge k} \exp z_j}",
 }
 SUPPORTS = {
