@@ -261,7 +261,8 @@ def test_parts_of_turns_need_an_environment(changes: dict[str, Any], message: st
 
 
 @pytest.mark.parametrize(("context", "message"), [
-    ({"made": ["observation"], "template": "observation"}, "shows what an environment said"), ({"made": ["feedback"], "template": "feedback", "per": "turn"}, "is per: turn")])  # fmt: skip
+    ({"made": ["observation"], "template": "observation"}, "shows what an environment said"),
+    ({"made": ["feedback"], "template": "feedback", "per": "turn"}, "is per: turn")])  # fmt: skip
 def test_contexts_of_turns_need_an_environment(context: dict[str, Any], message: str) -> None:
     assert any(message in p for p in problems(entry({}, context, rollouts={"main": {"author": "student"}})))
 

@@ -54,6 +54,8 @@ def sequence_rewards(entry: MethodEntry) -> Messages:
     """A sequence reward is measured once for each answer and read by its name."""
     for i, term in enumerate(entry.objective):
         for own in term.split() if isinstance(term, PolicyGradientTerm) else ():
+            if not isinstance(own.reward, str) and own.reward.per_turn:
+                yield f"objective[{i}]: reward {own.reward.kind} is measured on the turns of a dialogue; declare it under rewards and name it here"
             if not isinstance(own.reward, str) and own.reward.per_sequence:
                 yield f"objective[{i}]: reward {own.reward.kind} is measured on whole answers; declare it under rewards and name it here"
             for part in own.outcomes():

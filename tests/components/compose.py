@@ -49,7 +49,8 @@ def contexts_of(
         for name, rollout in rollouts.items():
             columns: dict[Statistic, Tensor] = {}
             annotate(method.statistics(name), view_of(method, rollout, models, values=values), rollout.mask_BT, slice(None), columns)
-            found[name] = TokenContext(rollout, columns, rewards)
+            turns = dict.fromkeys(method.turn_rewards(name), torch.zeros(rollout.mask_BT.shape))
+            found[name] = TokenContext(rollout, columns, rewards, turn_rewards=turns)
     return found
 
 
