@@ -192,12 +192,14 @@ def test_the_micro_teacher_behind_a_server_writes_and_judges_for_a_run(pair: Any
         theirs = trainer.write(Method(trainer.entry, 0.0))["theirs"]
         assert set(theirs.author_BT[theirs.mask_BT].tolist()) == {int(Author.TEACHER)}
         assert torch.isnan(theirs.behaviour_logp_BT[theirs.mask_BT]).all()
-        assert "#" in pair.decode(theirs.response_BT[0][theirs.mask_BT[0]].tolist())
+        said = pair.decode(theirs.response_BT[0][theirs.mask_BT[0]].tolist())
+        assert said[0] == theirs.prompts[0].text[1], "the first running total is the first digit: it is the micro teacher that speaks"
         chat.modes = ["says 7", "says 2", "says 4", "says 9", "says 0"]
-        trainer = bench.trainer(load_entry(file_of("ovd")))
-        [row, *_] = list(trainer.iterate())
-        assert row["reward.mark.main"] == pytest.approx(row["reward.mark.main"])
-        assert row["grad_norm"] > 0
+        larger = bench.sized(16, 12)
+        rows = list(larger.trainer(load_entry(file_of("ovd"))).iterate())
+        marks = [row["reward.mark.main"] for row in rows]
+        assert sum(marks) * 8 * 9 == pytest.approx(7 + 2 + 4 + 9), "every mark is the server's own"
+        assert max(row["grad_norm"] for row in rows) > 0
     assert any("0 to 9 only" in body["messages"][-1]["content"] for body in chat.asked)
 
 
