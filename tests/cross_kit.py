@@ -21,11 +21,13 @@ def _fast(tokenizer: Tokenizer, stop: str) -> PreTrainedTokenizerFast:
 
 
 @cache
-def byte_level(size: int = 400) -> Any:
-    """Byte-level BPE: every text comes back byte for byte."""
+def byte_level(size: int = 400, nfc: bool = False) -> Any:
+    """Byte-level BPE: every text comes back byte for byte, but for `nfc`, which composes characters first, as Qwen's does."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    if nfc:
+        tokenizer.normalizer = normalizers.NFC()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, special_tokens=["<|end|>"], show_progress=False))
     return _fast(tokenizer, "<|end|>")

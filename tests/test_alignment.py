@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from cross_kit import KINDS
+from cross_kit import KINDS, byte_level
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -81,6 +81,16 @@ def test_one_tokenizer_pairs_every_token_with_itself(text: str, name: str) -> No
     if mine.ids == theirs.ids:  # all but a space that is put before the text twice
         plain = [(i, i + 1, i, i + 1) for i in range(len(mine.ids))]
         assert byte_spans(mine, theirs) == running_text(mine, theirs) == positions(mine, theirs) == covers(mine, theirs) == plain
+
+
+def test_a_tokenizer_that_composes_characters_covers_the_text_as_it_was() -> None:
+    """NFC makes one character of two, and three bytes of one; the tokens stand for what they were made from."""
+    qwen = byte_level(nfc=True)
+    mine = tokens_of("gpt2", "cafe\u0301 \u0958 x")
+    theirs = retokenised(mine, qwen, vocabulary_of(qwen))
+    assert b"".join(theirs.words) == "cafe\u0301 \u0958 x".encode()
+    spans = byte_spans(mine, theirs)
+    assert (spans[0][0], spans[0][2], spans[-1][1], spans[-1][3]) == (0, 0, len(mine.ids), len(theirs.ids))
 
 
 def test_text_that_differs_is_paired_up_to_the_difference() -> None:

@@ -73,6 +73,24 @@ def encoded(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
 
+def _original(tokenizer: Any, text: bytes, ids: Sequence[int]) -> list[bytes] | None:
+    """The stretches of a text from which a tokenizer made its tokens, by its own offsets; a character that several share goes to the last
+    of them. None where the text is not one, or offsets leave some of it out."""
+    try:
+        plain = text.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    made = tokenizer(plain, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+    if list(made.input_ids) != list(ids) or not ids:
+        return None
+    ends, limit = [], len(plain)
+    for start, end in reversed(made.offset_mapping):
+        ends.append(min(end, limit))
+        limit = min(start, limit)
+    ends.reverse()
+    return [plain[a:b].encode() for a, b in zip([0, *ends[:-1]], ends, strict=True)] if ends[-1] == len(plain) else None
+
+
 def _bytes(name: str, kinds: set[str]) -> bytes:
     if "ByteLevel" in kinds:
         alphabet = byte_alphabet()
@@ -91,13 +109,15 @@ def retokenised(student: Tokens, tokenizer: Any, vocabulary: Vocabulary) -> Toke
     """The text of a response in another tokenizer's tokens, with its stop token where the response ends with one.
 
     Bytes that are no text reach the other tokenizer as the replacement character. A space that a tokenizer puts before every text belongs to no
-    token's bytes.
+    token's bytes. Where a tokenizer changes a text before it splits it (NFC, say), its tokens stand for the stretches that they were made from.
     """
     text = b"".join(student.words)
     ids = encoded(tokenizer, text.decode("utf-8", errors="replace")) if text else []
     pieces = [vocabulary.pieces[i] or b"" for i in ids]
     if pieces and pieces[0][:1] == b" " and b"".join(pieces) == b" " + text:
         pieces[0] = pieces[0][1:]
+    if b"".join(pieces) != text and (original := _original(tokenizer, text, ids)) is not None:
+        pieces = original
     if not student.stopped:
         return Tokens(tuple(ids), tuple(pieces))
     return Tokens((*ids, vocabulary.stop), (*pieces, b""), True)
