@@ -27,8 +27,6 @@ def law_of(stream: Stream, tables: Tables) -> Law:
     Raises:
         Exempt: the lab has no double for the stream.
     """
-    if stream.environment is not None:
-        raise Exempt(f"environment.{stream.environment.kind}: {EXEMPT['environment']}")
     if isinstance(stream, Mixture) and stream.per == "group_member":
         members = [(name, int(count)) for name, count in stream.of.items() if count > 0]
         return product_of([grouped(single(stream.part(name), tables), count) for name, count in members])
@@ -39,6 +37,8 @@ def law_of(stream: Stream, tables: Tables) -> Law:
 
 def single(stream: Stream, tables: Tables) -> Law:
     """The law of one sequence."""
+    if stream.environment is not None:
+        raise Exempt(f"environment.{stream.environment.kind}: {EXEMPT['environment']}")
     horizon = stream.horizon(tables.world.horizon)
     if isinstance(stream, Dataset | Corpus):
         return _given(stream, tables, horizon)
