@@ -310,7 +310,7 @@ def test_help_shows_examples_and_every_listing_has_json(command: str) -> None:
     ("arguments", "message"),
     [
         (["show", "gdk"], "no method 'gdk' in the registry; did you mean 'gkd'?"),
-        (["diff", "gkd", "grop"], "did you mean 'grpo'?"),
+        (["diff", "gkd", "grpoo"], "did you mean 'grpo'?"),
         (["check", "minllm"], "did you mean 'minillm'?"),
         (["check", "absent.yaml"], "absent.yaml: no such file"),
         (["plan", "quikstart"], "no comparison 'quikstart'; did you mean 'quickstart'?"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.shares import shared_out
 from zoo.entry import MethodEntry, load_entry
 from zoo.errors import ZooError
 from zoo.lab.doubles import EXEMPT
@@ -36,7 +37,7 @@ def report(name: str) -> LabReport:
     return study(REGISTRY[name])
 
 
-@pytest.fixture(scope="module", params=EXECUTABLE)
+@pytest.fixture(scope="module", params=shared_out(EXECUTABLE))
 def measured(request: pytest.FixtureRequest) -> LabReport:
     """One entry's report. A parameter of the module, so that the questions about one entry follow each other on one worker."""
     name = request.param
@@ -72,6 +73,7 @@ def test_its_fixed_point_is_the_one_it_states(measured: LabReport) -> None:
     assert found.ok, found.contradictions
 
 
+@pytest.mark.slow
 def test_few_entries_are_beyond_the_lab() -> None:
     """What is not measured is named with a reason that is not a crash, and it is the minority."""
     silent = {name: reason for name in EXECUTABLE if (reason := report(name).exempt)}

@@ -30,6 +30,7 @@ def test_the_committed_files_are_current(name: str) -> None:
     assert (PAPER / name).read_bytes() == lab_files()[name]
 
 
+@pytest.mark.slow
 def test_another_process_with_other_threads_writes_the_same_bytes(tmp_path: Path) -> None:
     program = "import sys; from pathlib import Path; from zoo.lab.tables import write_lab_files; write_lab_files(Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, env={**os.environ, "OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "7"})
