@@ -251,7 +251,7 @@ def test_given_texts_end_with_the_stop_token_or_are_cut() -> None:
 
 
 def test_what_is_written_with_a_context_carries_the_plain_prompt() -> None:
-    stream = Student(context=Context(fields=("hint",), template="plain"))
+    stream = Student(context=Context(fields=("hint",), template="hint"))
     rollout = write(stream)
     assert rollout.prompt_ids == write(Student()).prompt_ids
     row, response = supervised(rollout)[0]
