@@ -45,7 +45,18 @@ class Relative:
 
 def changes(first: MethodEntry, second: MethodEntry) -> tuple[Change, ...]:
     """The components that differ between two entries; none exactly where `zoo diff` finds nothing."""
-    return tuple(_differences(body(first), body(second), ""))
+    return tuple(_differences(_body(first), _body(second), ""))
+
+
+_BODIES: dict[int, tuple[MethodEntry, dict[str, Any]]] = {}
+
+
+def _body(entry: MethodEntry) -> dict[str, Any]:
+    """The entry's body, written out once: every entry is compared with every other. Entries are frozen, but hold mappings, so they have
+    no hash; keeping them keeps their identity theirs."""
+    if id(entry) not in _BODIES:
+        _BODIES[id(entry)] = (entry, body(entry))
+    return _BODIES[id(entry)][1]
 
 
 def relatives(entry: MethodEntry, registry: Mapping[str, MethodEntry]) -> list[Relative]:
