@@ -43,6 +43,9 @@ AWAITED: dict[str, str] = {
         "it waits for its entry": """
         lgr safesteer dskd
         """,
+        "the six tokens have no turns yet": """
+        sod tcod step_opsd cei skill_sd dagger_llm hypereyes tt_opd
+        """,
     }.items()
     for name in names.split()
 }

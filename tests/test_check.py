@@ -231,7 +231,7 @@ def test_a_mean_over_each_chunk_is_found(sft: Callable[[], dict[str, str]], monk
 
 
 def test_a_denominator_that_counts_padding_is_found(sft: Callable[[], dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    def scale(self: TokenMean, mask_BT: Any, kept_BT: Any, total: Any) -> Any:
+    def scale(self: TokenMean, mask_BT: Any, *rest: Any) -> Any:
         return mask_BT.float() / mask_BT.numel()
 
     monkeypatch.setattr(TokenMean, "scale", scale)
@@ -239,7 +239,7 @@ def test_a_denominator_that_counts_padding_is_found(sft: Callable[[], dict[str, 
 
 
 def test_a_loss_that_reads_padding_is_found(sft: Callable[[], dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TokenMean, "scale", lambda self, mask_BT, kept_BT, total: mask_BT.float() * 1e-3)
+    monkeypatch.setattr(TokenMean, "scale", lambda self, mask_BT, *rest: mask_BT.float() * 1e-3)
     score = train.score
 
     def leaking(method: Any, bank: Any, stream: str, rollout: Any, *rest: Any) -> Any:

@@ -37,6 +37,12 @@ CASES: dict[str, list[tuple[dict[str, Any], str]]] = {
         (taught({"kind": "ensemble", "of": {"one": 1.0, "tow": 1.0}}), "teachers.all: member 'tow' is not under teachers; did you mean 'two'?"),
         (taught({"kind": "route", "of": {"maths": "one", "code": "all"}}), "teachers.all is made of itself through 'all'; name other teachers"),
     ],
+    "remembering_learners": [
+        (
+            taught_by("mate", teacher="teacher", gates=[{"kind": "persistent", "of": {"kind": "entropy", "of": "student"}}]),
+            "learners.mate: gate persistent remembers the student's steps, not a learner's; use it in objective alone",
+        ),
+    ],
     "learned_teachers": [
         (taught_by("mat"), "teachers.teacher: 'mat' is no learner of kind peer or adapter; did you mean 'mate'?"),
         (

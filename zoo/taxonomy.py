@@ -133,6 +133,8 @@ def _terms() -> Iterator[tuple[dict[str, Any], str]]:
         term = {"term": "policy_gradient", "reward": reward, "credit": credit, "routing": routing, "reduce": "token_mean"}
         yield term, text
         yield {**term, "weights": ({"kind": "pass_rate", "name": "correct"},)}, f"{text}, weighted by the pass rate"
+    told = {"term": "policy_gradient", "reward": "told", "credit": "group", "routing": "sampled", "reduce": "token_mean"}
+    yield told, "policy_gradient, discriminator's reward, group credit, sampled routing"
     for extra in ((), ({"kind": "pass_rate", "name": "correct"},)):
         yield {"term": "likelihood", "weights": extra, "reduce": "token_mean"}, "likelihood" + (", weighted by the pass rate" if extra else "")
     yield {"term": "representation", "reduce": "token_mean"}, "representation"
@@ -145,8 +147,9 @@ def _composed(term: dict[str, Any], parts: str, teacher: str) -> Iterator[Compos
         stream = {"author": author, "group": 2, "reuse": {"minibatches": 2}}
         data: dict[str, Any] = {
             "id": "minimal", "name": "minimal", "paper": {}, "evidence": {"level": "inferred", "source": "composed"}, "fixed_point": "none",
-            "anchor": "trained", "rollouts": {"main": stream, "other": {**stream, "author": "student"}}, "teachers": {"teacher": TEACHERS[teacher]},
-            "rewards": {"correct": {"kind": "verifier"}}, "learners": {"value": {"kind": "value_head"}}, "objective": (term,),
+            "anchor": "trained", "rollouts": {"main": stream, "other": {**stream, "author": "teacher" if term.get("reward") == "told" else "student"}}, "teachers": {"teacher": TEACHERS[teacher]},
+            "rewards": {"correct": {"kind": "verifier"}, "told": {"kind": "learner", "learner": "critic"}},
+            "learners": {"value": {"kind": "value_head"}, "critic": {"kind": "discriminator", "real": "other", "fake": "main"}}, "objective": (term,),
         }  # fmt: skip
         try:
             entry, found = _pruned(data)
