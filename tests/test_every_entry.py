@@ -6,7 +6,6 @@ What one entry claims beyond that (padding, micro-batches, its golden value, the
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch

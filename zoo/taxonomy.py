@@ -147,7 +147,8 @@ def _composed(term: dict[str, Any], parts: str, teacher: str) -> Iterator[Compos
         stream = {"author": author, "group": 2, "reuse": {"minibatches": 2}}
         data: dict[str, Any] = {
             "id": "minimal", "name": "minimal", "paper": {}, "evidence": {"level": "inferred", "source": "composed"}, "fixed_point": "none",
-            "anchor": "trained", "rollouts": {"main": stream, "other": {**stream, "author": "teacher" if term.get("reward") == "told" else "student"}}, "teachers": {"teacher": TEACHERS[teacher]},
+            "anchor": "trained", "teachers": {"teacher": TEACHERS[teacher]},
+            "rollouts": {"main": stream, "other": {**stream, "author": "teacher" if term.get("reward") == "told" else "student"}},
             "rewards": {"correct": {"kind": "verifier"}, "told": {"kind": "learner", "learner": "critic"}},
             "learners": {"value": {"kind": "value_head"}, "critic": {"kind": "discriminator", "real": "other", "fake": "main"}}, "objective": (term,),
         }  # fmt: skip
