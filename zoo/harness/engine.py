@@ -245,23 +245,9 @@ class ReferenceEngine(Episodes):
         pairs = [self._text(stream, request) for request in wanted]
         if empty := [request.prompt.id for request, (_, response) in zip(wanted, pairs, strict=True) if not response]:
             raise ZooError(f"prompt '{empty[0]}' has an empty text for author '{stream.author}'")
-        width = min(limit, max(len(response) for _, response in pairs))
-        device = self.student.device
-        response_BT = torch.tensor([(r + [self.pad_id] * width)[:width] for _, r in pairs], device=device)
-        length_B = torch.tensor([len(response) for _, response in pairs], device=device)
-        mask_BT = torch.arange(width, device=device) < length_B[:, None]
-        unknown_BT = torch.zeros(mask_BT.shape, device=device).masked_fill(mask_BT, float("nan"))
         author = Author.DATASET if isinstance(stream, Dataset) else Author.CORPUS
-        return self._rollout(
-            wanted,
-            [prompt for prompt, _ in pairs],
-            response_BT=response_BT,
-            mask_BT=mask_BT,
-            author_BT=mask_BT.long() * int(author),
-            behaviour_logp_BT=unknown_BT,
-            student_logp_BT=unknown_BT.clone(),
-            finished_B=length_B <= limit,
-        )
+        columns = columns_of([response for _, response in pairs], limit, self.pad_id, self.student.device, author)
+        return self._rollout(wanted, [prompt for prompt, _ in pairs], **columns)
 
     def _text(self, stream: Dataset | Corpus, request: Request) -> tuple[list[int], list[int]]:
         """Prompt and response of a given text, the stop token included. A corpus text's first token, which nothing predicts, is

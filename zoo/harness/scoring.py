@@ -7,7 +7,7 @@ Backbones run on micro-batches of like length; heads and everything after them o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -148,8 +148,6 @@ def refreshed(method: Method, bank: Bank, stream: str, scored: Scored, version: 
 def hidden_states(bank: Bank, names: Sequence[str], rollout: Rollout) -> dict[str, Any]:
     """Hidden states (N, H) of the supervised tokens, by scorer; scorers with the same weights and context share them."""
     found: dict[ScorerKey, Any] = {}
-    lengths = rollout.mask_BT.sum(1)
-    starts, sizes = (lengths.cumsum(0) - lengths).tolist(), lengths.tolist()
     for name in dict.fromkeys(names):
         key = bank.keys[name]
         if key.alignment is not None and key not in found:
@@ -161,33 +159,33 @@ def hidden_states(bank: Bank, names: Sequence[str], rollout: Rollout) -> dict[st
         if key in found:
             continue
         asked = set().union(*(bank.routes.rows(other, rollout) for other in names if bank.keys[other] == key))
-        for group in micro_batches(rollout, bank.micro_tokens, bank.prompts(name, rollout), asked):
-            with bank.precision():
-                states_NH = bank.hidden(name, rollout.rows(group))
-            if key not in found:
-                found[key] = states_NH.new_zeros(rollout.tokens, states_NH.shape[-1])
-            place = torch.cat([torch.arange(starts[i], starts[i] + sizes[i]) for i in group])
-            found[key][place.to(states_NH.device)] = states_NH
-        found.setdefault(key, torch.zeros(rollout.tokens, bank.width(name), device=bank.device))
-        if key.weights not in ("student", "initial"):
-            bank.scored_tokens += sum(sizes[i] for i in asked)
+        found[key] = states_of(bank, name, rollout, rollout, asked)
     return {name: found[bank.keys[name]] for name in names if bank.keys[name] in found}
+
+
+def states_of(bank: Bank, name: str, shown: Rollout, rollout: Rollout, asked: Collection[int]) -> Tensor:
+    """One scorer's states of the supervised tokens, (N, H): of the sequences `asked` for, 0 elsewhere. `shown` is `rollout`, perhaps in the
+    scorer's own tokens. What another model reads is counted."""
+    lengths = shown.mask_BT.sum(1)
+    starts, sizes = (lengths.cumsum(0) - lengths).tolist(), lengths.tolist()
+    found_NH: Tensor | None = None
+    for group in micro_batches(shown, bank.micro_tokens, bank.prompts(name, rollout), asked):
+        with bank.precision():
+            states_NH = bank.hidden(name, shown.rows(group))
+        if found_NH is None:
+            found_NH = states_NH.new_zeros(shown.tokens, states_NH.shape[-1])
+        place = torch.cat([torch.arange(starts[i], starts[i] + sizes[i]) for i in group])
+        found_NH[place.to(states_NH.device)] = states_NH
+    if bank.keys[name].weights not in ("student", "initial"):
+        bank.scored_tokens += sum(sizes[i] for i in asked)
+    return torch.zeros(shown.tokens, bank.width(name), device=bank.device) if found_NH is None else found_NH
 
 
 def foreign(bank: Bank, name: str, rollout: Rollout) -> Foreign:
     """The states of a teacher with another tokenizer, in its own tokens, and how they pair with the student's."""
     other, alignment = bank.retokenise(name, rollout), bank.keys[name].alignment
     assert alignment is not None
-    lengths = other.rollout.mask_BT.sum(1)
-    starts, sizes = (lengths.cumsum(0) - lengths).tolist(), lengths.tolist()
-    states_MH = torch.zeros(other.rollout.tokens, bank.width(name), device=bank.device)
-    asked = bank.routes.rows(name, rollout)
-    for number, group in enumerate(micro_batches(other.rollout, bank.micro_tokens, bank.prompts(name, rollout), asked)):
-        with bank.precision():
-            some_MH = bank.hidden(name, other.rollout.rows(group))
-        states_MH = some_MH.new_zeros(other.rollout.tokens, some_MH.shape[-1]) if number == 0 else states_MH
-        states_MH[torch.cat([torch.arange(starts[i], starts[i] + sizes[i]) for i in group]).to(states_MH.device)] = some_MH
-    bank.scored_tokens += sum(sizes[i] for i in asked)
+    states_MH = states_of(bank, name, other.rollout, rollout, bank.routes.rows(name, rollout))
     entropies = None
     if alignment.warps:
         own_NH = hidden_states(bank, ["student"], rollout)["student"]
@@ -246,7 +244,7 @@ def logits_of(bank: Bank, scorer: str, states_NH: Tensor) -> Tensor:
 def sequence_rewards(bank: Bank, rollout: Rollout, wanted: Mapping[str, SequenceReward], others: Mapping[str, Rollout]) -> dict[str, Tensor]:
     """Each reward of whole answers, (B,), in the order given."""
     pair = bank.pair
-    texts = [pair.decode([i for i in ids if i not in pair.stop_ids]) for ids in written_ids(rollout)] if wanted else []
+    texts = texts_of(pair, rollout) if wanted else []
     answers = [Answered(*each) for each in zip(texts, rollout.mask_BT.sum(1).tolist(), rollout.finished_B.tolist(), strict=False)]
     values: dict[str, Tensor] = {}
     for name, reward in wanted.items():
@@ -254,12 +252,14 @@ def sequence_rewards(bank: Bank, rollout: Rollout, wanted: Mapping[str, Sequence
     return values
 
 
+def texts_of(pair: LoadedPair, rollout: Rollout) -> list[str]:
+    """What was written, without stop tokens."""
+    return [pair.decode([i for i in ids if i not in pair.stop_ids]) for ids in written_ids(rollout)]
+
+
 def verified(pair: LoadedPair, rollout: Rollout, check: str) -> Tensor:
     """What the task's check says of each answer, (B,)."""
-    scores = []
-    for prompt, ids in zip(rollout.prompts, written_ids(rollout), strict=True):
-        text = pair.decode([i for i in ids if i not in pair.stop_ids])
-        scores.append(pair.verify(check, text, prompt))
+    scores = [pair.verify(check, text, prompt) for prompt, text in zip(rollout.prompts, texts_of(pair, rollout), strict=True)]
     return torch.tensor(scores, device=rollout.mask_BT.device)
 
 

@@ -17,8 +17,8 @@ def written_by(endpoint: Endpoint, questions: Sequence[Question]) -> list[str]:
     return [reply.removeprefix(question.begun) if question.begun else reply for reply, question in zip(replies, questions, strict=True)]
 
 
-def columns_of(ids: Sequence[Sequence[int]], limit: int, pad_id: int, device: torch.device) -> dict[str, Any]:
-    """A rollout's columns for texts that a teacher wrote and whose probabilities nobody knows."""
+def columns_of(ids: Sequence[Sequence[int]], limit: int, pad_id: int, device: torch.device, author: Author = Author.TEACHER) -> dict[str, Any]:
+    """A rollout's columns for texts whose probabilities nobody knows: a closed teacher's, or given ones."""
     width = min(limit, max(len(row) for row in ids))
     length_B = torch.tensor([len(row) for row in ids], device=device)
     mask_BT = torch.arange(width, device=device) < length_B[:, None]
@@ -26,7 +26,7 @@ def columns_of(ids: Sequence[Sequence[int]], limit: int, pad_id: int, device: to
     return {
         "response_BT": torch.tensor([[*row, *[pad_id] * width][:width] for row in ids], device=device),
         "mask_BT": mask_BT,
-        "author_BT": mask_BT.long() * int(Author.TEACHER),
+        "author_BT": mask_BT.long() * int(author),
         "behaviour_logp_BT": unknown_BT,
         "student_logp_BT": unknown_BT.clone(),
         "finished_B": length_B <= limit,
