@@ -89,10 +89,13 @@ class TaskJudge:
         """Token ids as text, stop tokens left out."""
         return self.pair.decode([i for i in ids if i not in self.pair.stop_ids])
 
+    def texts(self, rollout: Rollout) -> list[str]:
+        """What was written, sequence by sequence."""
+        return [self.text(ids) for ids in written_ids(rollout)]
+
     def answers(self, rollout: Rollout) -> Answers:
         """A stream's sequences as texts."""
-        texts = [self.text(ids) for ids in written_ids(rollout)]
-        return Answers(rollout.prompts, texts, rollout.group_B.tolist(), episodes=episodes_of(rollout, self.text))
+        return Answers(rollout.prompts, self.texts(rollout), rollout.group_B.tolist(), episodes=episodes_of(rollout, self.text))
 
 
 def written_ids(rollout: Rollout) -> list[list[int]]:

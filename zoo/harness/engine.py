@@ -64,6 +64,11 @@ def decoding_copy(model: Any, dtype: torch.dtype | None) -> Any:
     return shadow
 
 
+def left_out(rollout: Rollout, skipped: Sequence[bool]) -> Rollout:
+    """The rollout with some of its sequences unsupervised."""
+    return replace(rollout, mask_BT=rollout.mask_BT & ~torch.tensor(list(skipped), device=rollout.mask_BT.device)[:, None])
+
+
 class ReferenceEngine(Episodes):
     """Writes the sequences of any stream with the student and the named teachers.
 
@@ -190,8 +195,7 @@ class ReferenceEngine(Episodes):
             written = self.writers.write(stream, prompts, uniform_TUB, stop_ids=stops, score_student=stream.context is None)
             self.generated_tokens += int(written.mask_BT.sum())
             parts.append(self._rollout([wanted[i] for i in chunk], [plain[i] for i in chunk], **vars(written)))
-        rollout = self._in_order(parts, [i for chunk in chunks for i in chunk])
-        return replace(rollout, mask_BT=rollout.mask_BT & ~torch.tensor(skipped, device=rollout.mask_BT.device)[:, None])
+        return left_out(self._in_order(parts, [i for chunk in chunks for i in chunk]), skipped)
 
     def _asked(self, stream: Teacher, wanted: Sequence[Request], skipped: Sequence[bool], limit: int, heads: Sequence[Sequence[int]] | None) -> Rollout:
         """Let an endpoint write, or go on from beginnings."""
@@ -205,8 +209,7 @@ class ReferenceEngine(Episodes):
         ids = [[*self._encode(text), self.stop_ids[0]] for text in texts]
         self.generated_tokens += sum(min(len(row), limit) for row in ids)
         plain = [self.format_prompt(request.prompt, None) for request in wanted]
-        rollout = self._rollout(wanted, plain, **columns_of(ids, limit, self.pad_id, self.student.device))
-        return replace(rollout, mask_BT=rollout.mask_BT & ~torch.tensor(list(skipped), device=rollout.mask_BT.device)[:, None])
+        return left_out(self._rollout(wanted, plain, **columns_of(ids, limit, self.pad_id, self.student.device)), skipped)
 
     def _in_context(self, stream: Stream, wanted: Sequence[Request]) -> tuple[list[Request], list[bool]]:
         """The requests with the texts that the stream's contexts are made of, and which of them must be left out for want of one."""

@@ -20,7 +20,7 @@ from zoo.components.targets import with_inputs
 from zoo.harness.alignment import Foreign, paired
 from zoo.harness.asked import Asking
 from zoo.harness.bank import LABELS, MIX, Bank, ScorerKey, bank_for, response_hidden
-from zoo.harness.contexts import absent, made_prompts, written_ids
+from zoo.harness.contexts import TaskJudge, absent, made_prompts
 from zoo.harness.labels import labels_N, point_mass
 from zoo.harness.models import LoadedPair
 from zoo.harness.turns import rewards_of_turns
@@ -243,8 +243,7 @@ def logits_of(bank: Bank, scorer: str, states_NH: Tensor) -> Tensor:
 
 def sequence_rewards(bank: Bank, rollout: Rollout, wanted: Mapping[str, SequenceReward], others: Mapping[str, Rollout]) -> dict[str, Tensor]:
     """Each reward of whole answers, (B,), in the order given."""
-    pair = bank.pair
-    texts = texts_of(pair, rollout) if wanted else []
+    texts = bank.judge.texts(rollout) if wanted else []
     answers = [Answered(*each) for each in zip(texts, rollout.mask_BT.sum(1).tolist(), rollout.finished_B.tolist(), strict=False)]
     values: dict[str, Tensor] = {}
     for name, reward in wanted.items():
@@ -252,14 +251,9 @@ def sequence_rewards(bank: Bank, rollout: Rollout, wanted: Mapping[str, Sequence
     return values
 
 
-def texts_of(pair: LoadedPair, rollout: Rollout) -> list[str]:
-    """What was written, without stop tokens."""
-    return [pair.decode([i for i in ids if i not in pair.stop_ids]) for ids in written_ids(rollout)]
-
-
 def verified(pair: LoadedPair, rollout: Rollout, check: str) -> Tensor:
     """What the task's check says of each answer, (B,)."""
-    scores = [pair.verify(check, text, prompt) for prompt, text in zip(rollout.prompts, texts_of(pair, rollout), strict=True)]
+    scores = [pair.verify(check, text, prompt) for prompt, text in zip(rollout.prompts, TaskJudge(pair).texts(rollout), strict=True)]
     return torch.tensor(scores, device=rollout.mask_BT.device)
 
 
