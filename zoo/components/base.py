@@ -10,12 +10,15 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from zoo.errors import ZooError, in_yaml, suggest
+
+if TYPE_CHECKING:
+    from zoo.statistics import Statistic
 
 C = TypeVar("C", bound="Component")
 PLAIN = "plain"  # the template that every pair has
@@ -69,6 +72,22 @@ class Component(Strict):
 
     tag: ClassVar[str] = "kind"
     shorthand: ClassVar[str | None] = None
+
+
+class TokenPart(Component):
+    """A part of a term that reads columns without gradient: gates and weights. `outcome` marks those that read a sequence's result, which
+    makes a token signal hybrid; `reads_advantage` those that stand in a policy gradient only."""
+
+    outcome: ClassVar[bool] = False
+    reads_advantage: ClassVar[bool] = False
+
+    def scorers(self) -> tuple[str, ...]:
+        """Scorers whose probabilities it reads."""
+        return ()
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        """Columns it reads."""
+        return ()
 
 
 def component(slot: str) -> Callable[[type[C]], type[C]]:

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import model_validator
 from torch import Tensor
 
-from zoo.components.base import Component, Number
-from zoo.statistics import Statistic, TokenContext
+from zoo.components.base import Number, TokenPart
+from zoo.statistics import TokenContext
 
 Scope = Literal["token", "sequence", "group"]
 
 
-class Gate(Component):
-    """Base of all gates. `outcome` marks those that read a sequence's result; they make a token signal hybrid. `reads_advantage` marks
-    those that stand in a policy gradient only."""
-
-    outcome: ClassVar[bool] = False
-    reads_advantage: ClassVar[bool] = False
-
-    def scorers(self) -> tuple[str, ...]:
-        """Scorers whose probabilities it reads."""
-        return ()
-
-    def statistics(self) -> tuple[Statistic, ...]:
-        """Columns it reads."""
-        return ()
+class Gate(TokenPart):
+    """Base of all gates."""
 
     def keep(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
         """Boolean (B, T)."""
