@@ -64,9 +64,11 @@ def run(
     device: str | None = None,
     quiet: bool = False,
     trust_remote_code: bool = False,
+    untrusted_code: bool = False,
     weights_note: str | None = None,
 ) -> list[Outcome]:
-    """Train, evaluate and record every cell that is not done; a cell that was cut off goes on from its checkpoint."""
+    """Train, evaluate and record every cell that is not done; a cell that was cut off goes on from its checkpoint. `untrusted_code` lets code that
+    a model wrote run where this machine can't wall it off."""
     from rich.console import Console
 
     from zoo.harness.comparison import load_comparison
@@ -80,6 +82,7 @@ def run(
         device=device,
         console=None if quiet else Console(),
         trust_remote_code=trust_remote_code,
+        untrusted_code=untrusted_code,
         weights_note=weights_note,
     )
 

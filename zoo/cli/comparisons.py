@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zoo.cli.common import add_rows, complain, console, examples, main_process, print_json, quiet_libraries, table
-from zoo.cli.options import AsJson, ComparisonName, Data, Methods, PairPaths, Registries, Results, Spread, pair_paths
+from zoo.cli.options import AsJson, ComparisonName, Data, Methods, PairPaths, Registries, Results, Spread, UntrustedCode, pair_paths
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def run(
     pair_path: PairPaths = None,
     data: Data = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Let a model's own Python code run.")] = False,
+    untrusted_code: UntrustedCode = False,
     weights_note: Annotated[str | None, typer.Option(metavar="TEXT", help="What the records should say about local weights.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -95,6 +96,7 @@ def run(
         device=device,
         quiet=as_json or not main_process(),
         trust_remote_code=trust_remote_code,
+        untrusted_code=untrusted_code,
         weights_note=weights_note,
     )
     if not main_process():

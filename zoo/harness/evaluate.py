@@ -78,7 +78,8 @@ def evaluate(
 def _refuse_unasked_code(suite: Suite, allowed: bool) -> None:
     running = [task.task for task in suite.tasks if task.runs_code]
     if running and not allowed:
-        raise ZooError(f"suite '{suite.id}' executes code that the model wrote ({', '.join(running)}); in a sandbox, ask for it with {_CODE_CONSENT}=1")
+        raise ZooError(f"suite '{suite.id}' executes code that the model wrote ({', '.join(running)}); in a sandbox, ask for it with {_CODE_CONSENT}=1, "
+                       "or with zoo run --untrusted-code")  # fmt: skip
 
 
 def _settings_for(suite: Suite) -> dict[str, str]:

@@ -17,8 +17,10 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from zoo.compat import pair_problems
+from zoo.components.rewards import UnitTests
 from zoo.entry import Registry
 from zoo.errors import ZooError
+from zoo.harness.cell import make_trainer
 from zoo.harness.checkpoint import restore, save
 from zoo.harness.comparison import Comparison
 from zoo.harness.engine import decoding_copy
@@ -28,8 +30,10 @@ from zoo.harness.parallel import Processes, start_processes
 from zoo.harness.plan import DONE, Cell, Place, ended, make_plan, trains
 from zoo.harness.report import progress_of
 from zoo.harness.run_record import first_line, log_folder, run_payload, write_logs
+from zoo.harness.sandbox import run_untrusted
+from zoo.harness.sources import local_folder, note_of
 from zoo.harness.suites import load_suite, suite_digest
-from zoo.harness.train import Diverged, Trainer, make_trainer
+from zoo.harness.train import Diverged, Trainer
 from zoo.harness.writers import Decoder
 from zoo.record_types import Status
 from zoo.records import NO_SPACE, PARTIAL, load_records, write_record
@@ -74,6 +78,7 @@ def run_comparison(
     device: str | None = None,
     console: Console | None = None,
     trust_remote_code: bool = False,
+    untrusted_code: bool = False,
     weights_note: str | None = None,
     arguments: list[str] | None = None,
 ) -> list[Outcome]:
@@ -93,12 +98,19 @@ def run_comparison(
     if not todo:
         return []
     spec = load_pair_spec(comparison.pair)
-    spec = spec.model_copy(update={"weights_note": weights_note}) if weights_note else spec
+    spec = spec.model_copy(update={"weights_note": note}) if (note := weights_note or _origin_note(spec, place)) else spec
     pair = load_pair(spec, paths=place.pair_paths, data=place.data, device=processes.device, trust_remote_code=trust_remote_code)
+    pair.untrusted_code = untrusted_code
     _settle_threads(pair)
     session = Session(comparison, registry, place, pair, processes, console, arguments)
     _refuse_misfits(session, {cell.method for cell in todo})
     return [_run_cell(session, cell) for cell in todo]
+
+
+def _origin_note(spec: PairSpec, place: Place) -> str | None:
+    """What pulled weights say about themselves, where the pair says nothing."""
+    sources = {"student": spec.student, **spec.teachers}
+    return spec.weights_note or note_of({name: local_folder(spec.id, name, source, place.pair_paths) for name, source in sources.items() if source.of is None})
 
 
 def _tidy(comparison: Comparison, place: Place, done: list[Cell]) -> None:
@@ -141,6 +153,8 @@ def _refuse_misfits(session: Session, methods: set[str]) -> None:
         found += [f"method '{name}' on pair '{spec.id}': {p}" for p in problems]
     if found:
         raise ZooError("\n".join(found))
+    if any(isinstance(reward, UnitTests) for name in methods for reward in session.registry[name].rewards.values()):
+        run_untrusted("", without_walls=session.pair.untrusted_code)  # refused here, not after an hour of training
 
 
 def _run_cell(session: Session, cell: Cell) -> Outcome:
@@ -278,6 +292,7 @@ def _evaluate(session: Session, cell: Cell, uuid: str, folder: Path, spent: dict
             data_folder=session.place.data,
             prompt_suffix=pair.spec.prompt_suffix,
             log_path=log_folder(session, cell) / f"{uuid}-{suite.id}.parquet",
+            allow_code=pair.untrusted_code or None,
         )
         spent["tokens"] += sum(int((t["mean_length"] or 0) * t["n"]) for t in tasks.values())
         write_record(folder, f"eval-{suite.id}.json", {
