@@ -21,10 +21,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from zoo.components.base import Context
 from zoo.entry import MethodEntry, Registry, load_entry
 from zoo.harness.build_micro import make_tokenizer
+from zoo.harness.cell import make_trainer
 from zoo.harness.comparison import Comparison, Settings
 from zoo.harness.models import LoadedPair, load_pair, load_pair_spec
 from zoo.harness.parallel import Processes
-from zoo.harness.train import Trainer, make_trainer
+from zoo.harness.train import Trainer
 from zoo.paths import data_root
 from zoo.tasks.micro import CONTEXTS, MADE_CONTEXTS, TURNS, WORDS, MicroTurns, add_prompt
 from zoo.tensors import Prompt, Rollout

@@ -12,6 +12,7 @@ from cross_kit import KINDS, byte_level
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zoo.bench import Bench
 from zoo.check import file_of
 from zoo.components.alignments import ByteSpans, Pairing, Positions, PrefixCover, Rows, RunningText, Shared, Tokens, Vocabularies
 from zoo.components.alignments.spans import byte_spans, covers, edit_distance, positions, running_text, time_warping
@@ -21,7 +22,6 @@ from zoo.harness.models import LoadedPair, load_pair, load_pair_spec
 from zoo.harness.pieces_of import encoded, retokenised, student_tokens, vocabulary_of
 from zoo.harness.scoring import bank_for, chunks_of, hidden_states
 from zoo.method import Method
-from zoo.probe import Bench
 
 NAMES = list(KINDS)
 VOCABULARIES = {name: vocabulary_of(make()) for name, make in KINDS.items()}

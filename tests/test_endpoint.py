@@ -173,9 +173,9 @@ def pair() -> Any:
 
 def test_the_micro_teacher_behind_a_server_writes_and_judges_for_a_run(pair: Any, tmp_path: Path) -> None:
     """GAD reads its texts and OVD its marks: the whole loop, from HTTP to the gradient, and what it took in the record."""
+    from zoo.bench import Bench
     from zoo.check import file_of
     from zoo.entry import load_entry
-    from zoo.probe import Bench
     from zoo.tensors import Author
 
     with serving(Chat(speaks_for(pair))) as chat:

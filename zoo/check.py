@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from zoo.bench import Bench
 from zoo.compat import problems
 from zoo.coordinates import derive_coordinates
-from zoo.entry import SHORT, MethodEntry, expand, load_entry, load_registry
-from zoo.errors import ZooError, suggest
+from zoo.entry import SHORT, MethodEntry, expand, file_of, load_entry, load_registry
+from zoo.errors import ZooError
 from zoo.paths import data_root
-from zoo.probe import Bench, Finding, gradients, misfits, steps
+from zoo.probe import Finding, gradients, misfits, steps
 from zoo.show import SETS, terms, written_tuples
 from zoo.yamlio import load_model, read_yaml
 
@@ -47,20 +48,6 @@ class Report:
         """One line for each finding."""
         lines = [f"  {MARKS[f.outcome]:5}{f.check:15}{f.detail}".replace("\n", "\n" + " " * 22) for f in self.findings]
         return "\n".join([self.id, *lines])
-
-
-def file_of(name: str, folders: Sequence[Path] = ()) -> Path:
-    """The YAML of an entry, by id or by its own path; other entries' mistakes do not matter.
-
-    Raises:
-        ZooError: no such entry.
-    """
-    if name.endswith((".yaml", ".yml")):
-        return Path(name)
-    known = {file.stem: file for folder in (data_root() / "registry" / "methods", *folders) for file in sorted(folder.rglob("*.yaml"))}
-    if name not in known:
-        raise ZooError(f"no method '{name}' in the registry{suggest(name, known)}")
-    return known[name]
 
 
 def check_file(file: Path, bench: Bench) -> Report:

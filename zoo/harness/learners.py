@@ -1,4 +1,4 @@
-"""What is trained beside the student with an optimizer of its own: critics. And the order in which prompts are read."""
+"""What is trained beside the student with an optimizer of its own: critics and projectors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from zoo.entry import MethodEntry
 from zoo.harness.layers import make_projectors
 from zoo.harness.parts import Part, load_optimizer_tensors, optimizer_tensors
 from zoo.harness.scoring import Bank
-from zoo.seeds import seed_for
 
 
 class Critic(Part):
@@ -58,19 +57,3 @@ def make_bridges(entry: MethodEntry, bank: Bank, axes: tuple[str | int, ...]) ->
     found = make_projectors(entry, bank.models, {name: key.weights for name, key in bank.keys.items()}, axes)
     bank.projectors.update(found)
     return {f"projector:{name}": projection for name, projection in found.items()}
-
-
-def prompts_written(rollouts: int, share: float, group: int) -> int:
-    """How many prompts a stream answers in one iteration of `rollouts` sequences, over all processes."""
-    return max(1, round(rollouts * share / group))
-
-
-def prompt_order(count: int, wanted: range, axes: tuple[str | int, ...]) -> list[int]:
-    """Indices of the prompts number `wanted` of an endless shuffled reading of `count` prompts, a fresh order each pass."""
-    found: list[int] = []
-    for epoch in range(wanted.start // count, (wanted.stop - 1) // count + 1):
-        generator = torch.Generator().manual_seed(seed_for(*axes, "prompts", epoch))
-        order = torch.randperm(count, generator=generator).tolist()
-        first, last = max(wanted.start - epoch * count, 0), min(wanted.stop - epoch * count, count)
-        found += order[first:last]
-    return found

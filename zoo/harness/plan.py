@@ -14,8 +14,8 @@ from zoo.entry import MethodEntry, Registry, body, written
 from zoo.errors import ZooError, suggest
 from zoo.harness.checkpoint import load_state
 from zoo.harness.comparison import Comparison, settings_that_matter
-from zoo.harness.learners import prompts_written
 from zoo.harness.models import PairSpec, load_pair_spec, refuse_stray_paths
+from zoo.harness.prompts import prompts_written
 from zoo.harness.suites import load_suite, suite_digest
 from zoo.paths import shipped_model
 from zoo.records import Record, load_records, run_key

@@ -1,0 +1,82 @@
+"""A cell at its first step: the models, streams and parts of one method, pair and seed, put together for the loop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from zoo.components.teachers import Labels
+from zoo.components.updates import AdamW
+from zoo.entry import MethodEntry
+from zoo.errors import ZooError
+from zoo.harness.adapters import attach
+from zoo.harness.comparison import Comparison
+from zoo.harness.discriminators import make_discriminators
+from zoo.harness.engine import ReferenceEngine
+from zoo.harness.experience import lessons_for
+from zoo.harness.learners import make_bridges, make_critics
+from zoo.harness.models import LoadedPair
+from zoo.harness.moves import Pull, mover_of
+from zoo.harness.parallel import Processes
+from zoo.harness.parts import Part
+from zoo.harness.peers import make_peers
+from zoo.harness.remembered import Remembered
+from zoo.harness.replay import buffer_for
+from zoo.harness.scoring import bank_for
+from zoo.harness.state import Measured, lineage_copies
+from zoo.harness.train import Trainer
+
+
+def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: LoadedPair, processes: Processes) -> Trainer:
+    """A cell at its first step: the student at its initial weights, nothing spent."""
+    settings, student = comparison.settings, pair.reset_student()
+    if (adapter := entry.update.adapter) is not None:  # type: ignore[attr-defined]
+        attach(student, adapter, comparison.id, seed)
+    student.eval()  # no dropout in any model; gradients flow all the same
+    bank = bank_for(entry, pair, micro_tokens=settings.micro_tokens, chunk_tokens=settings.chunk_tokens)
+    critics = {**make_critics(entry, bank), **make_bridges(entry, bank, (comparison.id, seed))}
+    engine = ReferenceEngine(
+        student,
+        {name: t if isinstance(t, Labels) else bank.models.get(bank.keys[name].weights, pair.teachers.get(name)) for name, t in entry.teachers.items()},
+        pair.tokenizer,
+        format_prompt=pair.format_prompt,
+        stop_ids=pair.stop_ids,
+        pad_id=pair.pad_id,
+        vocab_size=pair.vocab_size,
+        max_batch=settings.decode_batch,
+        decode_dtype=torch.bfloat16 if bank.device.type == "cuda" else None,
+        judge=bank.judge,
+        native=settings.engine == "auto",
+    )
+    engine.endpoints = bank.endpoints
+    memories = {name: memory for name, s in entry.rollouts.items() if (memory := buffer_for(s, pad_id=pair.pad_id)) is not None}
+    if memories and processes.count > 1:
+        raise ZooError(f"method '{entry.id}' replays its own sequences, whose buffer lives in one process; run it without accelerate launch")
+    # A prompt's noise is seeded by its id, so ids are made unique; the number of processes then changes nothing.
+    prompts = [replace(prompt, id=f"{prompt.id}@{i}") for i, prompt in enumerate(pair.task.prompts("train"))]
+    validation = pair.task.prompts("valid")[: settings.validation_prompts] if memories else []
+    rate = comparison.learning_rate(entry.id)
+    trainer = Trainer(
+        entry, comparison, seed, pair, processes, bank, engine, optimizer_of(entry, student, rate), prompts, validation, memories, Measured(entry)
+    )
+    trainer.remembered = Remembered(entry, pair.vocab_size)
+    trainer.mover = mover_of(entry.update.step, trainer)  # type: ignore[attr-defined]
+    anchor = entry.update.anchor  # type: ignore[attr-defined]
+    trainer.pull = None if anchor is None else Pull(anchor, trainer)
+    buffers: dict[str, Part] = {f"memory:{name}": memory for name, memory in memories.items()}
+    peers = make_peers(entry, bank, processes, settings.clip_norm)
+    peers |= make_discriminators(entry, bank, processes, settings.clip_norm, (comparison.id, seed))
+    buffers |= lessons_for(entry, bank.judge, processes, prompts)
+    buffers |= {"measured": trainer.measured, "remembered": trainer.remembered, "mover": trainer.mover}
+    trainer.parts = {**peers, **lineage_copies(entry, bank), **critics, **buffers}
+    return trainer
+
+
+def optimizer_of(entry: MethodEntry, student: Any, rate: float) -> torch.optim.Optimizer:
+    """The entry's optimizer over the student's trained parameters."""
+    update = entry.update
+    assert isinstance(update, AdamW)
+    trained = [p for p in student.parameters() if p.requires_grad]
+    return torch.optim.AdamW(trained, lr=rate, betas=update.betas, eps=update.epsilon, weight_decay=update.weight_decay)
