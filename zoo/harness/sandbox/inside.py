@@ -4,12 +4,14 @@ It leaves every namespace it can (mounts, processes, network, IPC, host name; us
 read-only views of the interpreter and the system's libraries and a small scratch file system, sets limits, gives up all privileges and
 runs the program. It is process 1 of its namespace, so when it ends, nothing that the program started is left.
 
-Its standard input is one line of JSON, then the program's input; it reports on the descriptor that the JSON names.
+Its argument is the descriptor of a file with all it has to know, in JSON; it reports on a descriptor named there. Its standard input is the
+program's.
 """
 
 # ruff: noqa: PTH103, PTH112, PTH120, PTH123, PTH208
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -20,7 +22,8 @@ import time
 
 NEW_NS, NEW_UTS, NEW_IPC, NEW_USER, NEW_PID, NEW_NET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT, BIND, REC, PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
-DETACH, SET_PDEATHSIG, SET_DUMPABLE, SET_NO_NEW_PRIVS, CAPBSET_DROP, SYS_PIVOT_ROOT = 2, 1, 4, 38, 24, {"x86_64": 155, "aarch64": 41}
+DETACH, SET_PDEATHSIG, SET_DUMPABLE, SET_SECCOMP, SET_SUBREAPER, SET_NO_NEW_PRIVS, CAPBSET_DROP = 2, 1, 4, 22, 36, 38, 24
+SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 SCRATCH, POLL = "/tmp", 0.02
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -62,6 +65,7 @@ def unshared(uid: int, gid: int) -> None:
     """Leave the host's namespaces."""
     flags = NEW_NS | NEW_UTS | NEW_IPC | NEW_PID | NEW_NET | (0 if uid == 0 else NEW_USER)
     call("unshare", flags)
+    LIBC.sethostname(b"sandbox", 7)
     if uid != 0:
         for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
             with open(f"/proc/self/{name}", "w") as file:
@@ -73,11 +77,14 @@ def new_root(limits: dict[str, int], views: list[str]) -> None:
     mount("", "/", "", REC | PRIVATE)
     root = "/tmp"
     mount("none", root, "tmpfs", NOSUID | NODEV, "size=1m,mode=0755")
-    for path in (*views, "/dev/null", "/dev/zero", "/dev/urandom"):
+    for path in (*views, "/dev/null", "/dev/urandom"):
         bind(root, path)
     for name in ("proc", "tmp", "old"):
         os.makedirs(f"{root}/{name}", exist_ok=True)
-    mount("proc", f"{root}/proc", "proc", NOSUID | NODEV | NOEXEC)
+    try:
+        mount("proc", f"{root}/proc", "proc", NOSUID | NODEV | NOEXEC, "subset=pid")
+    except Unavailable:  # before Linux 5.8 all of it is shown
+        mount("proc", f"{root}/proc", "proc", NOSUID | NODEV | NOEXEC)
     mount("none", root + SCRATCH, "tmpfs", NOSUID | NODEV, f"size={limits['scratch_bytes']},nr_inodes={limits['scratch_files']},mode=1777")
     os.chdir(root)
     number = SYS_PIVOT_ROOT.get(os.uname().machine)
@@ -110,7 +117,51 @@ def humbled(uid: int) -> None:
     else:
         header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
         call("capset", header, data)
+
+
+def filtered(program: bytes) -> None:
+    """Refuse the system calls that the program of `zoo.harness.sandbox.calls` names, from here on and in all children."""
+
+    class Filter(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("steps", ctypes.c_char_p))
+
     call("prctl", SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    call("prctl", SET_SECCOMP, 2, ctypes.byref(Filter(len(program) // 8, program)), 0, 0)
+
+
+def descendants() -> list[int]:
+    """All processes below this one: none but the program's, also those that left its session."""
+    parent = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat") as file:
+                parent[int(name)] = int(file.read().rpartition(")")[2].split()[1])
+        except (OSError, IndexError):
+            continue
+    found, new = set(), {os.getpid()}
+    while new:
+        new = {child for child, above in parent.items() if above in new} - found
+        found |= new
+    return sorted(found)
+
+
+def ended(*_: object) -> None:
+    """End whatever the program started."""
+    for _round in range(50):
+        below = descendants()
+        for process in below:
+            try:
+                os.kill(process, signal.SIGKILL)
+            except OSError:
+                continue
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        if not below:
+            return
+        time.sleep(POLL)
 
 
 def resident(session: int | None) -> int:
@@ -131,9 +182,12 @@ def watched(child: int, limits: dict[str, int], walls: bool) -> dict[str, object
     """Wait for the program; end it when all of it together holds too much memory."""
     until = time.monotonic() + limits["seconds"]
     while True:
-        done, status = os.waitpid(-1, os.WNOHANG)
+        done, status, used = os.wait4(-1, os.WNOHANG)
         if done == child:
-            return {"code": os.WEXITSTATUS(status)} if os.WIFEXITED(status) else {"signal": os.WTERMSIG(status)}
+            if os.WIFEXITED(status):
+                return {"code": os.WEXITSTATUS(status)}
+            spent = used.ru_utime + used.ru_stime >= limits["cpu_seconds"] - 0.5
+            return {"signal": os.WTERMSIG(status), **({"ended": "time"} if spent else {})}
         if resident(None if walls else child) > limits["memory_bytes"]:
             return {"ended": "memory"}
         if time.monotonic() > until:
@@ -141,12 +195,14 @@ def watched(child: int, limits: dict[str, int], walls: bool) -> dict[str, object
         time.sleep(POLL if done == 0 else 0)
 
 
-def started(asked: dict[str, object], limits: dict[str, int], report: int) -> int:
+def started(asked: dict[str, object], limits: dict[str, int], report: int, program: int) -> int:
     """The program as a child of process 1."""
     child = os.fork()
     if child:
         return child
     os.close(report)
+    os.lseek(program, 0, os.SEEK_SET)
+    os.set_inheritable(program, True)
     os.setsid()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     os.chdir(SCRATCH if asked["walls"] else str(asked["folder"]))
@@ -154,34 +210,46 @@ def started(asked: dict[str, object], limits: dict[str, int], report: int) -> in
     command, environment = [str(part) for part in asked["command"]], dict(asked["environment"])  # type: ignore[call-overload, attr-defined]
     try:
         os.execve(command[0], command, environment)
-    except OSError as error:
-        os.write(2, f"cannot start {command[0]}: {error.strerror}\n".encode())
+    except (OSError, ValueError) as error:
+        os.write(2, f"cannot start {command[0]}: {error}\n".encode())
     os._exit(126)
 
 
 def first(asked: dict[str, object], limits: dict[str, int], report: int, uid: int) -> None:
-    """Process 1 of the new namespace."""
+    """Process 1 of the new namespace; without one, the process to which all that the program leaves behind comes."""
     call("prctl", SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    calls, program = bytes.fromhex(str(asked["calls"])), int(asked["program"])  # type: ignore[call-overload]
     try:
         if asked["walls"]:
             new_root(limits, [str(path) for path in asked["views"]])  # type: ignore[attr-defined]
             humbled(uid)
+            filtered(calls)
+        else:
+            call("prctl", SET_SUBREAPER, 1, 0, 0, 0)
+            signal.signal(signal.SIGTERM, lambda *_: (ended(), os._exit(0)))
+            with contextlib.suppress(Unavailable):
+                filtered(calls)
         call("prctl", SET_DUMPABLE, 0, 0, 0, 0)  # nobody attaches to the watcher
-        found = watched(started(asked, limits, report), limits, bool(asked["walls"]))
+        found = watched(started(asked, limits, report, program), limits, bool(asked["walls"]))
     except (Unavailable, OSError) as error:
         found = {"unavailable": str(error)}
+    if not asked["walls"]:
+        ended()
     os.write(report, json.dumps(found).encode())
     os._exit(0)
 
 
 def main() -> None:
     """Build the walls, then be the first process behind them."""
-    asked = json.loads(sys.argv[1])
+    with open(int(sys.argv[1]), encoding="utf-8") as file:
+        asked = json.load(file)
     limits, report, uid = asked["limits"], int(asked["report"]), os.getuid()
     call("prctl", SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     try:
         if asked["walls"]:
             unshared(uid, os.getgid())
+        else:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the child hears it, ends what the program left, and then itself
         child = os.fork()
         if child == 0:
             first(asked, limits, report, uid)

@@ -17,17 +17,20 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 from zoo.errors import ZooError
+from zoo.harness.sandbox.calls import refused_calls
 
 INSIDE = Path(__file__).with_name("inside.py")
 SYSTEM = ("/usr", "/lib", "/lib64", "/bin")
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
 GRACE = 2.0  # seconds behind the inner clock, for building the walls
+# A program may be longer than an argument can be, so it is read from a descriptor, which is closed before it runs.
+STARTER = "with open({}, encoding='utf-8') as _: _ = _.read()\nexec(compile(_, '<string>', 'exec'))"
 
 End = Literal["finished", "time", "memory", "output"]
 
@@ -93,7 +96,8 @@ def run_untrusted(program: str, *, given: str = "", limits: Limits | None = None
 def _interpreter() -> tuple[str, list[str]]:
     """The interpreter outside any virtual environment, and the folders that it needs."""
     base = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
-    paths = [sys.base_prefix, sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), base]
+    own = {"base": sys.base_prefix, "installed_base": sys.base_prefix, "platbase": sys.base_exec_prefix, "installed_platbase": sys.base_exec_prefix}
+    paths = [sys.base_prefix, *(sysconfig.get_path(name, vars=own) for name in ("stdlib", "platstdlib")), base]
     found: list[str] = []
     for path in sorted({os.path.realpath(p) for p in paths if p and Path(p).exists()} | {p for p in SYSTEM if Path(p).exists()}, key=len):
         if path != "/" and not any(path == kept or path.startswith(kept.rstrip("/") + "/") for kept in found):
@@ -101,38 +105,48 @@ def _interpreter() -> tuple[str, list[str]]:
     return base, found
 
 
-def _command(program: str) -> tuple[list[str], list[str]]:
-    base, views = _interpreter()
-    return [base, "-I", "-S", "-c", program], views
+@contextlib.contextmanager
+def _files(program: str, given: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """The program and its input as files that nobody can write to; half a character (a lone surrogate) is the program's own trouble."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in (("program", program), ("given", given)):
+            Path(folder, name).write_bytes(text.encode("utf-8", "surrogatepass"))
+        with Path(folder, "program").open("rb") as code, Path(folder, "given").open("rb") as said:
+            yield code, said
 
 
 def _attempt(program: str, given: str, limits: Limits, *, walls: bool) -> Ran | str:
     """How it ran, or why it could not."""
-    command, views = _command(program)
+    calls = refused_calls(network=walls)
+    if calls is None and walls:
+        return f"the numbers of system calls on {os.uname().machine} are not known"
+    base, views = _interpreter()
     report, theirs = os.pipe()
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as text:
-        text.write(given.encode())
-        text.seek(0)
-        asked = {"command": command, "views": views, "environment": ENVIRONMENT, "walls": walls, "report": theirs, "folder": folder,
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as told, _files(program, given) as (code, text):
+        asked = {"command": [base, "-I", "-S", "-c", STARTER.format(code.fileno())], "views": views, "environment": ENVIRONMENT, "walls": walls,
+                 "report": theirs, "folder": folder, "program": code.fileno(), "calls": (calls or b"").hex(),
                  "limits": {**asdict(limits), "cpu_seconds": limits.cpu_seconds}}  # fmt: skip
+        told.write(json.dumps(asked).encode())
+        told.seek(0)
         began = time.monotonic()
-        process = subprocess.Popen([sys.executable, "-I", "-S", str(INSIDE), json.dumps(asked)], stdin=text, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE, pass_fds=(theirs,), start_new_session=True, env=ENVIRONMENT, cwd=folder)  # fmt: skip
+        process = subprocess.Popen([sys.executable, "-I", "-S", str(INSIDE), str(told.fileno())], stdin=text, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, pass_fds=(theirs, told.fileno(), code.fileno()), start_new_session=True,
+                                   env=ENVIRONMENT, cwd=folder)  # fmt: skip
         os.close(theirs)
         try:
             ended, output, errors = _listened(process, limits)
         finally:
-            _kill(process)
+            _kill(process, gently=not walls)
             said = b"" if process.poll() is None else os.read(report, 4096)
             os.close(report)
     found = json.loads(said) if said else {}
     if "unavailable" in found:
         return str(found["unavailable"])
     ended = found.get("ended", ended if found else "time" if ended == "finished" else ended)
-    code = int(found.get("code", 128 + int(found.get("signal", signal.SIGKILL))))
-    if found.get("signal") in (signal.SIGXCPU, signal.SIGKILL) and ended == "finished":
+    code_number = int(found.get("code", 128 + int(found.get("signal", signal.SIGKILL))))
+    if found.get("signal") == signal.SIGXCPU and ended == "finished":
         ended = "time"
-    return Ran(ended, code, output, errors, time.monotonic() - began)
+    return Ran(ended, code_number, output, errors, time.monotonic() - began)
 
 
 def _listened(process: subprocess.Popen[bytes], limits: Limits) -> tuple[End, str, str]:
@@ -161,8 +175,13 @@ def _listened(process: subprocess.Popen[bytes], limits: Limits) -> tuple[End, st
     return ended, texts[0], texts[1]  # type: ignore[return-value]
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End the whole group; the first process of the namespace dies with its parent, and everything in it with the first."""
+def _kill(process: subprocess.Popen[bytes], *, gently: bool = False) -> None:
+    """End the whole group; the first process of the namespace dies with its parent, and everything in it with the first. Without a namespace
+    the first process is asked, `gently`, to end what has left the group."""
+    with contextlib.suppress(ProcessLookupError, PermissionError, subprocess.TimeoutExpired):
+        if gently:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(GRACE)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -180,13 +199,12 @@ def _plain(program: str, given: str, limits: Limits) -> Ran:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limits.file_bytes, limits.file_bytes))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
-    command, _ = _command(program)
+    base, _ = _interpreter()
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as text:
-        text.write(given.encode())
-        text.seek(0)
+    with tempfile.TemporaryDirectory() as folder, _files(program, given) as (code, text):
+        command = [base, "-I", "-S", "-c", STARTER.format(code.fileno())]
         process = subprocess.Popen(command, stdin=text, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, env=ENVIRONMENT,
-                                   cwd=folder, preexec_fn=limited)  # fmt: skip
+                                   cwd=folder, preexec_fn=limited, pass_fds=(code.fileno(),))  # fmt: skip
         try:
             ended, output, errors = _listened(process, limits)
         finally:
