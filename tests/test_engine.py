@@ -19,8 +19,9 @@ from zoo.components.rollouts.composed import AdaptivePhi
 from zoo.components.rollouts.decoded import RankVerify
 from zoo.components.rollouts.handovers import AtPosition, DivergenceJump
 from zoo.errors import ZooError
-from zoo.harness.engine import ReferenceEngine, decoding_copy
+from zoo.harness.engine import ReferenceEngine
 from zoo.harness.replay import ReplayBuffer, buffer_for
+from zoo.harness.shadow import decoding_copy
 from zoo.tensors import Author, Prompt, Rollout
 
 torch.set_num_threads(1)

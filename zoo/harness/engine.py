@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -34,34 +32,15 @@ from zoo.harness.decode import by_length
 from zoo.harness.endpoint import Question
 from zoo.harness.endpoint.texts import columns_of, written_by
 from zoo.harness.environments import Episodes
-from zoo.harness.pieces import LENGTH_DRAW, FormatPrompt, Heads, Request
+from zoo.harness.pieces import LENGTH_DRAW, FormatPrompt, Heads, Request, requests
 from zoo.harness.replay import ReplayBuffer, concatenate
+from zoo.harness.shadow import decoding_copy, refresh
 from zoo.harness.writers import Writers
 from zoo.seeds import seed_for, uniforms
 from zoo.tensors import Author, Prompt, Rollout
 
 AUTHOR_DRAW = 1 << 16
 TEXT_DRAW, REST_DRAW = AUTHOR_DRAW + 1, LENGTH_DRAW + 1
-
-
-def requests(prompts: Sequence[Prompt], group: int, seed_axes: Sequence[str | int]) -> list[Request]:
-    """`group` responses to each prompt, next to each other. The noise depends on the prompt's id, how often that id came
-    before in this batch, and the place in the group: never on the order or the number of the other prompts."""
-    seen: Counter[str] = Counter()
-    made = []
-    for index, prompt in enumerate(prompts):
-        for member in range(group):
-            made.append(Request(prompt, index, member, seed_for(*seed_axes, prompt.id, seen[prompt.id], member)))
-        seen[prompt.id] += 1
-    return made
-
-
-def decoding_copy(model: Any, dtype: torch.dtype | None) -> Any:
-    """A copy whose parameters have another type. Buffers keep theirs: rotary frequencies in bf16 would misplace every token."""
-    shadow = copy.deepcopy(model).requires_grad_(False)
-    for parameter in shadow.parameters():
-        parameter.data, parameter.grad = parameter.data.to(dtype), None
-    return shadow
 
 
 def left_out(rollout: Rollout, skipped: Sequence[bool]) -> Rollout:
@@ -136,7 +115,7 @@ class ReferenceEngine(Episodes):
         if isinstance(stream, Replay):
             return self._replay(stream, prompts, max_new_tokens, tuple(seed_axes), version, memory, progress)
         if self._shadow is not None and "student" in stream.reads:
-            self._refresh(self._shadow)
+            refresh(self._shadow, self.student)
         wanted, found = requests(prompts, stream.group, seed_axes), {name: (sources or {}).get(name) for name in stream.sources}
         if unlike := [name for name, source in found.items() if source is None or len(source) != len(wanted)]:
             raise ZooError(f"a stream of author '{stream.author}' reads stream '{unlike[0]}' row by row, which must be written before, to the same prompts")
@@ -298,11 +277,3 @@ class ReferenceEngine(Episodes):
         if source == "fresh":
             memory.append(rollout)
         return rollout
-
-    @torch.no_grad()
-    def _refresh(self, shadow: Any) -> None:
-        """Copy the student's weights into its decoding copy, in place, since captured graphs know only these addresses."""
-        for kept, live in zip(shadow.parameters(), self.student.parameters(), strict=True):
-            kept.copy_(live)
-        for kept, live in zip(shadow.buffers(), self.student.buffers(), strict=True):
-            kept.copy_(live)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,6 +32,18 @@ class Request:
     group: int
     member: int
     seed: int
+
+
+def requests(prompts: Sequence[Prompt], group: int, seed_axes: Sequence[str | int]) -> list[Request]:
+    """`group` responses to each prompt, next to each other. The noise depends on the prompt's id, how often that id came
+    before in this batch, and the place in the group: never on the order or the number of the other prompts."""
+    seen: Counter[str] = Counter()
+    made = []
+    for index, prompt in enumerate(prompts):
+        for member in range(group):
+            made.append(Request(prompt, index, member, seed_for(*seed_axes, prompt.id, seen[prompt.id], member)))
+        seen[prompt.id] += 1
+    return made
 
 
 class Pieces:

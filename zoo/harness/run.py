@@ -23,14 +23,14 @@ from zoo.errors import ZooError
 from zoo.harness.cell import make_trainer
 from zoo.harness.checkpoint import restore, save
 from zoo.harness.comparison import Comparison
-from zoo.harness.engine import decoding_copy
 from zoo.harness.evaluate import evaluate, lm_eval_version
-from zoo.harness.models import LoadedPair, load_pair, load_pair_spec
+from zoo.harness.models import LoadedPair, PairSpec, load_pair, load_pair_spec
 from zoo.harness.parallel import Processes, start_processes
 from zoo.harness.plan import DONE, Cell, Place, ended, make_plan, trains
 from zoo.harness.report import progress_of
 from zoo.harness.run_record import first_line, log_folder, run_payload, write_logs
 from zoo.harness.sandbox import run_untrusted
+from zoo.harness.shadow import decoding_copy
 from zoo.harness.sources import local_folder, note_of
 from zoo.harness.suites import load_suite, suite_digest
 from zoo.harness.train import Diverged, Trainer
