@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
-from zoo import advantage_rules, alignment_rules, asked_rules, context_rules, movement_rules, placement, turn_rules
+from zoo import advantage_rules, alignment_rules, asked_rules, context_rules, explore_rules, movement_rules, placement, turn_rules
 from zoo.components.base import extremes
 from zoo.components.divergences import K1, K3, Divergence, FDivergence, ReverseKL, SkewReverseKL
 from zoo.components.ratios import Shaped
@@ -238,7 +238,7 @@ NAMES = (reserved_names, unknown_names, placement.reward_parts, *context_rules.N
 RULES: tuple[Callable[[Any], Messages], ...] = (
     black_box_probabilities, sampled_divergence, whole_vocabulary, truncated_mass, null_advantage, *advantage_rules.RULES, foreign_tokens,
     idle_ratio, spread_candidates, zero_signal, chained_targets, unused_parts, warped_sampling, labelled_k3, *placement.RULES, *context_rules.RULES,
-    *movement_rules.RULES, *asked_rules.RULES, *alignment_rules.RULES, *turn_rules.RULES,
+    *movement_rules.RULES, *asked_rules.RULES, *alignment_rules.RULES, *turn_rules.RULES, *explore_rules.RULES,
 )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from zoo.components.terms.direct import DivergenceTerm
 from zoo.components.terms.representation import RepresentationTerm
 from zoo.context_rules import read_streams
 from zoo.entry import MethodEntry
-from zoo.statistics import Paired, Statistic, TokenContext, View
+from zoo.statistics import Explored, Paired, Statistic, TokenContext, View
 from zoo.views import Mix
 
 BEHAVIOUR = "behaviour"
@@ -169,7 +169,7 @@ def annotate(statistics: Sequence[Statistic], view: View, mask_BT: Tensor, chunk
     if not statistics:
         return
     place_N = mask_BT.flatten().nonzero()[:, 0][chunk]
-    for statistic in statistics:
+    for statistic in (s for s in statistics if not isinstance(s, Explored)):
         value_N = statistic.compute(view).detach()
         column_BT = columns.setdefault(statistic, torch.zeros(mask_BT.shape, dtype=value_N.dtype, device=mask_BT.device))
         column_BT.view(-1)[place_N] = value_N

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -148,6 +148,25 @@ class Value:
 
     def compute(self, view: View) -> Tensor:
         return view.value_N(self.learner)
+
+
+@dataclass(frozen=True)
+class Explored:
+    """A column about texts that go on otherwise than the written one, at the tokens that the gate `within` keeps, 0 elsewhere.
+
+    No view of the written tokens shows it: who can run the models fills it in once all other columns stand. `rule` is the gate as text.
+    """
+
+    teacher: str
+    rule: str
+    within: Any = field(compare=False)
+
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        return (self.teacher, "student")
+
+    def compute(self, view: View) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} is no function of the written tokens")
 
 
 @dataclass(frozen=True)

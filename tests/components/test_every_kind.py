@@ -10,6 +10,7 @@ import pytest
 from zoo.components.base import kinds, slots
 
 from . import (
+    test_ahead,
     test_alignments,
     test_answers,
     test_asked,
@@ -39,14 +40,14 @@ TESTED: dict[str, Mapping[str, Any]] = {
     "credit": test_credits.REFERENCES,
     "divergence": {**test_divergences.REFERENCES, "sinkhorn": test_alignments.test_sinkhorn_against_plain_numpy},
     "environment": test_turns.ENVIRONMENTS,
-    "gate": {**test_signals.GATES, **test_gates.REFERENCES, **test_turns.GATES},
+    "gate": {**test_ahead.GATES, **test_signals.GATES, **test_gates.REFERENCES, **test_turns.GATES},
     "learner": test_plain.REFERENCES["learner"],
     "mass": test_supports.MASSES,
     "measure": test_measures.REFERENCES,
     "preference": test_losses.PREFERENCES,
     "ratio": test_losses.RATIOS,
     "reduce": test_losses.REDUCES,
-    "reward": {**test_signals.REWARDS, **test_answers.REFERENCES, **test_asked.REFERENCES, **test_turns.REWARDS},
+    "reward": {**test_ahead.REWARDS, **test_signals.REWARDS, **test_answers.REFERENCES, **test_asked.REFERENCES, **test_turns.REWARDS},
     "routing": test_losses.ROUTINGS,
     "schedule": {**test_losses.SCHEDULES, **test_schedules.REFERENCES},
     "shaping": test_signals.SHAPINGS,

@@ -57,6 +57,8 @@ class Bank:
     values: dict[str, Any] = field(default_factory=dict)
     projectors: dict[str, Any] = field(default_factory=dict)
     scored_tokens: int = 0
+    explored_tokens: int = 0  # written by any model for columns alone
+    writers: Any = None  # of zoo.harness.explore
     discriminators: dict[str, Any] = field(default_factory=dict)
     endpoints: dict[str, Any] = field(default_factory=dict)
     _vocabularies: dict[str, Vocabularies] = field(default_factory=dict)

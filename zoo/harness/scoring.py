@@ -21,6 +21,7 @@ from zoo.harness.alignment import Foreign, paired
 from zoo.harness.asked import Asking
 from zoo.harness.bank import LABELS, MIX, Bank, ScorerKey, bank_for, response_hidden
 from zoo.harness.contexts import TaskJudge, absent, made_prompts
+from zoo.harness.explore import explored
 from zoo.harness.labels import labels_N, point_mass
 from zoo.harness.models import LoadedPair
 from zoo.harness.turns import rewards_of_turns
@@ -113,7 +114,8 @@ def score(
     hidden = hidden_states(bank, [*(method.annotation_scorers(stream) if statistics else ()), *kept], rollout)
     columns = columns_of(statistics, method, bank, rollout, hidden)
     turns = {name: rewards_of_turns(bank.judge, rollout, reward) for name, reward in method.turn_rewards(stream).items()}
-    return Scored(TokenContext(rollout, columns, rewards, total, absent, turns), {name: hidden[name] for name in kept}, version)
+    context = explored(method, bank, stream, TokenContext(rollout, columns, rewards, total, absent, turns), hidden)
+    return Scored(context, {name: hidden[name] for name in kept}, version)
 
 
 def in_context(method: Method, bank: Bank, stream: str, rollout: Rollout, others: Mapping[str, Rollout]) -> tuple[Rollout, dict[str, Tensor]]:

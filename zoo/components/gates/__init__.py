@@ -1,6 +1,7 @@
 """Gates: which tokens a term acts on. Computed without gradient, after the advantage; a gated token keeps its place in the
 denominator unless the term's reduction says `over: kept`."""
 
+from zoo.components.gates.ahead import ContinuationMatch, FutureGap
 from zoo.components.gates.base import Gate, Threshold
 from zoo.components.gates.chosen import Acceptance, ChangePoint, ClassBalance, Finished, TokenSet
 from zoo.components.gates.measured import MeasureThreshold, Quantile, Share
@@ -14,7 +15,9 @@ __all__ = [
     "AuthorGate",
     "ChangePoint",
     "ClassBalance",
+    "ContinuationMatch",
     "Finished",
+    "FutureGap",
     "Gate",
     "Hysteresis",
     "MeasureThreshold",

@@ -1,5 +1,6 @@
 """Rewards: named feedback, per token (a contrast of scorers) or per sequence (a verifier, a rule, a sum of others)."""
 
+from zoo.components.rewards.ahead import Lookahead, OneAhead
 from zoo.components.rewards.answers import Budget, CosineLength, Overlong, Structure, Sum, Verified, Verifier
 from zoo.components.rewards.asked import Asked, Consensus, Judge, Learned, Match, RewardModel, UnitTests
 from zoo.components.rewards.base import Answered, Reward, SequenceReward, measured_in_order, on_last
@@ -17,7 +18,9 @@ __all__ = [
     "CosineLength",
     "Judge",
     "Learned",
+    "Lookahead",
     "Match",
+    "OneAhead",
     "Overlong",
     "Reward",
     "RewardModel",
