@@ -17,11 +17,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.golden.fixture import TOP_K, Fixture, crowd, six_tokens
+from tests.golden.fixture import ROLES, TOP_K, Fixture, crowd, dialogues, six_tokens
 from tests.golden.fixture import Stream as GoldenStream
 from tests.golden.loss import Reference
+from tests.golden.reference_outcome_policy import mark
+from tests.golden_contexts import MODELS_IN_CONTEXT, STREAMS_IN_CONTEXT, absent_of
 from zoo.components.base import Slot, Strict
-from zoo.components.rollouts import Corpus, Dataset, Mixture, Prefix, Stream, Teacher
+from zoo.components.rewards import Consensus, Overlong, Structure, Verifier
+from zoo.components.rewards.asked import Asked
+from zoo.components.rewards.base import Answered
+from zoo.components.rollouts import Corpus, Dataset, Interleaved, Mixture, Prefix, Stream, Student, Teacher
 from zoo.components.teachers import Composite
 from zoo.entry import MethodEntry
 from zoo.entry.loading import SHORT, expand
@@ -32,7 +37,7 @@ from zoo.tensors import Author, Prompt, Rollout
 from zoo.views import LogitView
 from zoo.yamlio import load_model
 
-SIX, CROWD = six_tokens(), crowd()
+SIX, CROWD, DIALOGUES = six_tokens(), crowd(), dialogues()
 RELATIVE = 1e-6  # scales are float32 by design
 FILES = {file.stem: file for file in (data_root() / "registry" / "methods").rglob("*.yaml")}
 
@@ -44,6 +49,8 @@ STREAMS: dict[str, dict[str, str]] = {
     "lightning_opd": {"main": "main"},
     "state_view_continuation": {"main": "theirs"},
     "self_eval_opd": {"labelled": "data"},
+    "dagger_llm": {"relabelled": "main"},
+    **STREAMS_IN_CONTEXT,
 }
 PEERS = {"right": "right", "wrong": "wrong"}
 MODELS: dict[str, dict[str, str]] = {
@@ -59,6 +66,9 @@ MODELS: dict[str, dict[str, str]] = {
     "tts_spec": {"before": "old"},
     "decomposed_opd": {"teacher_blind": "teacher_blind", "student_blind": "blind"},
     "npd": {"teacher_bare": "teacher_blind", "student_bare": "blind"},
+    "aligndistil": {"good": "teacher", "bad": "base"},
+    "supercorrect": {"stage_one": "reference"},
+    **MODELS_IN_CONTEXT,
 }
 
 
@@ -152,6 +162,8 @@ def behaviour_logp(stream: Stream, data: GoldenStream) -> np.ndarray[Any, Any]:
     if isinstance(stream, Prefix) and stream.supervise == "all":
         given = isinstance(stream.of, Dataset | Corpus)
         return np.where(data.given_BT, math.nan if given else data.sampled("teacher"), data.sampled("old"))
+    if isinstance(stream, Student) and stream.context is not None:
+        return data.sampled("self")
     return data.sampled("teacher" if isinstance(stream, Teacher) else "reference" if stream.reuse.refresh_every > 1 else "old")
 
 
@@ -163,7 +175,12 @@ def authors_of(stream: Stream, data: GoldenStream) -> np.ndarray[Any, Any]:
     shape = data.mask_BT.shape
     if isinstance(stream, Prefix) and stream.supervise == "all":
         return np.where(data.given_BT, int(AUTHORS.get(type(stream.of), Author.STUDENT)), int(Author.STUDENT))
-    return np.full(shape, int(AUTHORS.get(type(stream), Author.STUDENT)))
+    author_BT = np.full(shape, int(AUTHORS.get(type(stream), Author.STUDENT)))
+    if isinstance(stream, Mixture) and stream.per == "group_member":  # the last member of each group is the teacher's
+        author_BT[[int(np.flatnonzero(data.group_B == group)[-1]) for group in np.unique(data.group_B)]] = int(Author.TEACHER)
+    if isinstance(stream, Interleaved):  # the teacher wrote where its favourite is not the student's
+        author_BT[data.logp("old").argmax(-1) != data.logp("teacher").argmax(-1)] = int(Author.TEACHER)
+    return author_BT if data.role_BT is None else np.where(data.role_BT == ROLES.index("reply"), int(Author.ENVIRONMENT), author_BT)
 
 
 def rollout_of(stream: Stream, data: GoldenStream) -> Rollout:
@@ -178,8 +195,24 @@ def rollout_of(stream: Stream, data: GoldenStream) -> Rollout:
         behaviour_logp_BT=torch.from_numpy(behaviour_logp(stream, data)),
         student_logp_BT=torch.from_numpy(np.full((rows, width), math.nan) if given else data.sampled("old")),
         group_B=torch.from_numpy(data.group_B),
-        finished_B=torch.ones(rows, dtype=torch.bool),
+        finished_B=torch.ones(rows, dtype=torch.bool) if data.finished_B is None else torch.from_numpy(data.finished_B),
+        turn_BT=None if data.turn_BT is None else torch.from_numpy(data.turn_BT),
+        role_BT=None if data.role_BT is None else torch.from_numpy(data.role_BT),
     )
+
+
+def rewards_of(method: Method, name: str, data: GoldenStream, rollout: Rollout) -> dict[str, Tensor]:
+    """The sequence rewards of a stream: the verdict on an answer, another rule's, what judges say, each its own, and what is made of these."""
+    values: dict[str, Tensor] = {}
+    asked = [own for own, reward in method.sequence_rewards(name).items() if isinstance(reward, Asked) and not isinstance(reward, Consensus)]
+    finished = rollout.finished_B.tolist()
+    answers = [Answered("", int(tokens), ended) for tokens, ended in zip(data.mask_BT.sum(axis=1), finished, strict=True)]
+    for own, reward in method.sequence_rewards(name).items():
+        given_B = data.reward_B if isinstance(reward, Consensus) or (isinstance(reward, Verifier) and reward.check == "answer") else data.shape_B
+        given_B = mark(data, asked.index(own)) if own in asked else given_B
+        counted = isinstance(reward, Overlong) or (isinstance(reward, Structure) and reward.at_least is not None)
+        values[own] = reward.measure(answers, values, lambda _: torch.zeros(0)) if counted or reward.reads() else torch.from_numpy(given_B)
+    return values
 
 
 def view_of(method: Method, data: GoldenStream, student_BTV: Tensor, chunk: slice) -> tuple[LogitView, Tensor]:
@@ -204,7 +237,7 @@ def context_of(method: Method, name: str, data: GoldenStream) -> TokenContext:
     rollout, columns = rollout_of(method.entry.rollouts[name], data), dict[Statistic, Tensor]()
     view, _ = view_of(method, data, torch.from_numpy(data.logits["old"]), slice(None))
     annotate(method.statistics(name), view, rollout.mask_BT, slice(None), columns)
-    return TokenContext(rollout, columns, {reward: torch.from_numpy(data.reward_B) for reward in method.verifiers(name)})
+    return TokenContext(rollout, columns, rewards_of(method, name, data, rollout), absent=absent_of(method.entry, data))
 
 
 def evaluate(entry: MethodEntry, fixture: Fixture, chunk: int = 6, progress: float = 0.0, measured: Mapping[Any, float] | None = None) -> Result:

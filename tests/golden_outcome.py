@@ -7,7 +7,8 @@ from typing import Literal
 
 from tests import golden_hidden
 from tests.golden.list_opd import CROWDED
-from tests.golden_kit import CROWD, as_written, assert_equal, load
+from tests.golden.list_turns import TURNED
+from tests.golden_kit import CROWD, DIALOGUES, as_written, assert_equal, load
 from tests.test_golden import PENDING, REFERENCES, test_entry_has_the_gradient_and_the_value_of_its_card
 from zoo.entry import MethodEntry
 
@@ -43,9 +44,6 @@ AWAITED: dict[str, str] = {
         "it waits for its entry": """
         lgr safesteer dskd
         """,
-        "the six tokens have no turns yet": """
-        sod tcod step_opsd cei skill_sd dagger_llm hypereyes tt_opd
-        """,
     }.items()
     for name in names.split()
 }
@@ -57,7 +55,13 @@ def crowded(name: str) -> None:
     assert_equal(entry, CROWDED[name], as_written(entry, CROWD))
 
 
-ELSEWHERE: dict[str, Callable[[str], None]] = {**dict.fromkeys(CROWDED, crowded), "oprd": golden_hidden.compare}
+def turned(name: str) -> None:
+    """An agent's entry, on dialogues."""
+    entry = load(name)
+    assert_equal(entry, TURNED[name], as_written(entry, DIALOGUES))
+
+
+ELSEWHERE: dict[str, Callable[[str], None]] = {**dict.fromkeys(CROWDED, crowded), **dict.fromkeys(TURNED, turned), "oprd": golden_hidden.compare}
 
 
 def comparison(name: str) -> Callable[[str], None] | None:

@@ -44,6 +44,7 @@ Terms = dict[str, float]
 Loss = Callable[[Mapping[str, Array]], Terms]  # student logits by stream -> the loss term by term, coefficients included
 
 VOCABULARY = 7
+ROLES = ("text", "call", "answer", "reply")
 TOP_K = 3
 MODELS = ("student", "old", "reference", "self", "teacher")
 FURTHER = {  # the model each is near, and the scale of its own noise
@@ -68,6 +69,7 @@ class Stream:
     `gold_BT` holds the given answer's token of each index, whatever was written there; `value_BT` a learned value of each state.
     `uniform_BT` and `seed_BT` are random numbers of each token, in [0, 1) and of 64 bits: those that an entry draws for the tokens of `main`
     (they follow the tokens), so that what it does with a draw can be compared. Other streams draw nothing.
+    `turn_BT` and `role_BT` (`ROLES`) are those of dialogues, `finished_B` says whose text ended by itself: all of them where none is given.
     """
 
     logits: Mapping[str, Array]
@@ -79,6 +81,14 @@ class Stream:
     value_BT: Array
     uniform_BT: Array = field(default_factory=lambda: np.zeros((2, 4)))
     seed_BT: Ids = field(default_factory=lambda: np.zeros((2, 4), dtype=np.int64))
+    turn_BT: Ids | None = None
+    role_BT: Ids | None = None
+    finished_B: Mask | None = None
+
+    @property
+    def shape_B(self) -> Array:
+        """What a second rule than the verifier's says of each answer: every third one, from the second on, breaks it."""
+        return np.asarray(np.arange(len(self.reward_B)) % 3 != 1, dtype=np.float64)
 
     @property
     def given_BT(self) -> Mask:
@@ -191,3 +201,34 @@ def crowd() -> Fixture:
         seed_BT=np.zeros((8, 4), dtype=np.int64),
     )
     return six.with_stream("main", main)
+
+
+# Six dialogues: text, call and answer of the student, reply of the environment, which nobody learns. A reply belongs to the turn that it answers.
+WORDS = ("ttcrtaa-", "tcrrcrta", "tta-----", "crtttc--", "tcrta---", "crrctraa")
+TURNS = ("0000111-", "00001122", "000-----", "001111--", "00011---", "00011122")
+
+
+def dialogues() -> Fixture:
+    """`main` as six dialogues of one to three turns, two of one prompt and four of another; one of them was cut."""
+    many = crowd()["main"]
+    rows = np.arange(len(WORDS))
+
+    def doubled(value: np.ndarray) -> np.ndarray:
+        return np.concatenate([value[rows], value[(rows + 3) % 8]], axis=1)
+
+    letter_BT = np.array([list(word) for word in WORDS])
+    main = Stream(
+        logits={model: doubled(values) for model, values in many.logits.items()},
+        response_BT=doubled(many.response_BT),
+        mask_BT=(letter_BT != "-") & (letter_BT != "r"),
+        group_B=np.array([0, 0, 1, 1, 1, 1]),
+        reward_B=np.array([1.0, 0.0, 0.0, 0.0, 1.0, 1.0]),
+        gold_BT=doubled(many.gold_BT),
+        value_BT=doubled(many.value_BT),
+        uniform_BT=np.zeros(letter_BT.shape),
+        seed_BT=np.zeros(letter_BT.shape, dtype=np.int64),
+        turn_BT=np.array([[int(turn) if turn != "-" else 0 for turn in row] for row in TURNS]),
+        role_BT=np.array([["tcar".index(letter) if letter != "-" else 0 for letter in row] for row in letter_BT]),
+        finished_B=np.arange(len(WORDS)) != 3,
+    )
+    return six_tokens().with_stream("main", main)
