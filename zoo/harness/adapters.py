@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,6 +49,25 @@ def detach(model: Any) -> bool:
             setattr(parent, name.rpartition(".")[2], base)
             found = True
     return found
+
+
+def merged(model: Any, folder: Path, where: str) -> Any:
+    """A model with the low-rank modules of a folder (as peft saves them, in safetensors) added into its weights. `where` begins messages.
+
+    Raises:
+        ZooError: peft is not installed, the modules are missing, or they are another model's.
+    """
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ZooError(f"{where}: no adapter_model.safetensors at {folder}; check the path")
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise ZooError(f"{where} has an adapter, which needs peft: pip install 'opd-zoo[peft]'") from None
+    try:
+        return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    except Exception as error:
+        line = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        raise ZooError(f"{where}: the adapter at {folder} does not fit ({line.rstrip('.:')}); is it another model's?") from None
 
 
 def learner_model(spec: Peer | TeacherAdapter, pair: LoadedPair, name: str) -> Any:

@@ -250,12 +250,13 @@ def update(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, batch: Seq
     return float(sum(loss.detach() for loss in losses))
 
 
-def summed_loss(model: LlamaForCausalLM, examples: Sequence[Example]) -> Tensor:
+def summed_loss(model: Any, examples: Sequence[Example]) -> Tensor:
     """Cross-entropy summed over the response tokens of some examples."""
     longest = max(len(prompt) + len(response) for prompt, response in examples)
     pad = int(model.config.pad_token_id or 0)
-    rows = torch.tensor([(p + r + [pad] * longest)[:longest] for p, r in examples])
-    targets = torch.tensor([([-100] * len(p) + r + [-100] * longest)[1:longest] for p, r in examples])
+    device = next(model.parameters()).device
+    rows = torch.tensor([(p + r + [pad] * longest)[:longest] for p, r in examples], device=device)
+    targets = torch.tensor([([-100] * len(p) + r + [-100] * longest)[1:longest] for p, r in examples], device=device)
     # Padding stands on the right, so causal attention alone keeps it out of every supervised position.
     logits_BTV = model(input_ids=rows[:, :-1]).logits
     return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets.flatten(), reduction="sum")

@@ -14,31 +14,17 @@ from pydantic import Field, model_validator
 
 from zoo.components.base import ABSENT, PLAIN, Context, Strict
 from zoo.errors import ZooError, suggest
-from zoo.harness.adapters import detach
+from zoo.harness.adapters import detach, merged
 from zoo.harness.classifier import Classifier, load_classifier
 from zoo.harness.endpoint import Endpoint, EndpointSource
-from zoo.paths import declared, shipped_model
+from zoo.harness.sources import ModelSource, location
+from zoo.paths import declared
 from zoo.tasks import Task, make_task
 from zoo.tensors import Prompt
 from zoo.yamlio import load_model
 
 # Configuration fields of models whose logits are not the head's output alone (Gemma 2, Cohere, Granite).
 AFTER_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-
-
-class ModelSource(Strict):
-    """Where weights come from: `shipped` (a folder inside the package, `PAIR/MODEL` for another pair's), a `path`, or a `hub` id with its revision."""
-
-    shipped: str | None = None
-    path: str | None = None
-    hub: str | None = None
-    revision: str | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> ModelSource:
-        if sum(x is not None for x in (self.shipped, self.path, self.hub)) != 1:
-            raise ValueError("give exactly one of shipped, path, hub")
-        return self
 
 
 class TaskSource(Strict):
@@ -185,7 +171,7 @@ def load_pair(
     tokenizer = _load_tokenizer(spec, "student", spec.student, paths, rows["student"], trust_remote_code)
     others = {name: _load_tokenizer(spec, name, source, paths, rows[name], trust_remote_code) for name, source in spec.teachers.items()}
     alike = [name for name, other in others.items() if other.get_vocab() == tokenizer.get_vocab()]
-    stops = _stop_ids(student, tokenizer)
+    stops = stop_ids_of(student, tokenizer)
     return LoadedPair(
         spec=spec,
         student=student,
@@ -211,14 +197,7 @@ def refuse_stray_paths(spec: PairSpec, paths: Mapping[str, Path]) -> None:
 
 
 def _location(spec: PairSpec, name: str, source: ModelSource, paths: Mapping[str, Path]) -> tuple[str, dict[str, Any]]:
-    if name in paths or source.path or source.shipped:
-        shipped = shipped_model(spec.id, str(source.shipped))
-        folder = Path(paths[name]) if name in paths else Path(source.path) if source.path else shipped
-        if not (folder / "config.json").is_file():
-            hint = f"run `zoo pairs build {spec.id}`" if folder == shipped else "check the path"
-            raise ZooError(f"pair '{spec.id}': {name} is missing at {folder} (no config.json); {hint}")
-        return str(folder), {}
-    return str(source.hub), {"revision": source.revision or "main"}
+    return location(spec.id, name, source, spec.student, paths)
 
 
 def _load_model(
@@ -229,7 +208,7 @@ def _load_model(
     where, kwargs = _location(spec, name, source, paths)
     options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, "trust_remote_code": trust_remote_code, **kwargs}
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **options)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(where, dtype=dtype if source.adapter is None else torch.float32, **options)
     except Exception as error:
         raise _unloadable(spec, name, source, paths, _first_line(error)) from None
     model, report = loaded
@@ -240,6 +219,8 @@ def _load_model(
         raise ZooError(f"pair '{spec.id}': {name} at {where} changes its logits after the head ({scaled[0]}), which scoring in chunks does not do; "
                        "choose a model without it")  # fmt: skip
     model.generation_config.do_sample = False
+    if source.adapter is not None:
+        model = merged(model, source.adapter.at(spec.id), f"pair '{spec.id}': {name}").to(dtype)
     model = model.eval().to(device)
     model.requires_grad_(name == "student")
     return model
@@ -272,7 +253,8 @@ def _unloadable(spec: PairSpec, name: str, source: ModelSource, paths: Mapping[s
     return ZooError(f"pair '{spec.id}': cannot load {name} from {where} ({reason.rstrip('.:')}); {remedy}")
 
 
-def _stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+def stop_ids_of(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """The tokens that end an answer of a model."""
     named = model.generation_config.eos_token_id
     ids = [*(named if isinstance(named, list) else [named]), tokenizer.eos_token_id]
     # The tokenizer's own stop token comes first: it is the one that ends given texts.

@@ -16,8 +16,8 @@ from zoo.harness.checkpoint import load_state
 from zoo.harness.comparison import Comparison, settings_that_matter
 from zoo.harness.models import PairSpec, load_pair_spec, refuse_stray_paths
 from zoo.harness.prompts import prompts_written
+from zoo.harness.sources import ModelSource, local_folder
 from zoo.harness.suites import load_suite, suite_digest
-from zoo.paths import shipped_model
 from zoo.records import Record, load_records, run_key
 
 DONE: tuple[Literal["success"], Literal["diverged"]] = ("success", "diverged")
@@ -176,16 +176,22 @@ def shown(spec: PairSpec, entry: MethodEntry) -> dict[str, Any]:
 
 
 def weights_digest(spec: PairSpec, name: str, place: Place) -> str:
-    """Hub id and revision, or the sha256 of the local weights with their configuration and tokenizer."""
+    """Hub id and revision, or the sha256 of the local weights with their configuration and tokenizer; an adapter's files behind them."""
     source = spec.student if name == "student" else spec.teachers[name]
-    folder = place.pair_paths.get(name) or (Path(source.path) if source.path else shipped_model(spec.id, source.shipped) if source.shipped else None)
-    if folder is None:
-        return f"{source.hub}@{source.revision or 'main'}"
-    files = sorted(Path(folder).glob("*.safetensors"))
+    at, base = ("student", spec.student) if source.of is not None and name not in place.pair_paths else (name, source)
+    folder = local_folder(spec.id, at, base, place.pair_paths)
+    digests = [f"{base.hub}@{base.revision or 'main'}" if folder is None else _files_digest(spec, name, folder, source)]
+    if source.adapter is not None:
+        digests.append(_files_digest(spec, name, source.adapter.at(spec.id), source))
+    return "+".join(digests)
+
+
+def _files_digest(spec: PairSpec, name: str, folder: Path, source: ModelSource) -> str:
+    files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ZooError(f"pair '{spec.id}': no weights for {name} at {folder}; " + (f"run `zoo pairs build {spec.id}`" if source.shipped else "check the path"))
     digest = hashlib.sha256()
-    for file in [*files, *sorted(Path(folder).glob("*.json")), *sorted(Path(folder).glob("*.jinja"))]:
+    for file in [*files, *sorted(folder.glob("*.json")), *sorted(folder.glob("*.jinja"))]:
         with file.open("rb") as handle:
             while block := handle.read(1 << 22):
                 digest.update(block)

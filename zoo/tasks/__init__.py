@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -30,13 +31,13 @@ class Task(Protocol):
 
 
 def make_task(kind: str, folder: Path | None = None, hub: str | None = None) -> Task:
-    """The task of a pair: `micro` (made by us, needs no data) or `gsm8k` (read from `folder`, else from the hub's data set)."""
+    """The task of a pair: `micro` or `chores` (made by us, need no data) or `gsm8k` (read from `folder`, else from the hub's data set)."""
+    from zoo.tasks.chores import ChoresTask
     from zoo.tasks.gsm8k import HUB
     from zoo.tasks.gsm8k_feedback import Gsm8kWithFeedback
     from zoo.tasks.micro import MicroTask
 
-    if kind == "micro":
-        return MicroTask()
-    if kind == "gsm8k":
-        return Gsm8kWithFeedback(folder, hub or HUB)
-    raise ZooError(f"no task '{kind}'{suggest(kind, ('micro', 'gsm8k'))}")
+    made: dict[str, Callable[[], Task]] = {"micro": MicroTask, "chores": ChoresTask, "gsm8k": lambda: Gsm8kWithFeedback(folder, hub or HUB)}
+    if kind not in made:
+        raise ZooError(f"no task '{kind}'{suggest(kind, made)}")
+    return made[kind]()
