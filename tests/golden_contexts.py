@@ -1,0 +1,42 @@
+"""Self-distillation on the six tokens: which streams play texts in a context, and whom a context leaves without anything to show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from tests.golden.fixture import Stream
+from tests.golden.numerics import Mask
+from tests.golden.reference_self_direct import alone
+from zoo.entry import MethodEntry
+
+
+# As `STREAMS` and `MODELS` of the kit: texts that are read, or written, in a context are played by streams of their own.
+STREAMS_IN_CONTEXT: dict[str, dict[str, str]] = {
+    "gates": {"tutor": "theirs"},
+    "hdpo": {"hinted": "theirs"},
+    "pi_distill": {"told": "main", "seen": "theirs"},
+    "pbsd": {"told": "theirs", "own": "main"},
+    "rltf_sd": {"reread": "theirs", "second": "data"},
+    "x_opd": {"heard": "theirs"},
+    "rft": {"main": "main"},
+    "star": {"main": "main", "hinted": "theirs"},
+    "sdzero": {"revised": "main", "reread": "theirs"},
+}
+MODELS_IN_CONTEXT: dict[str, dict[str, str]] = {"dail": {"shortcut": "wrong"}}
+
+
+def content(stream: Stream) -> Mask:
+    """Right answers, to which a user says nothing."""
+    return stream.reward_B > 0.5
+
+
+# Whom the teacher `self` of an entry has nothing to show.
+LACKING: dict[str, Callable[[Stream], Mask]] = {"sdpo": alone, "srpo": alone, "ssopd": alone, "sdpo_user": content}
+
+
+def absent_of(entry: MethodEntry, data: Stream) -> dict[str, Tensor]:
+    """Sequences that a scorer leaves out, by scorer."""
+    return {"self": torch.from_numpy(LACKING[entry.id](data))} if entry.id in LACKING else {}
