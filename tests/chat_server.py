@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +19,10 @@ from zoo.harness.models import LoadedPair
 from zoo.harness.writers import Decoder
 
 Reply = Callable[[dict[str, Any]], str]
+BODIES = {
+    "no json": b"<html>busy</html>", "null": b"null", "a list": b"[1, 2]", "NaN": b"NaN", "nested": b"[" * 100_000, "nothing": b"",
+    "no utf-8": b'{"id": "\xff\xfe"}', "an error": b'{"error": {"message": "quota"}}', "an event": b"data: {}\n\n",
+}  # fmt: skip
 
 
 @dataclass
@@ -29,6 +35,7 @@ class Chat:
     together: int = 0
     most_together: int = 0
     url: str = ""
+    elsewhere: str = ""
 
     def mode(self) -> str:
         return self.modes.pop(0) if len(self.modes) > 1 else self.modes[0]
@@ -51,10 +58,12 @@ def speaks_for(pair: LoadedPair, name: str = "teacher", lock: threading.Lock | N
 
 def answer(chat: Chat, body: dict[str, Any], mode: str) -> tuple[int, bytes]:
     """Status and body of one response."""
+    if mode.startswith("wait "):
+        return 429, b"{}"
     if mode in ("429", "500", "503", "401", "400"):
         return int(mode), json.dumps({"error": {"message": f"mode {mode}"}}).encode()
-    if mode == "no json":
-        return 200, b"<html>busy</html>"
+    if mode in BODIES:
+        return 200, BODIES[mode]
     text = chat.reply(body)
     said: dict[str, Any] = {
         "id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
@@ -71,6 +80,12 @@ def answer(chat: Chat, body: dict[str, Any], mode: str) -> tuple[int, bytes]:
         said["choices"][0]["message"]["content"] = "x" * 100_000
     elif mode == "lies about usage":
         said["usage"] = {"prompt_tokens": -5, "completion_tokens": 0, "total_tokens": -5}
+    elif mode in ("endless tokens", "half a character", "parts", "bare choices"):
+        said["usage"]["completion_tokens"] = 10**30 if mode == "endless tokens" else 5
+        said["choices"][0]["message"]["content"] = {"half a character": "\ud800", "parts": [{"type": "text", "text": text}]}.get(mode, text)
+        said["choices"] = ["a"] if mode == "bare choices" else said["choices"]
+    elif mode in ("usage NaN", "usage none", "usage in words"):
+        said["usage"] = {"usage NaN": {"prompt_tokens": math.nan, "completion_tokens": math.nan}, "usage none": None, "usage in words": "lots"}[mode]
     elif mode == "other model":
         said["model"] = "another"
     elif mode == "repeats":
@@ -99,8 +114,21 @@ def serving(chat: Chat) -> Iterator[Chat]:
                 if mode == "hangs up":
                     self.connection.close()
                     return
+                if mode == "flood":
+                    self.send_response(200)
+                    self.end_headers()
+                    for _ in range(4096):
+                        self.wfile.write(b" " * (1 << 16))
+                    return
                 status, said = answer(chat, body, mode)
-                self.send_response(status)
+                self.send_response(307 if mode == "elsewhere" else status)
+                if mode == "elsewhere":
+                    self.send_header("Location", chat.elsewhere)
+                if mode == "compressed":
+                    self.send_header("Content-Encoding", "gzip")
+                    said = gzip.compress(said)
+                if mode.startswith("wait "):
+                    self.send_header("Retry-After", mode[5:])
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(said)))
                 self.end_headers()

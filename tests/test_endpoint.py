@@ -62,7 +62,13 @@ def test_what_was_asked_once_is_kept(chat: Chat, tmp_path: Path) -> None:
     assert len(chat.asked) == 4, "a damaged file counts as none"
 
 
-@pytest.mark.parametrize("mode", ["429", "500", "503", "no json", "no choices", "no text", "other shape", "endless", "hangs up"])
+MISBEHAVING = [
+    "429", "500", "503", "no json", "no choices", "no text", "other shape", "endless", "hangs up", "null", "a list", "NaN", "nested", "nothing",
+    "no utf-8", "an error", "an event", "half a character", "parts", "bare choices", "flood", "compressed", "wait nan", "wait -5", "wait soon",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", MISBEHAVING)
 def test_a_failure_that_may_pass_is_tried_again(chat: Chat, tmp_path: Path, mode: str) -> None:
     chat.modes = [mode, "good"]
     asked = endpoint(chat, tmp_path)
@@ -127,7 +133,7 @@ def test_lies_about_usage_are_not_believed(chat: Chat, tmp_path: Path) -> None:
     asked = endpoint(chat, tmp_path)
     asked.ask([Question("a" * 320)])
     account = asked.ledger.account
-    assert (account.prompt_tokens, account.completion_tokens) == (20, 21)
+    assert (account.prompt_tokens, account.completion_tokens) == (384, 256), "the most that it can have been: 320 bytes, a chat format, all that was allowed"
     chat.modes = ["other model"]
     asked.ask([Question("b")])
     assert account.served == {"m": 1, "another": 1}, "who really answered stands in the record"
@@ -212,3 +218,95 @@ def test_a_beginning_is_gone_on_from(chat: Chat, tmp_path: Path) -> None:
     assert written_by(asked, [Question("+35=", begun="3")]) == [" 8"]
     assert written_by(asked, [Question("+35=", begun="3", seed=1)]) == [" 8"], "a reply that repeats its beginning counts without it"
     assert chat.asked[0]["messages"] == [{"role": "user", "content": "+35="}, {"role": "assistant", "content": "3"}]
+
+
+@pytest.mark.parametrize(("mode", "tokens"), [("endless tokens", (10, 3)), ("usage NaN", (65, 3)), ("usage none", (65, 3)), ("usage in words", (65, 3))])
+def test_a_count_that_cannot_be_is_replaced_by_the_most_it_can_be(chat: Chat, tmp_path: Path, mode: str, tokens: tuple[int, int]) -> None:
+    chat.modes = [mode]
+    asked = endpoint(chat, tmp_path)
+    asked.ask([Question("a")])
+    assert (asked.ledger.account.prompt_tokens, asked.ledger.account.completion_tokens) == tokens
+
+
+def test_what_may_have_been_billed_is_counted(chat: Chat, tmp_path: Path) -> None:
+    """A server that takes the request and never answers may bill for it; one that nobody reached cannot."""
+    fields = {"price_in": 1.0, "price_out": 1.0, "spend_limit": 1.0, "retries": 0, "timeout": 0.3}
+    for mode in ("slow", "hangs up", "flood"):
+        chat.modes = [mode]
+        asked = endpoint(chat, tmp_path / mode, **fields)
+        with pytest.raises(ZooError):
+            asked.ask([Question("a", max_tokens=100)])
+        assert (asked.ledger.account.prompt_tokens, asked.ledger.account.completion_tokens) == (65, 100), mode
+    source = EndpointSource(url="http://127.0.0.1:9/v1", model="m", cache=str(tmp_path / "x"), **fields)  # type: ignore[arg-type]
+    nobody = Endpoint(source)
+    with pytest.raises(ZooError, match="no connection"):
+        nobody.ask([Question("a")])
+    assert nobody.ledger.account.cost == 0.0
+
+
+def test_two_runs_at_once_share_the_limit(chat: Chat, tmp_path: Path) -> None:
+    """Each knows what the other has under way, and what a run that died had under way counts as spent."""
+    fields = {"price_out": 100.0, "spend_limit": 0.01}
+    one, other = (endpoint(chat, tmp_path, **fields).ledger for _ in range(2))
+    aside = one.before(10, 60)
+    with pytest.raises(SpendingLimit):
+        other.before(10, 60)
+    one.after(aside, 10, 5, "m")
+    other.after(other.before(10, 60), 10, 5, "m")
+    assert json.loads((tmp_path / "spent.json").read_text()) == {"cost": pytest.approx(0.001), "tokens": 30, "aside": {}}
+    gone = f"{one.name.split(':')[0]}:{2**22 + 1}:0"
+    (tmp_path / "spent.json").write_text(json.dumps({"cost": 0.001, "tokens": 30, "aside": {gone: [0.008, 80]}}))
+    with pytest.raises(SpendingLimit, match=r"0\.009 of 0\.01 is spent"):
+        other.before(10, 60)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"cost": NaN, "tokens": 0}', '{"cost": -1, "tokens": 0}', '{"cost": 0, "tokens": 1e400}', "[]", '{"cost": 0, "tokens": 0, "aside": 3}']
+)
+def test_an_account_that_is_no_account_stops_everything(chat: Chat, tmp_path: Path, text: str) -> None:
+    (tmp_path / "spent.json").write_text(text)
+    with pytest.raises(ZooError, match="what was spent can't be read"):
+        endpoint(chat, tmp_path, price_out=1.0, spend_limit=1.0).ask([Question("a")])
+    assert not chat.asked
+
+
+def test_another_address_has_other_answers(chat: Chat, tmp_path: Path) -> None:
+    """Two servers may call their models alike and share a folder."""
+    endpoint(chat, tmp_path).ask([Question("a")])
+    with serving(Chat(lambda body: "other")) as second:
+        assert endpoint(second, tmp_path).ask([Question("a")]) == ["other"]
+    for file in tmp_path.rglob("*.json"):
+        if file.name != "spent.json":
+            kept = json.loads(file.read_text())
+            file.write_text(json.dumps({**kept, "request": {**kept["request"], "seed": 5}}))
+    before = len(chat.asked)
+    assert endpoint(chat, tmp_path).ask([Question("a")]) == ["a:0"]
+    assert len(chat.asked) == before + 1, "an answer to another request, under this one's key, is none"
+
+
+def test_a_prompt_goes_where_it_was_sent_and_nowhere_else(chat: Chat, tmp_path: Path) -> None:
+    with serving(Chat(lambda body: "stolen")) as thief:
+        chat.modes, chat.elsewhere = ["elsewhere"], f"{thief.url}/chat/completions"
+        with pytest.raises(ZooError, match=r"refuses the request \(status 307\)"):
+            endpoint(chat, tmp_path).ask([Question("a")])
+        assert not thief.asked
+
+
+def test_asking_from_within_a_loop(chat: Chat, tmp_path: Path) -> None:
+    import asyncio
+
+    async def notebook() -> list[str]:
+        return endpoint(chat, tmp_path).ask([Question("a")])
+
+    assert asyncio.run(notebook()) == ["a:0"]
+
+
+def test_numbers_that_are_none_are_refused_where_an_endpoint_is_declared() -> None:
+    for fields in (
+        {"price_out": float("nan"), "spend_limit": 1.0},
+        {"spend_limit": float("inf")},
+        {"timeout": float("inf")},
+        {"price_in": float("inf"), "spend_limit": 1.0},
+    ):
+        with pytest.raises(ValueError, match=r"greater|finite"):
+            EndpointSource(url="http://x", model="m", **fields)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +19,9 @@ from zoo.harness.endpoint.source import EndpointSource
 T = TypeVar("T")
 LONGEST = 64  # characters of one token at most; an answer beyond that is no answer of max_tokens tokens
 SHORTEST = 16  # characters of a token that an honest count could have on average
+TEMPLATE = 64  # tokens that a chat format may put around one message
+ESCAPED, AROUND = 12, 1 << 20  # bytes that a character may take in JSON, and bytes of all that stands around a text
+NAME = 120  # characters of a served model's name that are kept
 WAIT, LONGEST_WAIT = 0.5, 20.0
 AGAIN = (408, 409, 425, 429)
 
@@ -60,16 +65,25 @@ class Endpoint:
         Raises:
             ZooError: no answer after all retries, a refusal that another try would not change, or the spending limit.
         """
-        return asyncio.run(self._all(questions, read))
+        asked = self._all(questions, read)
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(asked)
+        with ThreadPoolExecutor(1) as apart:  # in a notebook this thread has a loop of its own
+            return apart.submit(asyncio.run, asked).result()
 
     async def _all(self, questions: Sequence[Question], read: Callable[[str], T] | None) -> list[T | str]:
         try:
             import openai
+
+            from zoo.harness.endpoint.wire import bounded_client
         except ImportError:
             raise ZooError("an endpoint needs the client openai: pip install 'opd-zoo[endpoint]', or use a pair whose models are local") from None
         key = os.environ.get(self.source.key_env, "none")  # servers of one's own want no key
         gate = asyncio.Semaphore(self.source.concurrency)
-        async with openai.AsyncOpenAI(base_url=self.source.url, api_key=key, max_retries=0, timeout=self.source.timeout) as client:
+        sender = bounded_client(self.source.timeout, ESCAPED * LONGEST * max([q.max_tokens for q in questions] + [1]) + AROUND)
+        async with openai.AsyncOpenAI(base_url=self.source.url, api_key=key, max_retries=0, timeout=self.source.timeout, http_client=sender) as client:
 
             async def one(question: Question) -> T | str:
                 async with gate:
@@ -83,7 +97,7 @@ class Endpoint:
                     task.cancel()
 
     def request(self, question: Question) -> dict[str, Any]:
-        """The request's body, by which its answer is kept."""
+        """The request's body, by which, and by the endpoint's address, its answer is kept."""
         messages = [{"role": "user", "content": question.text}]
         if self.source.system:
             messages.insert(0, {"role": "system", "content": self.source.system})
@@ -98,7 +112,7 @@ class Endpoint:
             body = self.request(question)
             if attempt and read is not None:
                 body["seed"] = (body["seed"] + attempt) % 2**31  # the same question with the same seed would be misread again
-            text = self.cache.get(body)
+            text = self.cache.get({"url": self.source.url, **body})
             try:
                 if text is None:
                     account.requests += 1
@@ -122,30 +136,36 @@ class Endpoint:
         """One try, paid for whatever comes of it."""
         import openai
 
-        told = sum(len(message["content"]) for message in body["messages"])
-        most_in, least_in = told + 16 * len(body["messages"]), -(-told // SHORTEST)
-        aside = self.ledger.before(most_in, body["max_tokens"])
-        tokens_in, tokens_out, model = least_in, 0, None
+        from zoo.harness.endpoint.wire import Unreached
+
+        said = [message["content"] for message in body["messages"]]
+        told = sum(map(len, said))
+        most = sum(len(text.encode("utf-8", "replace")) for text in said) + TEMPLATE * len(said), body["max_tokens"]
+        aside = self.ledger.before(*most)
+        used, model = most, None  # until it is known that it took less
         try:
             answer = await asyncio.wait_for(client.chat.completions.create(**body), self.source.timeout)
-            text = text_of(answer, body["max_tokens"])
-            model = str(getattr(answer, "model", None) or "unnamed")
-            tokens_in, tokens_out = counted(answer, told, len(text), body["max_tokens"])
-            self.cache.put(body, text, {"model": model, "tokens": [tokens_in, tokens_out]})
+            text, known = text_of(answer, body["max_tokens"]), {"url": self.source.url, **body}
+            model = str(getattr(answer, "model", None) or "unnamed")[:NAME]
+            used = counted(answer, told, text, most)
+            self.cache.put(known, text, {"model": model, "tokens": list(used)})
             return text
         except (TimeoutError, openai.APITimeoutError):
             raise Again(f"no answer within {self.source.timeout:g} s") from None
         except openai.APIConnectionError as error:
+            if isinstance(error.__cause__, Unreached):
+                used = 0, 0
             raise Again(f"no connection ({error.__cause__ or error})") from None
         except openai.APIStatusError as error:
+            used = -(-told // SHORTEST), 0
             if error.status_code in AGAIN or error.status_code >= 500:
                 raise Again(f"status {error.status_code}", _wait(error)) from None
             raise ZooError(f"endpoint {self.source.model} at {self.source.url} refuses the request (status {error.status_code}): {str(error)[:200]}; "
                            f"check url, model and the key in ${self.source.key_env}") from None  # fmt: skip
-        except (openai.APIError, ValueError, TypeError, AttributeError, KeyError) as error:  # what a client makes of no JSON, or of another shape
+        except (openai.APIError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:  # what a client makes of other shapes
             raise Malformed(f"not in the form of chat completions ({type(error).__name__})") from None
         finally:
-            self.ledger.after(aside, tokens_in, tokens_out, model)
+            self.ledger.after(aside, *used, model)
 
 
 class Again(Exception):
@@ -176,12 +196,14 @@ def text_of(answer: Any, most_tokens: int) -> str:
     return text
 
 
-def counted(answer: Any, told: int, said: int, most_out: int) -> tuple[int, int]:
-    """Tokens of prompt and answer as the endpoint reports them, where such a count is possible; else the least that the lengths allow."""
+def counted(answer: Any, told: int, said: str, most: tuple[int, int]) -> tuple[int, int]:
+    """Tokens of prompt and answer as the endpoint reports them, where such a count is possible; else the most that it can have been."""
     usage, found = getattr(answer, "usage", None), []
-    for name, length in (("prompt_tokens", told), ("completion_tokens", said)):
-        value, least = getattr(usage, name, None), -(-length // SHORTEST)
-        found.append(value if isinstance(value, int) and not isinstance(value, bool) and value >= least else least)
+    upper = most[0], max(1, min(most[1], len(said.encode("utf-8", "replace"))))
+    for name, length, possible, otherwise in (("prompt_tokens", told, most[0], upper[0]), ("completion_tokens", len(said), most[1], upper[1])):
+        value = getattr(usage, name, None)
+        whole = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value == int(value)
+        found.append(int(value) if whole and -(-length // SHORTEST) <= value <= possible else otherwise)  # type: ignore[arg-type, operator]
     return found[0], found[1]
 
 

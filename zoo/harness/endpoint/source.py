@@ -17,13 +17,13 @@ class EndpointSource(Strict):
     model: str
     key_env: str = "OPENAI_API_KEY"
     system: str | None = None
-    price_in: float = Field(0.0, ge=0)
-    price_out: float = Field(0.0, ge=0)
-    spend_limit: float | None = Field(None, gt=0)
+    price_in: float = Field(0.0, ge=0, allow_inf_nan=False)
+    price_out: float = Field(0.0, ge=0, allow_inf_nan=False)
+    spend_limit: float | None = Field(None, gt=0, allow_inf_nan=False)
     token_limit: int | None = Field(None, gt=0)
     concurrency: int = Field(8, ge=1, le=256)
     retries: int = Field(4, ge=0, le=20)
-    timeout: float = Field(60.0, gt=0)
+    timeout: float = Field(60.0, gt=0, allow_inf_nan=False)
     cache: str | None = None
 
     @model_validator(mode="after")

@@ -19,7 +19,7 @@ def written_by(endpoint: Endpoint, questions: Sequence[Question]) -> list[str]:
 
 def columns_of(ids: Sequence[Sequence[int]], limit: int, pad_id: int, device: torch.device, author: Author = Author.TEACHER) -> dict[str, Any]:
     """A rollout's columns for texts whose probabilities nobody knows: a closed teacher's, or given ones."""
-    width = min(limit, max(len(row) for row in ids))
+    width = min(limit, max(1, *map(len, ids)))
     length_B = torch.tensor([len(row) for row in ids], device=device)
     mask_BT = torch.arange(width, device=device) < length_B[:, None]
     unknown_BT = torch.zeros(mask_BT.shape, device=device).masked_fill(mask_BT, float("nan"))

@@ -138,14 +138,15 @@ def descendants() -> list[int]:
                 parent[int(name)] = int(file.read().rpartition(")")[2].split()[1])
         except (OSError, IndexError):
             continue
-    found, new = set(), {os.getpid()}
+    found: set[int] = set()
+    new = {os.getpid()}
     while new:
         new = {child for child, above in parent.items() if above in new} - found
         found |= new
     return sorted(found)
 
 
-def ended(*_: object) -> None:
+def ended() -> None:
     """End whatever the program started."""
     for _round in range(50):
         below = descendants()
@@ -162,6 +163,12 @@ def ended(*_: object) -> None:
         if not below:
             return
         time.sleep(POLL)
+
+
+def stopped(*_: object) -> None:
+    """What is done when the caller wants an end."""
+    ended()
+    os._exit(0)
 
 
 def resident(session: int | None) -> int:
@@ -226,7 +233,7 @@ def first(asked: dict[str, object], limits: dict[str, int], report: int, uid: in
             filtered(calls)
         else:
             call("prctl", SET_SUBREAPER, 1, 0, 0, 0)
-            signal.signal(signal.SIGTERM, lambda *_: (ended(), os._exit(0)))
+            signal.signal(signal.SIGTERM, stopped)
             with contextlib.suppress(Unavailable):
                 filtered(calls)
         call("prctl", SET_DUMPABLE, 0, 0, 0, 0)  # nobody attaches to the watcher
