@@ -16,6 +16,7 @@ from zoo.errors import ZooError
 from zoo.harness.bank import Bank, response_hidden
 from zoo.harness.contexts import made_prompts
 from zoo.harness.endpoint.judging import judged_by
+from zoo.harness.foreign import foreign
 from zoo.harness.sandbox import Limits
 from zoo.harness.sandbox.outside import tests_passed
 from zoo.tensors import Author, Rollout
@@ -103,10 +104,12 @@ def agreed(asking: Asking, reward: Consensus) -> Tensor:
 def judged(asking: Asking, reward: Judge) -> Tensor:
     """What a judge says of each answer; a sequence without a context has 0."""
     bank, rollout = asking.bank, asking.rollout
+    own = own_tokens(bank, reward.by)
     if reward.ask == "likelihood":
-        ids = [row[mask].tolist() for row, mask in zip(rollout.response_BT, rollout.written_BT, strict=True)]
-        shown = replace(rollout, prompts=_shown(asking, reward)) if reward.context is not None else rollout
-        before = rollout.prompt_ids if reward.context is None else [tuple(bank.pair.format_prompt(p, reward.context)) for p in shown.prompts]
+        ids = _answers(asking, own)
+        shown = rollout if reward.context is None else replace(rollout, prompts=_shown(asking, reward))
+        plain = reward.context is None and own is None
+        before = rollout.prompt_ids if plain else [tuple(bank.pair.format_prompt(p, reward.context, own)) for p in shown.prompts]
         total_B = text_logp(bank, reward.by, before, ids)
         return (total_B / torch.tensor([max(len(row), 1) for row in ids], device=total_B.device)).exp()
     prompts = _shown(asking, reward)
@@ -114,14 +117,30 @@ def judged(asking: Asking, reward: Judge) -> Tensor:
     if endpoint is not None:
         questions = [bank.pair.question(p, reward.context) for p in prompts]
         return judged_by(endpoint, questions, reward, bank.pair.words, rollout.group_B.tolist()).to(rollout.mask_BT.device)
-    before = [tuple(bank.pair.format_prompt(p, reward.context)) for p in prompts]
+    before = [tuple(bank.pair.format_prompt(p, reward.context, own)) for p in prompts]
     words = [bank.pair.words["right"], bank.pair.words["wrong"]] if reward.ask == "verdict" else [str(i) for i in range(reward.scale + 1)]
-    encoded = [list(bank.pair.tokenizer.encode(word, add_special_tokens=False)) for word in words]
+    encoded = [list(bank.pair.tokenizers.get(own, bank.pair.tokenizer).encode(word, add_special_tokens=False)) for word in words]
     logp_BW = torch.stack([text_logp(bank, reward.by, before, [ids] * len(before)) for ids in encoded], 1)
     share_BW = logp_BW.softmax(-1)
     said_B = share_BW[:, 0] if reward.ask == "verdict" else (share_BW * torch.arange(reward.scale + 1, device=share_BW.device)).sum(-1) / reward.scale
     # Groups of nearly equal judgements are compared, and how the batch was cut must not decide between them.
     return said_B.round(decimals=4)
+
+
+def own_tokens(bank: Bank, name: str) -> str | None:
+    """The pair's name of a judge that has tokens of its own; None for one that has the student's."""
+    source = bank.keys[name].weights
+    return source if foreign(bank.pair, source) else None
+
+
+def _answers(asking: Asking, own: str | None) -> list[list[int]]:
+    """The answers in a judge's tokens, with the stop where the writer set it."""
+    rollout = asking.rollout
+    if own is None:
+        return [row[mask].tolist() for row, mask in zip(rollout.response_BT, rollout.written_BT, strict=True)]
+    tokenizer = asking.bank.pair.tokenizers[own]
+    rows = [tokenizer.encode(text, add_special_tokens=False) for text in asking.texts]
+    return [[*row, *([tokenizer.eos_token_id] if done else [])] for row, done in zip(rows, rollout.finished_B.tolist(), strict=True)]
 
 
 ANSWERS: dict[type[SequenceReward], Callable[[Asking, Any], Tensor]] = {
@@ -154,8 +173,10 @@ def text_logp(bank: Bank, name: str, before: Sequence[tuple[int, ...]], texts: S
     found_B = torch.zeros(len(texts), device=bank.device)
     if not width:
         return found_B
-    model = bank.models[bank.keys[name].weights]
-    rows = [[*ids, *[bank.pair.pad_id] * (width - len(ids))] for ids in texts]
+    model, own = bank.models[bank.keys[name].weights], own_tokens(bank, name)
+    size = bank.pair.vocab_size if own is None else len(bank.pair.tokenizers[own])
+    pad = bank.pair.pad_id if own is None else 0  # masked, so any token of its own
+    rows = [[*ids, *[pad] * (width - len(ids))] for ids in texts]
     ids_BT = torch.tensor(rows, device=bank.device)
     mask_BT = torch.arange(width, device=bank.device) < torch.tensor([len(ids) for ids in texts], device=bank.device)[:, None]
     zero_BT = torch.zeros(mask_BT.shape, device=bank.device)
@@ -166,8 +187,8 @@ def text_logp(bank: Bank, name: str, before: Sequence[tuple[int, ...]], texts: S
         at = range(start, min(start + per_batch, len(texts)))
         part = replace(given, prompts=(None,) * len(texts)).rows(at)  # type: ignore[arg-type]
         with bank.precision():
-            state_NH = response_hidden(model, part.prompt_ids, part, bank.pair.pad_id)
-            logits_NV = model.get_output_embeddings()(state_NH)[:, : bank.pair.vocab_size]
+            state_NH = response_hidden(model, part.prompt_ids, part, pad)
+            logits_NV = model.get_output_embeddings()(state_NH)[:, :size]
         logp_N = logits_NV.float().log_softmax(-1).gather(-1, part.response_BT[part.mask_BT][:, None])[:, 0]
         row_N = part.mask_BT.nonzero()[:, 0] + start
         found_B.index_add_(0, row_N, logp_N)

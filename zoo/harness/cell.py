@@ -16,9 +16,10 @@ from zoo.harness.comparison import Comparison
 from zoo.harness.discriminators import make_discriminators
 from zoo.harness.engine import ReferenceEngine
 from zoo.harness.experience import lessons_for
+from zoo.harness.foreign import interpreters
 from zoo.harness.learners import make_bridges, make_critics
 from zoo.harness.models import LoadedPair
-from zoo.harness.moves import Pull, mover_of
+from zoo.harness.moves import Mover, Pull, mover_of
 from zoo.harness.parallel import Processes
 from zoo.harness.parts import Part
 from zoo.harness.peers import make_peers
@@ -50,7 +51,7 @@ def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: Lo
         judge=bank.judge,
         native=settings.engine == "auto",
     )
-    engine.endpoints = bank.endpoints
+    engine.endpoints, engine.interpreters = bank.endpoints, interpreters(entry, pair, settings.decode_batch, settings.engine == "auto")
     memories = {name: memory for name, s in entry.rollouts.items() if (memory := buffer_for(s, pad_id=pair.pad_id)) is not None}
     if memories and processes.count > 1:
         raise ZooError(f"method '{entry.id}' replays its own sequences, whose buffer lives in one process; run it without accelerate launch")

@@ -32,6 +32,7 @@ from zoo.harness.decode import by_length
 from zoo.harness.endpoint import Question
 from zoo.harness.endpoint.texts import columns_of, written_by
 from zoo.harness.environments import Episodes
+from zoo.harness.foreign import Interpreter, columns_of_texts
 from zoo.harness.pieces import LENGTH_DRAW, FormatPrompt, Heads, Request, requests
 from zoo.harness.replay import ReplayBuffer, concatenate
 from zoo.harness.shadow import decoding_copy, refresh
@@ -77,6 +78,7 @@ class ReferenceEngine(Episodes):
         self.stop_ids, self.pad_id, self.corpus = tuple(stop_ids), pad_id, corpus
         self.judge = judge
         self.endpoints: dict[str, Any] = {}
+        self.interpreters: Mapping[str, Interpreter] = {}
         self.generated_tokens = 0
         self._shadow = decoding_copy(student, decode_dtype) if decode_dtype not in (None, next(student.parameters()).dtype) else None
         writing = {**self.teachers, "student": self._shadow if self._shadow is not None else self.student}
@@ -164,6 +166,9 @@ class ReferenceEngine(Episodes):
         if isinstance(stream, Teacher) and stream.teacher in self.endpoints:
             return self._asked(stream, wanted, skipped, limit, heads)
         plain, after = [self.format_prompt(request.prompt, None) for request in wanted], REST_DRAW + 8 * piece if heads else 0
+        if isinstance(stream, Teacher) and stream.teacher in self.interpreters:
+            written = self._interpreted(stream, wanted, limit, heads, after, stops)
+            return left_out(self._rollout(wanted, plain, **written), skipped)
         shown = {name: self._labels(name, wanted, heads) or self._shown(self._context_of(stream, name), wanted, plain, heads) for name in stream.reads}
         longest = max(shown.values(), key=lambda rows: sum(map(len, rows)))
         chunks, parts = by_length(longest, self.writers.batch(stream, stops)), []
@@ -189,6 +194,17 @@ class ReferenceEngine(Episodes):
         self.generated_tokens += sum(min(len(row), limit) for row in ids)
         plain = [self.format_prompt(request.prompt, None) for request in wanted]
         return left_out(self._rollout(wanted, plain, **columns_of(ids, limit, self.pad_id, self.student.device)), skipped)
+
+    def _interpreted(self, stream: Teacher, wanted: Sequence[Request], limit: int, heads: Heads, draw: int, stops: Sequence[int] | None) -> Mapping[str, Any]:
+        """Let a local model with tokens of its own write, or go on from beginnings."""
+        author = self.interpreters[stream.teacher]
+        begun = [author.pair.decode(head) for head in heads] if heads else [""] * len(wanted)
+        prompts, seeds = [request.prompt for request in wanted], [request.seed for request in wanted]
+        texts = author.write(stream, prompts, self._context_of(stream, stream.teacher), begun, seeds, limit, draw)
+        encoded = [self._encode(text) for text, _ in texts]
+        columns = columns_of_texts(texts, encoded, stops or self.stop_ids, limit, self.pad_id, self.student.device)
+        self.generated_tokens += int(columns["mask_BT"].sum())
+        return columns
 
     def _in_context(self, stream: Stream, wanted: Sequence[Request]) -> tuple[list[Request], list[bool]]:
         """The requests with the texts that the stream's contexts are made of, and which of them must be left out for want of one."""
