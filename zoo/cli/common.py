@@ -114,10 +114,10 @@ def is_file(name: str) -> bool:
 
 
 def entry_of(name: str, folders: Sequence[Path] | None = None) -> MethodEntry:
-    """An entry by id, or from a YAML file that may lie anywhere."""
-    from zoo.entry import load_entry, load_registry
+    """An entry by id, or from a YAML file that may lie anywhere; other entries' mistakes do not matter."""
+    from zoo.entry import file_of, load_entry
 
-    return load_entry(Path(name)) if is_file(name) else load_registry(*(folders or ()))[name]
+    return load_entry(file_of(name, folders or ()))
 
 
 def registry_or_nothing(folders: Sequence[Path] | None = None) -> Mapping[str, MethodEntry]:

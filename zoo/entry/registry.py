@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,20 @@ class Registry(Mapping[str, MethodEntry]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def file_of(name: str, folders: Sequence[Path] = ()) -> Path:
+    """The YAML of an entry, by id or by its own path; other entries' mistakes do not matter.
+
+    Raises:
+        ZooError: no such entry.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    known = {file.stem: file for folder in (data_root() / "registry" / "methods", *folders) for file in sorted(folder.rglob("*.yaml"))}
+    if name not in known:
+        raise ZooError(f"no method '{name}' in the registry{suggest(name, known)}")
+    return known[name]
 
 
 def load_registry(*folders: Path) -> Registry:

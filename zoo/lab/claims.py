@@ -15,13 +15,16 @@ import numpy as np
 import torch
 
 from zoo.components.reduces import Sum
+from zoo.components.rewards import Verifier
 from zoo.components.terms.direct import DivergenceTerm, LikelihoodTerm
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
+from zoo.components.terms.preference import LogProbLossTerm
 from zoo.coordinates import derive_term, split
 from zoo.lab import references as ref
-from zoo.lab.doubles import Tables, verified
-from zoo.lab.engine import Bench, Measured, replace_terms
+from zoo.lab.doubles import Tables
+from zoo.lab.engine import Bench
 from zoo.lab.laws import Law
+from zoo.lab.measured import Measured, replace_terms
 from zoo.lab.world import Array
 
 EXACT, PARALLEL = 1e-8, 1e-8  # relative bias, and 1 - cosine, up to which a claim holds
@@ -63,19 +66,27 @@ class TermReferences:
     law: Law
     altered: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.tables = self.tables.read_in(self.law.reading)
+
     @cached_property
     def term(self) -> Any:
         return self.bench.entry.objective[self.index]
 
     @cached_property
     def p(self) -> Array:
-        """The student's probabilities, (S, V)."""
-        return np.exp(ref.log_softmax(self.tables.student.detach().numpy()))
+        """The student's probabilities as it reads the texts, (S, V)."""
+        return np.exp(ref.log_softmax(self.tables.logits("student").detach().numpy()))
 
     @cached_property
     def weight(self) -> Array:
         """How often the stream passes each state."""
         return self.law.visits(len(self.bench.world.states))
+
+    @cached_property
+    def reached(self) -> Array:
+        """The same, 0 in states that the stream never reaches."""
+        return np.where(self.weight[:, None] > 0, self.p, 0.0)
 
     @cached_property
     def counts(self) -> Array:
@@ -109,9 +120,15 @@ class TermReferences:
     def teacher(self) -> str | None:
         """The scorer that the term compares the student with."""
         if isinstance(self.term, DivergenceTerm):
-            return None if getattr(self.term.divergence, "teacherless", False) else self.term.teacher
-        scorers = [s for s in self.term.scorers(self.bench.entry.rewards) if s not in ("student", "behaviour")]
-        return next((s for s in scorers if s in self.bench.entry.teachers), scorers[0] if scorers else None)
+            found = None if getattr(self.term.divergence, "teacherless", False) else self.term.teacher
+        else:
+            scorers = [s for s in self.term.scorers(self.bench.entry.rewards) if s not in ("student", "behaviour")]
+            found = next((s for s in scorers if s in self.bench.entry.teachers), scorers[0] if scorers else None)
+        return None if found is None or not self.has_law(found) else found
+
+    def has_law(self, scorer: str) -> bool:
+        """Whether a scorer has a law at each state: not where it has tokens of its own, or is a given text."""
+        return scorer not in self.bench.method.aligned and not self.tables.given(scorer)
 
     def reverse_kl(self, level: Literal["state", "sequence"]) -> Array | None:
         """(a) or (b) of the reverse KL to the term's teacher, at the states that the student itself visits."""
@@ -122,12 +139,13 @@ class TermReferences:
         return ref.field(ref.visits(world, self.p), self.p, advantage_SV)
 
     def expected_reward(self) -> Array | None:
-        """(c): minus the gradient of the chance that the first verifier accepts."""
-        check = next((getattr(r, "check", n) for n, r in self.bench.entry.rewards.items() if r.per_sequence), None)
-        if check is None:
+        """(c): minus the gradient of the expected reward of whole answers, of a verifier where there is one."""
+        rewards = self.bench.entry.rewards
+        named = sorted((n for n, r in rewards.items() if r.per_sequence), key=lambda n: not isinstance(rewards[n], Verifier))
+        reward_SV = next((found for name in named if (found := self.bench.text_values(name)) is not None), None)
+        if reward_SV is None:
             return None
         world = self.bench.world
-        reward_SV = ref.terminal(world, verified(world, check))
         return ref.field(ref.visits(world, self.p), self.p, ref.action_values(world, self.p, reward_SV))
 
 
@@ -182,8 +200,10 @@ def _expected(at: TermReferences, term: Any, found: Measured) -> tuple[str, Agai
     if isinstance(term, LikelihoodTerm):
         return "the gradient of the stream's cross-entropy", "equal", ref.cross_entropy_field(at.counts, at.p)
     if isinstance(term, DivergenceTerm):
-        return formulas.direct(at, term)
+        return formulas.direct(at, term, found)
     if isinstance(term, PolicyGradientTerm):
         return formulas.policy_gradient(at, term)
+    if isinstance(term, LogProbLossTerm):
+        return formulas.preference(at, term, found)
     at.altered.append(f"term {term.term}: no formula in the lab")
     return "measured only", None, None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,13 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.components.base import Strict
+from zoo.components.base import PLAIN, Context
 from zoo.components.teachers import Composite, External, LearnedTeacher, SelfTeacher
 from zoo.entry import MethodEntry
 from zoo.lab.laws import Exempt
 from zoo.lab.world import Array, World
 from zoo.seeds import seed_for
+from zoo.tensors import Prompt
 
+LETTERS = "abcdef"
+PROMPT = Prompt("lab", "0", {"solution": "0", "answer": "0", "hint": "0"})
 DOUBLES = {
     "teacher.external": "a table of its own for each model name",
     "teacher.student": "the student's table, live or frozen, plus a table for its context",
@@ -35,7 +37,7 @@ DOUBLES = {
     "weights_of.periodic": "as ema",
     "weights_of.gated": "as ema",
     "weights_of.steered": "the first table plus a direction of its own",
-    "context": "a table that is added to the logits of who sees the context; made parts show the same to every text",
+    "context": "a table that is added to the logits of who sees the context, one for each model; made parts show the same to every text",
     "reference": "the student's first table",
     "behaviour": "the exact law of who wrote the token",
     "learner.value_head": "the exact discounted value of the term's own reward, or of what is credited, less a known part (or a test's table)",
@@ -43,6 +45,9 @@ DOUBLES = {
     "reward": "other rewards of whole answers run as they are, on letters for tokens; coins for checks, judges, reward models and discriminators",
     "learner.discriminator": "the reward that it gives is a fair coin, like a verifier's",
     "teacher.endpoint": "as external, for its texts",
+    "teacher.labels": "the given answer, drawn from the data set's law, lies beside each text; its token of an index is the label",
+    "alignment": "the teacher has letters and one pair as its tokens, the student other ones: texts are split anew, by longest match, and a table of "
+    "its own tokens' prefixes scores them; put at the teacher, the student has its tokens too",
     "rollout.student": "exact: the student's table, warped as the stream says",
     "rollout.teacher": "exact: that scorer's table",
     "rollout.dataset": "exact: the law of a table of its own; nobody's probability is known",
@@ -53,27 +58,34 @@ DOUBLES = {
     "rollout.blended": "exact, from the stream's own rule on a grid of uniforms and the law it states",
     "rollout.prefix": "exact but for the length of the given part, drawn on 720 even uniforms",
     "rollout.branch": "as prefix, from the law of the stream it leaves",
+    "rollout.edited": "exact, row by row: the first token is the mark, and the computed text is one token by its size",
+    "rollout.reread": "the source's law; who reads it in a context has that context's table added",
+    "verify.window": "exact: every way to stray, be cut and go on, by the stream's own rule, at T = 4",
     "rollout.switch": "the stream's own rule on a lattice of 4,096 uniforms; the error is printed",
 }
 EXEMPT = {
-    "rollout.reread": "what the student reads in a context is another table than its own",
-    "teacher.labels": "the token of one index is no function of the state",
-    "term.representation": "matches hidden states, and a table has none",
-    "alignment": "two tokenizers of one text have no common table",
     "environment": "turns need an environment that answers",
+    "term.representation": "it matches hidden states, and a table has none",
 }
+SORTS = {"environment": "environment", "term.representation": "representation"}
 INITIAL, RECENT, SHIFT, SCALE = "initial", 0.5, 0.8, 1.0
 
 
 @dataclass
 class Tables:
-    """Logits (S, V) by name; `student` is the parameter. `pinned` replaces what a scorer would read, to put it where a test wants it."""
+    """Logits (S, V) by name; `student` is the parameter. `pinned` replaces what a scorer would read, to put it where a test wants it.
+
+    `reading` is the context in which the student reads the texts at hand, and with it every scorer that has no context of its own. `held` are
+    the tables as which all scorers but the student are read, where only the student moves.
+    """
 
     world: World
     student: Tensor
     entry: MethodEntry
     pinned: dict[str, Tensor] = field(default_factory=dict)
     start: Tensor | None = None
+    reading: Context | None = None
+    held: Tables | None = None
 
     def at(self, student: Tensor) -> Tables:
         """The same with another student."""
@@ -84,40 +96,64 @@ class Tables:
         """Where the student stood when frozen copies of it were made."""
         return self.student.detach() if self.start is None else self.start
 
-    def context_table(self, context: Any) -> Tensor:
-        """What a context adds to the logits of who sees it."""
-        return self.world.table("context:" + _name(context), SHIFT)
+    def moved(self, student: Tensor) -> Tables:
+        """The same with another student, and everybody else as before."""
+        return replace(self, student=student, held=self if self.held is None else self.held)
+
+    def read_in(self, context: Context | None) -> Tables:
+        """The same where the texts are read in a context."""
+        return replace(self, reading=context, held=None if self.held is None else replace(self.held, reading=context))
+
+    def shift(self, model: str = "") -> Tensor | float:
+        """What the context of reading adds to the logits of a model."""
+        return 0.0 if self.reading is None else self.context_table(self.reading, model)
+
+    def context_table(self, context: Context, model: str = "") -> Tensor:
+        """What a context adds to the logits of who sees it: of the student's lineage, or of another model; nothing where it shows the prompt alone."""
+        if context.template == PLAIN:
+            return torch.zeros(len(self.world.states), self.world.vocabulary, dtype=torch.float64)
+        return self.world.table("context:" + _name(context) + (f":{model}" if model else ""), SHIFT)
+
+    def model_of(self, scorer: str) -> str:
+        """The name of a scorer's model; empty for the student's lineage."""
+        teacher = self.entry.teachers.get(scorer)
+        return str(getattr(teacher, "model", getattr(teacher, "learner", "")))
+
+    def given(self, name: str) -> bool:
+        """Whether a scorer is given text, not a table."""
+        return name in self.entry.teachers and self.entry.teachers[name].given  # type: ignore[attr-defined]
+
+    def data(self, author: str, field: str) -> Array:
+        """The log-law (S, V) of given texts."""
+        return np.asarray(self.world.table(f"{author}:{field}").log_softmax(-1).numpy())
 
     def logits(self, scorer: str) -> Tensor:
         """The table behind a scorer's name; the student's carries its gradient, all others do not."""
         if scorer == "student":
-            return self.student
+            return self.student + self.shift()
+        if self.held is not None:
+            return self.held.logits(scorer)
         if scorer in self.pinned:
-            return self.pinned[scorer]
+            return self.pinned[scorer] + self.shift()
         if scorer == "reference":
-            return self.world.table(INITIAL)
+            return self.world.table(INITIAL) + self.shift()
         if scorer not in self.entry.teachers:
             raise Exempt(f"scorer '{scorer}': no such teacher")
-        return self._teacher(self.entry.teachers[scorer])
+        return self._teacher(self.entry.teachers[scorer], self.model_of(scorer))
 
-    def _teacher(self, teacher: Any) -> Tensor:
+    def _teacher(self, teacher: Any, model: str) -> Tensor:
         if isinstance(teacher, External):
             found = self.world.table("external:" + teacher.model)
         elif isinstance(teacher, SelfTeacher):
             found = self._weights(teacher.weights)
         elif isinstance(teacher, Composite):
             index_S = torch.zeros(len(self.world.states), dtype=torch.long)
-            found = teacher.combine(lambda name: self.logits(name).detach().log_softmax(-1), index_S)
+            return teacher.combine(lambda name: self.logits(name).detach().log_softmax(-1), index_S)
         elif isinstance(teacher, LearnedTeacher):
             found = self.world.table("learner:" + teacher.learner)
         else:
-            kind = f"teacher.{teacher.kind}"
-            raise Exempt(f"{kind}: {EXEMPT.get(kind, 'no double yet')}")
-        if teacher.context is not None:
-            found = found + self.context_table(teacher.context)
-        if alignment := getattr(teacher, "alignment", None):
-            raise Exempt(f"alignment.{getattr(alignment, 'kind', alignment)}: {EXEMPT['alignment']}")
-        return found
+            raise Exempt(f"teacher.{teacher.kind}: no table of its own")
+        return found + (self.shift(model) if teacher.context is None else self.context_table(teacher.context, model))
 
     def _weights(self, weights: Any) -> Tensor:
         first = self.world.table(INITIAL)
@@ -141,59 +177,5 @@ def verified(world: World, check: object) -> Array:
     return np.where(unfinished & (np.arange(len(verdict)) % 2 == 0), 0.0, verdict)
 
 
-def fitted(value: Any, world: World, group: int) -> tuple[Any, list[str]]:
-    """A copy of an entry's parts whose sizes suit the world, and what was changed: k of V or more tokens would truncate nothing."""
-    changes: list[str] = []
-    return _fitted(value, world, group, changes), list(dict.fromkeys(changes))
-
-
-def _fitted(value: Any, world: World, group: int, changes: list[str]) -> Any:
-    if isinstance(value, Strict):
-        wanted = _sizes(value, world, group)
-        changes += [
-            f"{getattr(value, 'kind', getattr(value, 'author', type(value).__name__))}.{name} {getattr(value, name)} -> {new}" for name, new in wanted.items()
-        ]
-        inner = {name: _fitted(getattr(value, name), world, group, changes) for name in type(value).model_fields if name not in wanted}
-        return value.model_copy(update={**inner, **wanted})
-    if isinstance(value, tuple):
-        return tuple(_fitted(item, world, group, changes) for item in value)
-    if isinstance(value, dict):
-        return {key: _fitted(item, world, group, changes) for key, item in value.items()}
-    return value
-
-
-def _sizes(part: Any, world: World, group: int) -> dict[str, Any]:
-    """The fields of one component that have to shrink."""
-    names, kind, found = set(type(part).model_fields), getattr(part, "kind", None), dict[str, Any]()
-    few = max(1, world.vocabulary // 2)
-    for name in ("k", "top_k", "at_most", "tail_k"):
-        value = getattr(part, name, None) if name in names else None
-        if kind in ("k_step",):
-            if name == "k" and value is not None and value >= world.horizon > 1:
-                found["k"] = max(world.horizon - 1, 1)
-        elif isinstance(value, int) and not isinstance(value, bool) and value >= world.vocabulary:
-            found[name] = few
-    if "high" in names and kind == "position" and isinstance(part.high, int) and part.high >= world.horizon:
-        found |= {"high": world.horizon - 1, "low": min(part.low, world.horizon - 1)}
-    if "window" in names and isinstance(part.window, int) and part.window >= world.horizon:
-        found["window"] = 1
-    if "segment" in names and isinstance(part.segment, int) and part.segment > 1:
-        found["segment"] = 1
-    if "group" in names and isinstance(part.group, int) and part.group > group:
-        found["group"] = group
-        if getattr(part, "per", None) == "group_member":
-            found["of"] = _counts(part.of, group)
-    return found
-
-
-def _counts(of: Mapping[str, float], group: int) -> dict[str, float]:
-    """Members by author for a smaller group: one at least for each, the rest to the largest."""
-    named = [name for name, count in of.items() if count > 0]
-    found = dict.fromkeys(named[:group], 1.0)
-    largest = max(found, key=lambda name: of[name])
-    found[largest] += group - len(found)
-    return found
-
-
-def _name(context: Any) -> str:
+def _name(context: Context) -> str:
     return f"{zlib.crc32(json.dumps(context.model_dump(mode='json', by_alias=True), sort_keys=True).encode()):08x}"

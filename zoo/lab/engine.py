@@ -3,61 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.components.rewards.base import Answered
+from zoo.components.rewards.base import Answered, SequenceReward
 from zoo.components.teachers import Composite
 from zoo.entry import MethodEntry
-from zoo.lab.doubles import Tables, fitted, verified
+from zoo.lab.doubles import EXEMPT, LETTERS, PROMPT, Tables, verified
 from zoo.lab.exact import COPIES, LabContext, Unweighed, Weighing, contexts_by_process
-from zoo.lab.laws import Exempt, Law, together
-from zoo.lab.streams import law_of
+from zoo.lab.explore import explored_column
+from zoo.lab.joint import joint_laws
+from zoo.lab.laws import Exempt, Law, unrolled
+from zoo.lab.measured import Measured, copied, part_of, replace_terms, rows_of, second_moment, state_values, weights
+from zoo.lab.sizes import fitted
+from zoo.lab.tokenizers import Split, split, teacher_world
 from zoo.lab.world import Array, World
 from zoo.method import Method, Prepared, annotate
-from zoo.statistics import Statistic, TokenContext, Value
-from zoo.tensors import Prompt, Rollout
+from zoo.statistics import Explored, Statistic, TokenContext, Value
+from zoo.tensors import Rollout
 from zoo.views import LogitView
 
 SHIFTS = 64  # evenly shifted sets of draws for gates that draw
 PROGRESS = 0.5
-MOST_ROWS = 60_000
-LETTERS = "abcdef"
-PROMPT = Prompt("lab", "0", {"solution": "0", "answer": "0", "hint": "0"})
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What one step does to the student's table, per term and in all; gradients of the loss, so the update is their negative.
-
-    `second` is the mean squared length of one outcome's gradient, `tokens` the mean number of supervised tokens of one outcome.
-    """
-
-    by_term: dict[int, Array]
-    laws: dict[str, Law]
-    error: float
-    tokens: float
-    second: dict[int, float]
-    prepared: tuple[Prepared, ...] = ()
-
-    @cached_property
-    def gradient(self) -> Array:
-        """The whole loss."""
-        found: Array = np.sum(list(self.by_term.values()), 0)
-        return found
-
-    def of(self, terms: Sequence[int]) -> Array:
-        """Some of its terms."""
-        return np.sum([self.by_term[i] for i in terms], 0) if terms else np.zeros_like(self.gradient)
-
-    def variance(self, term: int) -> float:
-        """Trace of the covariance of one outcome's gradient."""
-        return self.second[term] - float((self.by_term[term] ** 2).sum())
 
 
 class Bench:
@@ -67,6 +37,7 @@ class Bench:
         sized, self.changes = fitted(entry, world, group) if fit else (entry, [])
         self.world, self.method = world, Method(sized, progress)
         self.entry = self.method.entry
+        self.method.terms = tuple((i, term) for i, term in self.method.terms if f"term.{term.term}" not in EXEMPT)
         self.terms = tuple(i for i, _ in self.method.terms)
         self.copies = 1
         self.values: dict[str, Tensor] = {}
@@ -80,26 +51,15 @@ class Bench:
 
     def laws(self, tables: Tables) -> dict[str, Law]:
         """Every stream's law; streams that one term reads together share their outcomes."""
-        found = {name: law_of(stream, tables) for name, stream in self.entry.rollouts.items() if self._read(name)}
-        for _, term in self.method.terms:
-            names = list(dict.fromkeys(term.streams()))
-            if len(names) == 2:
-                found[names[0]], found[names[1]] = together(found[names[0]], found[names[1]])
-            elif len(names) > 2:
-                raise Exempt(f"objective: a term that reads {len(names)} streams at once")
-        if (rows := max(len(law) for law in found.values())) > MOST_ROWS:
-            raise Exempt(f"size: {rows} joint outcomes")
-        return {name: _copied(law, self.copies) for name, law in found.items()}
-
-    def _read(self, stream: str) -> bool:
-        return any(stream in term.streams() for _, term in self.method.terms)
+        found = joint_laws(tables, [term.streams() for _, term in self.method.terms])
+        return {name: copied(law, self.copies) for name, law in found.items()}
 
     def measure(self, tables: Tables, laws: Mapping[str, Law] | None = None) -> Measured:
         """The expected gradient at a student, exact where the laws are."""
         laws = self.laws(tables) if laws is None else laws
         asked: list[str] = []
         with Weighing() as weighing:
-            contexts = {name: self.context(name, law, tables, weighing.weigher(_weights(law)), asked) for name, law in laws.items()}
+            contexts = {name: self.context(name, law, tables, weighing.weigher(weights(law)), asked) for name, law in laws.items()}
             try:
                 prepared = self._by_process(contexts, laws) if self.slow else self.method.prepare(contexts)
             except Unweighed:
@@ -124,24 +84,56 @@ class Bench:
             if isinstance(statistic, Value):
                 values_S = self._values(statistic.learner, name, context, law)
                 columns[statistic] = torch.where(rollout.mask_BT, values_S[torch.from_numpy(np.maximum(law.state_RT, 0))], 0.0)
+            elif isinstance(statistic, Explored):
+                columns[statistic] = explored_column(statistic, law, tables, context)
         return context
 
     def view(self, law: Law, tables: Tables, student_NV: Tensor | None = None) -> LogitView:
         """All scorers at the law's tokens; the student with a gradient only where its logits are given."""
-        valid = law.state_RT >= 0
-        return self.view_at(torch.from_numpy(law.state_RT[valid]), torch.from_numpy(law.token_RT[valid]), tables, student_NV)
+        valid, tables = law.state_RT >= 0, tables.read_in(law.reading)
+        splits = {name: self._split(name, alignment, law, tables) for name, alignment in self.method.aligned.items()}
+        label_N = None if law.label_RT is None else torch.from_numpy(law.label_RT[valid])
+        return self.view_at(torch.from_numpy(law.state_RT[valid]), torch.from_numpy(law.token_RT[valid]), tables, student_NV, splits, label_N)
 
-    def view_at(self, state_N: Tensor, token_N: Tensor, tables: Tables, student_NV: Tensor | None = None) -> LogitView:
-        """The same at any states and tokens."""
+    def view_at(
+        self, state_N: Tensor, token_N: Tensor, tables: Tables, student_NV: Tensor | None = None, splits: Mapping[str, Split] | None = None,
+        label_N: Tensor | None = None,
+    ) -> LogitView:  # fmt: skip
+        """The same at any states and tokens; scorers with other tokens, or given text for tokens, only where these are at hand."""
         made = [n for n, t in self.entry.teachers.items() if isinstance(t, Composite) and n not in tables.pinned]
         mixes = self.method.mixes({name: torch.zeros(len(state_N), dtype=torch.long) for name in made})
-        logits: dict[str, Callable[[], Tensor]] = {n: (lambda n=n: tables.logits(n).detach()[state_N]) for n in ("reference", *self.entry.teachers)}  # type: ignore[misc]
-        logits["student"] = lambda: tables.student.detach()[state_N] if student_NV is None else student_NV
-        return LogitView(token_N, logits, self.method.targets, mixes=mixes)
+        splits = splits or {}
+
+        def read(name: str) -> Tensor:
+            if name in splits:
+                return self._table(name, tables)[splits[name].state_M]
+            if name in self.method.aligned:
+                raise Exempt(f"scorer '{name}': has tokens of its own, so no law at a state of the student's")
+            if tables.given(name) and name not in tables.pinned:
+                if label_N is None:
+                    raise Exempt(f"scorer '{name}': is a given text, so no law at a state")
+                return torch.full((len(label_N), self.world.vocabulary), -torch.inf, dtype=torch.float64).scatter_(1, label_N[:, None], 0.0)
+            return tables.logits(name).detach()[state_N]
+
+        logits: dict[str, Callable[[], Tensor]] = {n: (lambda n=n: read(n)) for n in ("reference", *self.entry.teachers)}  # type: ignore[misc]
+        shift = tables.shift()
+        own = shift if isinstance(shift, float) else shift[state_N]
+        logits["student"] = lambda: tables.logits("student").detach()[state_N] if student_NV is None else student_NV + own
+        return LogitView(token_N, logits, self.method.targets, mixes=mixes, pairings={name: one.pairing for name, one in splits.items()})
+
+    def _table(self, name: str, tables: Tables) -> Tensor:
+        """The table of a teacher with its own tokens, or, put where a test wants it, with the student's."""
+        if name in tables.pinned:
+            return tables.logits(name).detach()
+        teacher = self.entry.teachers[name]
+        return teacher_world(self.world.vocabulary).table(f"foreign:{teacher.model}:{'' if teacher.context is None else teacher.context.template}")  # type: ignore[attr-defined]
+
+    def _split(self, name: str, alignment: Any, law: Law, tables: Tables) -> Split:
+        return split(alignment, law, self.world, tables.logits("student"), self._table(name, tables), same=name in tables.pinned)
 
     def _rollout(self, law: Law, tables: Tables) -> Rollout:
         mask_BT = torch.from_numpy(law.state_RT >= 0)
-        logp_SV = tables.student.detach().log_softmax(-1)
+        logp_SV = tables.read_in(law.reading).logits("student").detach().log_softmax(-1)
         student_BT = logp_SV[torch.from_numpy(np.maximum(law.state_RT, 0)), torch.from_numpy(law.token_RT)]
         return Rollout(
             prompts=(PROMPT,) * len(law),
@@ -150,7 +142,7 @@ class Bench:
             mask_BT=mask_BT,
             author_BT=torch.from_numpy(law.author_RT),
             behaviour_logp_BT=torch.from_numpy(law.behaviour_RT),
-            student_logp_BT=student_BT.masked_fill(torch.from_numpy(law.given_R)[:, None] & mask_BT, float("nan")),
+            student_logp_BT=student_BT.masked_fill(torch.from_numpy(np.isnan(law.behaviour_RT)) & mask_BT | (law.reading is not None), float("nan")),
             group_B=torch.from_numpy(law.outcome_R),
             finished_B=torch.from_numpy(law.finished_R),
         )
@@ -170,6 +162,21 @@ class Bench:
                 values[name] = reward.measure(answers, values, lambda check: torch.from_numpy(self._verdicts(law, _coin(check))))
             self._measured = {key: values}
         return self._measured[key]
+
+    def text_values(self, name: str) -> Array | None:
+        """A reward of whole answers as one of their last token, (S, V): of every text that the world holds; None where it depends on more
+        than the answer."""
+        reward = self.entry.rewards[name]
+        stream = next((one for one in self.entry.rollouts if name in self.method.sequence_rewards(one)), None)
+        if stream is None or type(reward).verdict is not SequenceReward.verdict:  # type: ignore[attr-defined]
+            return None
+        states, vocabulary = len(self.world.states), self.world.vocabulary
+        even = np.full((states, vocabulary), 1.0 / vocabulary)
+        law = unrolled(self.world, self.world.horizon, lambda s, t: (even[s][:, None], np.log(even[s]), (0,)))
+        last_R = (law.state_RT >= 0).sum(1) - 1
+        found, rows = np.zeros((states, vocabulary)), np.arange(len(law))
+        found[law.state_RT[rows, last_R], law.token_RT[rows, last_R]] = self._rewards(stream, law)[name].double().numpy()
+        return found
 
     def _verdicts(self, law: Law, check: str) -> Array:
         """The verifier's result of each row; texts cut before the world's horizon fail."""
@@ -210,7 +217,7 @@ class Bench:
             np.add.at(by_term[part.term], law.state_RT[valid], weight_RT[valid][:, None] * one_NV)
             pieces[part.term].append((law, one_NV * COPIES))
         tokens = sum(float((law.probability_R * (law.state_RT >= 0).sum(1)).sum()) for law in laws.values())
-        second = {i: _second(pieces[i], shape) for i in self.terms}
+        second = {i: second_moment(pieces[i], shape) for i in self.terms}
         return Measured(by_term, dict(laws), max(law.error for law in laws.values()), tokens, second, tuple(prepared))
 
     def _by_process(self, contexts: Mapping[str, TokenContext], laws: Mapping[str, Law]) -> list[Prepared]:
@@ -218,8 +225,8 @@ class Bench:
         found: list[Prepared] = []
         for index, term in self.method.terms:
             names = tuple(dict.fromkeys(term.streams()))
-            rows = {name: _rows_of(laws[name]) for name in names}
-            outcomes = [{name: _part(contexts[name], rows[name][o]) for name in names} for o in range(laws[names[0]].outcomes)]
+            rows = {name: rows_of(laws[name]) for name in names}
+            outcomes = [{name: part_of(contexts[name], rows[name][o]) for name in names} for o in range(laws[names[0]].outcomes)]
             alone = replace_terms(self.method, index)
             made = contexts_by_process(alone.prepare, outcomes, list(laws[names[0]].per_outcome))
             for k, first in enumerate(made[0]):
@@ -233,72 +240,10 @@ class Bench:
         """The expected gradient the literal way, for tests."""
         laws, asked = self.laws(tables), list[str]()
         with Weighing() as weighing:
-            contexts = {name: self.context(name, law, tables, weighing.weigher(_weights(law)), asked) for name, law in laws.items()}
+            contexts = {name: self.context(name, law, tables, weighing.weigher(weights(law)), asked) for name, law in laws.items()}
             return self._gradients(self._by_process(contexts, laws), contexts, laws, tables).gradient
-
-
-def replace_terms(method: Method, only: int) -> Method:
-    """The method with one of its terms."""
-    found = Method.__new__(Method)
-    found.__dict__.update(method.__dict__)
-    found.terms = tuple((i, term) for i, term in method.terms if i == only)
-    return found
-
-
-def state_values(law: Law, reward_RT: Array, gamma: float, states: int) -> Array:
-    """E[sum over k >= t of gamma^(k-t) r_k | state], (S,)."""
-    return_RT, running = np.zeros_like(reward_RT), np.zeros(len(law))
-    for t in range(reward_RT.shape[1] - 1, -1, -1):
-        running = reward_RT[:, t] + gamma * running
-        return_RT[:, t] = running
-    valid = law.state_RT >= 0
-    weight = np.broadcast_to(law.probability_R[:, None], valid.shape)[valid]
-    total = np.bincount(law.state_RT[valid], weight * return_RT[valid], minlength=states)
-    mass = np.bincount(law.state_RT[valid], weight, minlength=states)
-    found: Array = np.where(mass > 0, total / np.where(mass > 0, mass, 1.0), 0.0)
-    return found
 
 
 def _coin(check: Any) -> str:
     """The name of a check, or of a reward that needs a model to judge."""
     return check if isinstance(check, str) else str(getattr(check, "check", check.kind))
-
-
-def _weights(law: Law) -> Tensor:
-    return torch.from_numpy(law.probability_R)
-
-
-def _copied(law: Law, copies: int) -> Law:
-    if copies == 1:
-        return law
-    index = np.tile(np.arange(len(law)), copies)
-    found = law.rows(index)
-    shifted = found.outcome_R + np.repeat(np.arange(copies), len(law)) * law.outcomes
-    return replace(found, probability_R=found.probability_R / copies, outcome_R=shifted)
-
-
-def _second(pieces: list[tuple[Law, Array]], shape: tuple[int, int]) -> float:
-    """E of the squared length of one outcome's gradient."""
-    if not pieces:
-        return 0.0
-    outcomes = pieces[0][0].outcomes
-    whole = np.zeros((outcomes, *shape))
-    for law, one_NV in pieces:
-        valid = law.state_RT >= 0
-        outcome_N = np.broadcast_to(law.outcome_R[:, None], valid.shape)[valid]
-        np.add.at(whole, (outcome_N, law.state_RT[valid]), one_NV)
-    return float((pieces[0][0].per_outcome * (whole**2).sum((1, 2))).sum())
-
-
-def _rows_of(law: Law) -> list[Any]:
-    order = np.argsort(law.outcome_R, kind="stable")
-    return np.split(order, law.outcomes)
-
-
-def _part(context: TokenContext, rows: Any) -> TokenContext:
-    at = torch.from_numpy(rows)
-    columns = {s: c[at] for s, c in context.columns.items()}
-    changes: dict[str, Any] = {"rollout": context.rollout.rows(rows.tolist()), "columns": columns, "rewards": {n: r[at] for n, r in context.rewards.items()}}
-    if isinstance(context, LabContext) and context.shift_B is not None:
-        changes["shift_B"] = context.shift_B[at]
-    return replace(context, **changes)

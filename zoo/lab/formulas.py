@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from zoo.lab import references as ref
-from zoo.lab.doubles import verified
+from zoo.lab import texts
+from zoo.lab.measured import Measured
+from zoo.lab.texts import DIFFERENCES, STEP
 from zoo.lab.world import Array
 from zoo.views import LogitView
 
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
 Expected = tuple[str, "Against | None", "Array | None"]
 RATIOS = ("importance", "mixture_importance", "ppo_clip", "one_sided", "uncorrected")
 STATE_ONLY = ("none", "kl", "batch_mean", "optimal", "value")  # baselines that leave the mean as it is
+OWN_SHARE = ("group_mean", "sequence_mean")  # those that hold a share of the answer's own advantage
 CREDITS = ("immediate", "return_to_go", "discounted", "k_step", "gae", "group", "leave_one_out")
-STEP = 1e-4  # of the central differences, in logits; the error is its fourth power with five points
 
 
 def nothing(at: TermReferences, *reasons: str) -> Expected:
@@ -29,11 +31,14 @@ def nothing(at: TermReferences, *reasons: str) -> Expected:
     return "measured only", None, None
 
 
-def direct(at: TermReferences, term: Any) -> Expected:
+def direct(at: TermReferences, term: Any, found: Measured) -> Expected:
     """(a) of the term's own divergence: by the formula of table A.3 where it has one, else by differences of its value."""
     part, kind = term.divergence.model_dump(), term.divergence.kind
+    teacherless = getattr(term.divergence, "teacherless", False)
+    if not teacherless and not at.has_law(term.teacher):
+        return _without_law(at, term, found)
     plain = not term.shaping and term.support.kind in ("full", "sampled")
-    if not plain or getattr(term.divergence, "teacherless", False):
+    if not plain or teacherless:
         return _by_differences(at, term)
     p_SV, q_SV = np.exp(at.logp("student", term.temperature)), np.exp(at.logp(term.teacher, term.temperature))
     scale = (term.temperature if term.rescale else 1.0 / term.temperature) if term.temperature != 1.0 else 1.0
@@ -51,6 +56,22 @@ def direct(at: TermReferences, term: Any) -> Expected:
     return _by_differences(at, term) if known is None else (f"(a) per-state {kind}, frozen states", "equal", np.asarray(scale * known))
 
 
+def _without_law(at: TermReferences, term: Any, found: Measured) -> Expected:
+    """A teacher that is a given text, or has tokens of its own."""
+    if not at.tables.given(term.teacher):
+        says = f"(a) its own value on the teacher's tokens ({term.divergence.kind}), texts held fixed, by differences"
+        return says, "parallel", texts.of_rows(at, found)
+    plain = term.divergence.kind == "forward_kl" and term.support.kind == "full" and term.temperature == 1.0 and not term.shaping
+    if not plain or at.law.label_RT is None:
+        return nothing(at, f"{term.divergence.kind} to a given text: no formula in the lab")
+    return "the gradient of the labels' cross-entropy", "equal", texts.of_labels(at)
+
+
+def preference(at: TermReferences, term: Any, found: Measured) -> Expected:
+    """The mean loss of pairs by differences."""
+    return f"the gradient of its mean loss ({term.loss.kind}), pairs held fixed, by differences", "parallel", texts.of_pairs(at, term, found)
+
+
 def _by_differences(at: TermReferences, term: Any) -> Expected:
     """The gradient of the mean loss of each state by central differences, states and written tokens held fixed."""
     if _stops_gradients(term):
@@ -62,7 +83,7 @@ def _by_differences(at: TermReferences, term: Any) -> Expected:
     base_SV, wanted = at.tables.student.detach(), np.zeros_like(at.p)
     fixed = at.bench.view_at(state_N, token_N, at.tables)
     for v in range(vocabulary):
-        for factor, offset in ((-1 / 12, 2), (8 / 12, 1), (-8 / 12, -1), (1 / 12, -2)):
+        for factor, offset in DIFFERENCES:
             moved_SV = base_SV.clone()
             moved_SV[:, v] += offset * STEP
             view = _Moved(at.bench.view_at(state_N, token_N, at.tables, moved_SV[state_N]), fixed)
@@ -98,9 +119,9 @@ def policy_gradient(at: TermReferences, term: Any) -> Expected:
         return "exactly zero: a quantity of the state alone (D.6)", "null", None
     reward_SV, name = _reward(at, reward, term)
     if reward_SV is None:
-        return nothing(at, f"reward {reward.kind}: no formula in the lab")
+        return nothing(at, f"reward {reward.kind}: no formula in the lab" if name == reward.kind else f"{name}: what a token gets depends on its whole span")
     unknown = [f"ratio {r.kind}" for r in term.ratio if r.kind not in RATIOS]
-    unknown += [f"baseline {term.baseline.kind}"] if term.baseline.kind not in STATE_ONLY else []
+    unknown += [f"baseline {term.baseline.kind}"] if term.baseline.kind not in (*STATE_ONLY, *OWN_SHARE) else []
     if unknown:
         return nothing(at, *(f"{part}: no formula in the lab" for part in unknown))
     if term.routing.kind != "sampled":
@@ -110,12 +131,14 @@ def policy_gradient(at: TermReferences, term: Any) -> Expected:
 
 def _reward(at: TermReferences, reward: Any, term: Any) -> tuple[Array | None, str]:
     if reward.kind == "contrast":
+        if not all(at.has_law(scorer) for scorer in reward.of):
+            return None, "a scorer with tokens of its own"
         part = reward.model_dump()
         own = part["of"].get("student", part["of"].get("behaviour", 0.0))
         plain = part["map"] == "log" and own == -1 and len(part["of"]) == 2
         return ref.contrast(part, {s: at.logp(s) for s in part["of"]}), "reverse KL" if plain else "contrast reward"
-    if reward.kind == "verifier":
-        return ref.terminal(at.bench.world, verified(at.bench.world, reward.check)), "verifier"
+    if reward.per_sequence and isinstance(term.reward, str):
+        return at.bench.text_values(term.reward), reward.kind
     return None, reward.kind
 
 
@@ -127,7 +150,7 @@ def _credited(at: TermReferences, term: Any, reward_SV: Array, name: str) -> Exp
         return nothing(at, f"credit {kind}: no formula in the lab")
     if any(s.kind == "whiten" and getattr(s, "among", "batch") != "batch" for s in later):
         return nothing(at, "whitening within each response: no formula in the lab")
-    if credit.estimator() == "pg_immediate":
+    if credit.estimator() == "pg_immediate" and term.baseline.kind not in OWN_SHARE:
         advantage_SV, against, says = reward_SV, "equal", f"(a) per-state {name}, frozen states"
         for shaping in later:
             if shaping.kind == "whiten":
@@ -144,34 +167,58 @@ def _credited(at: TermReferences, term: Any, reward_SV: Array, name: str) -> Exp
         return nothing(at, f"shaping {bad[0]} of a return: no formula in the lab")
     if getattr(credit, "per_length", False):
         return nothing(at, "a return divided by its length: no formula in the lab")
-    against = "parallel" if later or kind == "group" else "equal"
     if kind in ("group", "leave_one_out"):
         return _group(at, term, reward_SV, name, "parallel" if later or kind == "group" else "equal")
-    gamma = float(getattr(credit, "gamma", 1.0))
-    steps = float(credit.k) if kind == "k_step" else ref.MOST
-    values_SV = ref.action_values(world, at.p, reward_SV, gamma, steps)
-    if getattr(credit, "start", "this") == "next":
+    gamma, start = float(getattr(credit, "gamma", 1.0)), getattr(credit, "start", "this")
+    steps = 1.0 if kind == "immediate" else float(credit.k) if kind == "k_step" else ref.MOST
+    values_SV = ref.action_values(world, at.reached, reward_SV, gamma, steps)
+    if start == "next":
         values_SV = values_SV - reward_SV
-    whole = "(c) the expected reward" if name == "verifier" else f"(b) sequence {name}"
-    if gamma < 1.0 or steps < world.horizon or getattr(credit, "start", "this") == "next":
+    whole = _whole(at, term, name)
+    if gamma < 1.0 or steps < world.horizon or start == "next":
         whole = f"the {credit.estimator()} field of the {name}, the gradient of no scalar (D.5)"
-    return whole, against, ref.field(at.weight, at.p, values_SV)  # type: ignore[return-value]
+    wanted = ref.field(at.weight, at.p, values_SV)
+    if term.baseline.kind in OWN_SHARE:
+        share = 1.0 if term.baseline.kind == "sequence_mean" else at.law.outcomes / len(at.law)
+        whole += f", less {share:g} of each answer's own mean"
+        wanted = wanted + share * texts.own_share(at.law, at.p, texts.credited(at.law, reward_SV, gamma, steps, start))
+    return whole, "parallel" if later else "equal", wanted
+
+
+def _whole(at: TermReferences, term: Any, name: str) -> str:
+    """What the whole return's gradient is."""
+    if name in ("reverse KL", "contrast reward"):
+        return f"(b) sequence {name}"
+    return "(c) the expected reward" if name == "verifier" else f"(c) the expected reward, {name}"
 
 
 def _group(at: TermReferences, term: Any, reward_SV: Array, name: str, against: Against) -> Expected:
-    wanted = ref.field(at.weight, at.p, ref.action_values(at.bench.world, at.p, reward_SV))
-    whole = "(c) the expected reward" if name == "verifier" else f"(b) sequence {name}"
+    wanted = ref.field(at.weight, at.p, ref.action_values(at.bench.world, at.reached, reward_SV))
+    whole, two = _whole(at, term, name), len(np.unique(_ends(at, reward_SV))) <= 2
     if getattr(term.credit, "per_length", False):
         return nothing(at, "group credit of an answer's mean reward: no formula in the lab")
-    if term.credit.kind == "group" and term.credit.divide == "std" and name != "verifier":
-        return nothing(at, f"{whole} only where rewards are 0 or 1: the group's standard deviation weighs groups differently")
+    if term.credit.kind == "group" and term.credit.divide == "std" and not (two and whole.startswith("(c)")):
+        return nothing(at, f"{whole} only where rewards have two values: the group's standard deviation weighs groups differently")
     factor = ", up to a factor" if against == "parallel" else ""
     return f"{whole}{factor}", against, wanted
+
+
+def _ends(at: TermReferences, reward_SV: Array) -> Array:
+    """The rewards of texts, from those of their last tokens."""
+    children = at.bench.world.children
+    return np.asarray(reward_SV[children < 0])
 
 
 def _routed(at: TermReferences, term: Any, reward_SV: Array) -> Expected:
     """The mean of the D.10 rule: a positive advantage as sampled, a negative one moved from the token to rho."""
     kinds = ("teacher", "teacher_topk", "counterfactual")
+    if term.routing.kind == "student_topk" and not (term.shaping or term.ratio) and term.baseline.kind == "none":
+        top_SV = np.argsort(np.argsort(-at.p, axis=-1, kind="stable"), axis=-1) < term.routing.k
+        rho_SV = np.where(top_SV, at.p, 0.0)
+        rho_SV = rho_SV / rho_SV.sum(-1, keepdims=True)
+        pushed_SV = rho_SV * reward_SV
+        says = "(a) of the reverse KL on the student's k best with its log-ratio held fixed, over their mass (D.11)"
+        return says, "equal", at.weight[:, None] * (at.p * pushed_SV.sum(-1, keepdims=True) - pushed_SV)
     if term.routing.kind not in kinds or term.credit.kind != "immediate" or term.credit.estimator() != "pg_immediate" or term.shaping or term.ratio:
         return nothing(at, f"routing {term.routing.kind} with credit {term.credit.kind}: no formula in the lab")
     q_SV = np.exp(at.logp(term.routing.teacher))

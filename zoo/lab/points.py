@@ -1,4 +1,4 @@
-"""Where the exact update comes to rest, and what it lowers on the way."""
+"""Where the exact update comes to rest."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from torch import Tensor
 from zoo.components.rollouts.base import Stream
 from zoo.coordinates import is_anchor
 from zoo.lab import references as ref
-from zoo.lab.doubles import Tables, verified
+from zoo.lab.doubles import Tables
 from zoo.lab.engine import Bench, Measured
-from zoo.lab.exact import COPIES, Weighing
 from zoo.lab.world import Array
 
 ZERO = 1e-8  # of the update at the start
 AWAY, REST = 1e-3, 1e-4  # nats from the teacher, and share of the update left, that tell a resting place from it
 FOLLOW, RATE = 150, 2.0
-STEPS, STEP = 8, 0.05  # exact steps of the descent, and the largest change of a logit in each
 
 
 @dataclass(frozen=True)
 class FixedPoint:
     """What was found: `at_teacher` is the signal terms' update with the student at the teacher, relative to the start's; `rest` what is
     left of it after following it, and `kl` how far from the teacher that is, in nats per state (mean of both directions). A `trained`
-    teacher moves by itself, so where the student alone would come to rest says nothing of the pair."""
+    teacher moves by itself, so where the student alone would come to rest says nothing of the pair. `retold`: the teacher has tokens of its
+    own, and was given the student's for this."""
 
     claimed: str | None
     teacher: str | None
@@ -37,6 +36,7 @@ class FixedPoint:
     kl: float | None = None
     masses: tuple[float, float] | None = None
     trained: bool = False
+    retold: bool = False
 
     @property
     def zero(self) -> bool:
@@ -57,6 +57,7 @@ class FixedPoint:
             return "no teacher to compare with"
         found = "the teacher rests" if self.zero else "the teacher moves"
         found += " where the teachers agree" if self.agreeing and self.zero else ""
+        found += ", had it the student's tokens" if self.retold else ""
         return found if self.leads is None else f"{found}; followed from the start: {self.leads}, KL {self.kl:.2g}, {self.rest:.0e} of the update left"
 
     @property
@@ -87,7 +88,7 @@ def teachers_of(bench: Bench) -> list[str]:
         found += [s for s in (*term.update_scorers(), *term.scorers(bench.entry.rewards)) if s in bench.entry.teachers]
     if not found:
         found = [s for i in signal_terms(bench) for name in bench.entry.objective[i].streams() for s in _writers(bench.entry.rollouts[name])]
-    return [s for s in dict.fromkeys(found) if s in bench.entry.teachers]
+    return [s for s in dict.fromkeys(found) if s in bench.entry.teachers and not bench.entry.teachers[s].given]  # type: ignore[attr-defined]
 
 
 def _writers(stream: Stream) -> tuple[str, ...]:
@@ -110,7 +111,9 @@ def fixed_point(bench: Bench, tables: Tables, start: Measured, *, follow: int) -
         if at_teacher <= ZERO + 10 * start.error:
             break
     at_teacher = 0.0 if at_teacher <= 10 * start.error else at_teacher
-    found = FixedPoint(claimed, chosen, at_teacher, agreeing)
+    found = FixedPoint(claimed, chosen, at_teacher, agreeing, retold=chosen in bench.method.aligned)
+    if found.retold:  # where the student rests beside such a teacher is no table of the teacher's
+        return found
     tilted = claimed is not None and claimed != "teacher"
     if not follow and not (tilted and found.zero):
         return found
@@ -173,81 +176,3 @@ def _masses(bench: Bench, terms: list[int], p_SV: Array, q_SV: Array) -> tuple[f
             best = np.argsort(-(q_SV if support.kind == "teacher_topk" else p_SV)[0], kind="stable")[: support.k]
             return float(p_SV[0, best].sum()), float(q_SV[0, best].sum())
     return None
-
-
-@dataclass(frozen=True)
-class Descent:
-    """The declared metric before and after a few exact steps; a reward is to rise, everything else to fall."""
-
-    metric: str
-    before: float
-    after: float
-    reason: str | None = None
-
-    @property
-    def ok(self) -> bool | None:
-        """None where the entry declares no metric."""
-        if self.metric == "none":
-            return None
-        gained = self.after - self.before if self.metric == "expected_reward" else self.before - self.after
-        return gained > 1e-12
-
-
-def descent(bench: Bench, tables: Tables, start: Measured, metric: str, reason: str | None) -> Descent:
-    """Take small exact steps along the whole update and read the metric."""
-    if metric == "none" or not np.any(start.gradient):
-        return Descent("none", 0.0, 0.0, reason or "the update is zero")
-    read = {"own_loss": _own_loss, "kl_to_teacher": _kl, "expected_reward": _reward}[metric](bench, tables, start)
-    at, measured, before = tables, start, read(tables)
-    for step in range(STEPS):
-        at = at.at(at.student - torch.from_numpy(STEP * measured.gradient / np.abs(measured.gradient).max()))
-        if step < STEPS - 1:
-            measured = bench.measure(at)
-            if not np.any(measured.gradient):
-                break
-    return Descent(metric, before, read(at), reason)
-
-
-def _own_loss(bench: Bench, tables: Tables, start: Measured) -> Any:
-    """The loss on the first step's law, its advantages, gates and denominators held fixed."""
-    prepared = start.prepared
-
-    def read(at: Tables) -> float:
-        total = 0.0
-        with Weighing(), torch.no_grad():
-            for part in prepared:
-                law = start.laws[part.stream]
-                mask_BT = torch.from_numpy(law.state_RT >= 0)
-                leaf_NV = at.student.detach()[torch.from_numpy(law.state_RT[law.state_RT >= 0])]
-                weight_BT = torch.from_numpy(law.probability_R)[:, None] * COPIES
-                weighed = type(part)(part.term, part.stream, part.scale_BT * weight_BT, part.columns, part.value)
-                loss, _ = bench.method.chunk_loss([weighed], bench.view(law, tables, leaf_NV), lambda v_BT, m_BT=mask_BT: v_BT[m_BT])  # type: ignore[misc]
-                total += float(loss)
-        return total
-
-    return read
-
-
-def _kl(bench: Bench, tables: Tables, start: Measured) -> Any:
-    """KL(p || q) to the first teacher, over the states of the first step's streams."""
-    names = teachers_of(bench) or ["reference"]
-    states = len(bench.world.states)
-    weight_S = sum((law.visits(states) for law in start.laws.values()), np.zeros(states))
-
-    def read(at: Tables) -> float:
-        p_SV, q_SV = (ref.log_softmax(t.numpy()) for t in (at.student.detach(), at.logits(names[0]).detach()))
-        return float(weight_S @ (np.exp(p_SV) * (p_SV - q_SV)).sum(-1))
-
-    return read
-
-
-def _reward(bench: Bench, tables: Tables, start: Measured) -> Any:
-    """The chance that the verifier accepts what the student writes."""
-    check = next(getattr(r, "check", n) for n, r in bench.entry.rewards.items() if r.per_sequence)
-    reward_SV = ref.terminal(bench.world, verified(bench.world, check))
-
-    def read(at: Tables) -> float:
-        p_SV = np.exp(ref.log_softmax(at.student.detach().numpy()))
-        return float((p_SV[0] * ref.action_values(bench.world, p_SV, reward_SV)[0]).sum())
-
-    return read

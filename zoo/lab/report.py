@@ -12,10 +12,11 @@ from zoo.components.base import extremes
 from zoo.entry import MethodEntry
 from zoo.errors import ZooError
 from zoo.lab.claims import NULL, Claim, TermReferences, claim_of, parts_of
+from zoo.lab.descents import Descent, descent
 from zoo.lab.doubles import EXEMPT
 from zoo.lab.engine import PROGRESS, Bench
 from zoo.lab.laws import Exempt
-from zoo.lab.points import Descent, FixedPoint, descent, fixed_point
+from zoo.lab.points import FixedPoint, fixed_point
 from zoo.lab.references import compare
 from zoo.lab.world import World, world_of
 

@@ -7,14 +7,30 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from zoo.components.rollouts import Blended, Branch, Corpus, Dataset, Interleaved, Mixture, Policy, Prefix, Replay, Stream, warp
+from zoo.components.rollouts import (
+    Blended,
+    Branch,
+    Corpus,
+    Dataset,
+    Edited,
+    Interleaved,
+    Mixture,
+    Policy,
+    Prefix,
+    Replay,
+    Reread,
+    Stream,
+    WindowVerify,
+)
 from zoo.components.rollouts.base import author_of
 from zoo.components.rollouts.decoded import Solo
 from zoo.lab.doubles import EXEMPT, Tables
+from zoo.lab.edits import edited, labelled
 from zoo.lab.laws import Exempt, Ints, Law, grouped, mixed, product_of, unrolled
+from zoo.lab.windows import given_back
 from zoo.lab.world import Array, World
+from zoo.lab.writing import read_logits, warped
 from zoo.tensors import Author
 
 GRID, LATTICE, PHI = 2048, 4096, 0.5
@@ -27,6 +43,8 @@ def law_of(stream: Stream, tables: Tables) -> Law:
     Raises:
         Exempt: the lab has no double for the stream.
     """
+    if isinstance(stream, Edited | Reread):
+        return derived(stream, law_of(tables.entry.rollouts[stream.of], tables), tables)
     if isinstance(stream, Mixture) and stream.per == "group_member":
         members = [(name, int(count)) for name, count in stream.of.items() if count > 0]
         return product_of([grouped(single(stream.part(name), tables), count) for name, count in members])
@@ -35,10 +53,15 @@ def law_of(stream: Stream, tables: Tables) -> Law:
     return grouped(law, group) if group > 1 else law
 
 
+def derived(stream: Edited | Reread, source: Law, tables: Tables) -> Law:
+    """A stream that changes another one row by row, from the law of that one: each row follows its own, in the same outcome."""
+    return edited(stream, source, tables) if isinstance(stream, Edited) else replace(source, reading=stream.context)
+
+
 def single(stream: Stream, tables: Tables) -> Law:
     """The law of one sequence."""
     if stream.environment is not None:
-        raise Exempt(f"environment.{stream.environment.kind}: {EXEMPT['environment']}")
+        raise Exempt(f"environment.{stream.environment.kind}: {EXEMPT['environment']}", "environment")
     horizon = stream.horizon(tables.world.horizon)
     if isinstance(stream, Dataset | Corpus):
         return _given(stream, tables, horizon)
@@ -46,12 +69,16 @@ def single(stream: Stream, tables: Tables) -> Law:
         return mixed([(PHI, single(stream.of, tables)), (1.0 - PHI, single(stream.otherwise, tables))])
     if isinstance(stream, Mixture) and stream.per != "token":
         return mixed([(share, single(stream.part(name), tables)) for name, share in zip(stream.names, stream.shares, strict=True)])
+    if isinstance(stream, Solo | Mixture) and any(tables.given(name) for name in stream.reads):
+        return labelled(stream, tables, horizon)
     if isinstance(stream, Solo):
         [name] = stream.reads
-        law_SV = _warped(stream, name, tables)
+        law_SV = warped(stream, name, tables)
         return unrolled(tables.world, horizon, lambda s, t: (np.exp(law_SV[s])[:, None], law_SV[s], (int(author_of(name)),)))
     if isinstance(stream, Mixture):
         return _mixture(stream, tables, horizon)
+    if isinstance(stream, Interleaved) and isinstance(stream.verify, WindowVerify):
+        return given_back(stream, stream.verify, tables, horizon)
     if isinstance(stream, Interleaved):
         return _interleaved(stream, tables, horizon)
     if isinstance(stream, Blended):
@@ -65,28 +92,15 @@ def single(stream: Stream, tables: Tables) -> Law:
     raise Exempt(f"rollout.{stream.author}: no double yet")
 
 
-def read_logits(stream: Stream, name: str, tables: Tables) -> Tensor:
-    """The table with which a model writes for a stream, with the context that it sees there."""
-    context = getattr(stream, "context_of", lambda _: stream.context)(name)
-    logits_SV = tables.logits(name).detach()
-    return logits_SV if context is None else logits_SV + tables.context_table(context)
-
-
-def _warped(stream: Any, name: str, tables: Tables) -> Array:
-    how = stream.warp_of(name) if hasattr(stream, "warp_of") else (stream.temperature, stream.top_p)
-    found: Array = warp(read_logits(stream, name, tables), *how).log_softmax(-1).numpy()
-    return found
-
-
 def _given(stream: Dataset | Corpus, tables: Tables, horizon: int) -> Law:
-    law_SV = tables.world.table(f"{stream.author}:{stream.field}").log_softmax(-1).numpy()
+    law_SV = tables.data(stream.author, stream.field)
     author = int(Author.DATASET if isinstance(stream, Dataset) else Author.CORPUS)
     nothing_SV = np.full_like(law_SV, np.nan)
-    return unrolled(tables.world, horizon, lambda s, t: (np.exp(law_SV[s])[:, None], nothing_SV[s], (author,)), given=True)
+    return unrolled(tables.world, horizon, lambda s, t: (np.exp(law_SV[s])[:, None], nothing_SV[s], (author,)))
 
 
 def _mixture(stream: Mixture, tables: Tables, horizon: int) -> Law:
-    laws_ASV = np.stack([np.exp(_warped(stream, name, tables)) for name in stream.names])
+    laws_ASV = np.stack([np.exp(warped(stream, name, tables)) for name in stream.names])
     joint_SAV = np.einsum("a,asv->sav", np.array(stream.shares), laws_ASV)
     with np.errstate(divide="ignore"):
         law_SV = np.log(joint_SAV.sum(1))
@@ -95,12 +109,9 @@ def _mixture(stream: Mixture, tables: Tables, horizon: int) -> Law:
 
 
 def _interleaved(stream: Interleaved, tables: Tables, horizon: int) -> Law:
-    student_SV, teacher_SV = (np.exp(_warped(stream, name, tables)) for name in stream.reads)
+    student_SV, teacher_SV = (np.exp(warped(stream, name, tables)) for name in stream.reads)
     unwarped = [read_logits(stream, name, tables) for name in reversed(stream.reads)]
-    try:
-        accepted_SV = stream.verify.accepts(*unwarped).numpy()
-    except ValueError as error:  # a verifier that judges more than one token
-        raise Exempt(f"verify.{getattr(stream.verify, 'kind', '?')}: {error}, and the lab's law goes token by token") from None
+    accepted_SV = stream.verify.accepts(*unwarped).numpy()
     rejected_S1 = np.where(accepted_SV, 0.0, student_SV).sum(-1, keepdims=True)
     joint_SAV = np.stack([student_SV * accepted_SV, rejected_S1 * teacher_SV], 1)
     with np.errstate(divide="ignore"):
@@ -129,7 +140,7 @@ def _continued(stream: Prefix | Branch, source: Law, tables: Tables, horizon: in
     text_R = whole_R - source.finished_R
     uniform = (np.arange(LENGTHS) + 0.5) / LENGTHS
     length = stream.lengths(torch.from_numpy(np.repeat(text_R, LENGTHS)), torch.from_numpy(np.tile(uniform, len(source)))).numpy().reshape(-1, LENGTHS)
-    law_SV = _warped(stream.rest(), stream.by, tables)
+    law_SV = warped(stream.rest(), stream.by, tables)
     author, parts = int(author_of(stream.by)), []
     limit = min(world.horizon, horizon) if isinstance(stream, Prefix) else world.horizon
     for row in range(len(source)):
@@ -138,12 +149,12 @@ def _continued(stream: Prefix | Branch, source: Law, tables: Tables, horizon: in
             if share > 0:
                 last = limit if isinstance(stream, Prefix) else min(limit, int(cut) + horizon)
                 parts.append(_after(world, source.rows([row]), int(cut), last, law_SV, author, stream.supervise == "all", share))
-    names = ("token_RT", "state_RT", "author_RT", "behaviour_RT", "finished_R", "given_R", "probability_R")
+    names = ("token_RT", "state_RT", "author_RT", "behaviour_RT", "finished_R", "probability_R")
     joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     _, first, inverse = np.unique(np.concatenate([joined["token_RT"], joined["state_RT"], joined["author_RT"], joined["finished_R"][:, None]], 1), axis=0,
                                   return_index=True, return_inverse=True)  # fmt: skip
     mass = np.bincount(inverse.reshape(-1), joined["probability_R"], minlength=len(first)).astype(np.float64)
-    kept = {name: column[first] for name, column in joined.items()} | {"probability_R": mass}
+    kept: dict[str, Any] = {name: column[first] for name, column in joined.items()} | {"probability_R": mass}
     return Law(**kept, outcome_R=np.arange(len(first)), error=source.error)
 
 
@@ -162,7 +173,7 @@ def _after(world: World, row: Law, cut: int, limit: int, law_SV: Array, author: 
     for name, column in columns.items():
         changed[name] = np.concatenate([np.broadcast_to(column[:, :cut], (len(found), cut)), getattr(found, name)[:, cut:]], 1)
     changed["state_RT"] = np.concatenate([given, found.state_RT[:, cut:]], 1)
-    return replace(found, **changed, probability_R=found.probability_R * share, given_R=np.full(len(found), bool(row.given_R[0]) and learned))
+    return replace(found, **changed, probability_R=found.probability_R * share)
 
 
 def _sampled(stream: Any, tables: Tables, horizon: int) -> Law:
@@ -192,8 +203,7 @@ def _sampled(stream: Any, tables: Tables, horizon: int) -> Law:
 def _counted(token: Ints, state: Ints, author: Ints, behaviour: Array, finished: Any) -> Law:
     _, first, inverse = np.unique(np.concatenate([token, state, author, finished[:, None]], 1), axis=0, return_index=True, return_inverse=True)
     probability = np.bincount(inverse.reshape(-1), minlength=len(first)) / len(token)
-    given = np.zeros(len(first), dtype=bool)
-    return Law(token[first], state[first], author[first], behaviour[first], finished[first], given, probability, np.arange(len(first)))
+    return Law(token[first], state[first], author[first], behaviour[first], finished[first], probability, np.arange(len(first)))
 
 
 def _lattice(points: int, dimensions: int) -> Array:
