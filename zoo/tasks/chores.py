@@ -1,7 +1,7 @@
 """Chores: two small domains in plain English for instruction-tuned models of some hundred million parameters, made by us.
 
-`sums`: a word problem of two steps; the answer writes each step as an equation and ends with `The answer is 28.` `lists`: words to put
-into alphabetical order; the answer is the words with commas. Out of distribution: sums of four steps, longer lists. What tuning
+`sums`: a word problem of one or two steps; the answer writes each step as an equation and ends with `The answer is 28.` `lists`: words to put
+into alphabetical order; the answer is the words with commas. Out of distribution: more steps, longer lists. What tuning
 may cost is asked as plain questions (`facts`), which are in no prompt of a distillation.
 
 Every item belongs to one split by the hash of its content (`split_of`), so train, valid and test are disjoint by construction.
@@ -22,8 +22,8 @@ from zoo.tensors import Prompt
 
 __all__ = ["ChoresTask", "held_out", "list_prompt", "names_fact", "said_number", "split_of", "sum_prompt", "written_list"]
 
-SUM_STEPS, LONGER_SUM_STEPS = (2,), (4,)
-LIST_LENGTHS, LONGER_LIST_LENGTHS = (3, 4, 5), (6, 7)
+SUM_STEPS, LONGER_SUM_STEPS = (1, 2), (3, 4)
+LIST_LENGTHS, LONGER_LIST_LENGTHS = (2, 3, 4), (5, 6)
 LARGEST = 99
 _TRAIN_SIZE, _VALID_SIZE, _TEST_SIZE = 8000, 256, 128
 _SAID = re.compile(r"[Tt]he answer is:?\s*\$?(-?[0-9]+)")
