@@ -10,8 +10,10 @@ from torch import Tensor
 from tests.golden.fixture import Stream
 from tests.golden.numerics import Mask
 from tests.golden.reference_self_direct import alone
+from tests.golden.reference_self_routed import gains
+from zoo.components.rewards import on_last
 from zoo.entry import MethodEntry
-
+from zoo.method import Method
 
 # As `STREAMS` and `MODELS` of the kit: texts that are read, or written, in a context are played by streams of their own.
 STREAMS_IN_CONTEXT: dict[str, dict[str, str]] = {
@@ -40,3 +42,14 @@ LACKING: dict[str, Callable[[Stream], Mask]] = {"sdpo": alone, "srpo": alone, "s
 def absent_of(entry: MethodEntry, data: Stream) -> dict[str, Tensor]:
     """Sequences that a scorer leaves out, by scorer."""
     return {"self": torch.from_numpy(LACKING[entry.id](data))} if entry.id in LACKING else {}
+
+
+def turn_rewards_of(method: Method, name: str, data: Stream) -> dict[str, Tensor]:
+    """Rewards of turns, each on the last token that its turn's writer wrote."""
+    found: dict[str, Tensor] = {}
+    for own in method.turn_rewards(name):
+        assert data.turn_BT is not None
+        turn_BT, mask_BT, value_BT = (torch.from_numpy(each) for each in (data.turn_BT, data.mask_BT, gains(data)))
+        last_BT = torch.stack([on_last(mask_BT & (turn_BT == k)) for k in range(int(turn_BT.max()) + 1)]).any(0)
+        found[own] = torch.where(last_BT, value_BT, torch.zeros_like(value_BT))
+    return found

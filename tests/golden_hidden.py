@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from tests.golden.numerics import Array
+from tests.golden.list_self import SELF_VARIANTS
+from tests.golden.numerics import Array, token_mean
 from tests.golden.reference_opd_direct import oprd
-from tests.golden_kit import RELATIVE, SIX, context_of, load
+from tests.golden_kit import RELATIVE, SIX, as_written, context_of, load
 from zoo.method import Method
 from zoo.views import LogitView
 
@@ -51,5 +52,31 @@ def compare(name: str) -> None:
     np.testing.assert_allclose(loss.item(), oprd(student, teacher, maps, data.mask_BT), rtol=RELATIVE)
     for which, tensor in ((0, states), (2, weight)):
         expected = central(lambda s, t, m: oprd(s, t, m, data.mask_BT), [student, teacher, maps], which)
+        assert tensor.grad is not None
+        np.testing.assert_allclose(tensor.grad.numpy(), expected, rtol=0, atol=RELATIVE * np.abs(expected).max())
+
+
+def compare_beside_logits(name: str) -> None:
+    """UniSD's divergence on logits and, at 0.01, the mean square between the last states of both views, of one width; gradients in logits and states."""
+    fixture, reference = as_written(load(name)), SELF_VARIANTS[name]["plain"]
+    data, width = fixture["main"], WIDE
+    student, teacher = np.random.RandomState(78).standard_normal((2, *data.mask_BT.shape, width))
+    method = Method(load(name))
+    parts = method.prepare({"main": context_of(method, "main", data)})
+    place_N = torch.from_numpy(data.mask_BT).flatten().nonzero()[:, 0]
+    states, logits = (torch.from_numpy(array).clone().requires_grad_() for array in (student, data.logits["student"]))
+    shown = {"student": logits, "self": torch.from_numpy(data.logits["self"])}
+    at = {"student": states, "self": torch.from_numpy(teacher)}
+    view = LogitView(
+        torch.from_numpy(data.response_BT).flatten()[place_N],
+        {who: (lambda of=of: of.flatten(0, 1)[place_N]) for who, of in shown.items()},
+        states={who: (lambda _, of=of: [of.flatten(0, 1)[place_N]]) for who, of in at.items()},
+    )
+    loss, _ = method.chunk_loss(parts, view, lambda column_BT: column_BT.flatten()[place_N])
+    loss.backward()  # type: ignore[no-untyped-call]
+    features = 0.01 * token_mean(((student - teacher) ** 2).mean(axis=-1), data.mask_BT)
+    np.testing.assert_allclose(loss.item(), reference(fixture).loss + features, rtol=RELATIVE)
+    slope = 0.01 * 2.0 * (student - teacher) * data.mask_BT[..., None] / (width * data.mask_BT.sum())
+    for tensor, expected in ((logits, reference.gradient(fixture)["main"]), (states, slope)):
         assert tensor.grad is not None
         np.testing.assert_allclose(tensor.grad.numpy(), expected, rtol=0, atol=RELATIVE * np.abs(expected).max())

@@ -21,7 +21,7 @@ from tests.golden.fixture import ROLES, TOP_K, Fixture, crowd, dialogues, six_to
 from tests.golden.fixture import Stream as GoldenStream
 from tests.golden.loss import Reference
 from tests.golden.reference_outcome_policy import mark
-from tests.golden_contexts import MODELS_IN_CONTEXT, STREAMS_IN_CONTEXT, absent_of
+from tests.golden_contexts import MODELS_IN_CONTEXT, STREAMS_IN_CONTEXT, absent_of, turn_rewards_of
 from zoo.components.base import Slot, Strict
 from zoo.components.rewards import Consensus, Overlong, Structure, Verifier
 from zoo.components.rewards.asked import Asked
@@ -237,7 +237,8 @@ def context_of(method: Method, name: str, data: GoldenStream) -> TokenContext:
     rollout, columns = rollout_of(method.entry.rollouts[name], data), dict[Statistic, Tensor]()
     view, _ = view_of(method, data, torch.from_numpy(data.logits["old"]), slice(None))
     annotate(method.statistics(name), view, rollout.mask_BT, slice(None), columns)
-    return TokenContext(rollout, columns, rewards_of(method, name, data, rollout), absent=absent_of(method.entry, data))
+    rewards, turns = rewards_of(method, name, data, rollout), turn_rewards_of(method, name, data)
+    return TokenContext(rollout, columns, rewards, absent=absent_of(method.entry, data), turn_rewards=turns)
 
 
 def evaluate(entry: MethodEntry, fixture: Fixture, chunk: int = 6, progress: float = 0.0, measured: Mapping[Any, float] | None = None) -> Result:

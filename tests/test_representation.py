@@ -37,8 +37,9 @@ def plain(pair: LoadedPair, model: Any, rollout: Any, row: int, layers: list[int
 def distance(kind: str, h: Tensor, g: Tensor) -> Tensor:
     if kind == "cosine":
         return 1 - (h * g).sum(-1) / (h.norm(dim=-1) * g.norm(dim=-1))
-    if kind == "normalised_mse":
-        h, g = h / h.norm(dim=-1, keepdim=True), g / g.norm(dim=-1, keepdim=True)
+    if kind == "mse":
+        return ((h - g) ** 2).mean(-1)
+    h, g = h / h.norm(dim=-1, keepdim=True), g / g.norm(dim=-1, keepdim=True)
     return ((h - g) ** 2).sum(-1)
 
 

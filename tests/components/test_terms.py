@@ -287,7 +287,7 @@ def test_representation(distance: str, layers: str, projector: str | None) -> No
     def apart(h: Array) -> Array:
         mapped = h if projector is None else 2.0 * h + (np.arange(2)[:, None, None] if layers == "all" else 0.0)
         unit, other = mapped / length(mapped), g / length(g)
-        each = {"mse": (mapped - g) ** 2, "normalised_mse": (unit - other) ** 2, "cosine": 1.0 / 3.0 - unit * other}[distance].sum(-1)
+        each = {"mse": (mapped - g) ** 2 / 3.0, "normalised_mse": (unit - other) ** 2, "cosine": 1.0 / 3.0 - unit * other}[distance].sum(-1)
         return each.mean(0) if layers == "all" else each[-1]
 
     np.testing.assert_allclose(found.detach().numpy(), apart(h), rtol=1e-10)

@@ -14,7 +14,7 @@ from . import reference_self_routed as routed
 from . import reference_self_texts as texts
 from .fixture import Fixture, six_tokens
 from .loss import Reference
-from .numerics import sequence_mean, token_mean
+from .numerics import sequence_mean
 from .reference_direct import sum_then_mean
 
 DATA, THEIRS, BOTH, THREE = ("data",), ("theirs",), ("main", "theirs"), ("main", "theirs", "data")
@@ -22,11 +22,9 @@ IN_CONTEXT = Reference(partial(opd.divergence, model="self", reduce=sequence_mea
 
 
 def mixed() -> Fixture:
-    """The six tokens with one wrong answer in `theirs` and `data` too."""
-    six = six_tokens()
-    return Fixture(
-        {**six.streams, "theirs": replace(six["theirs"], reward_B=np.array([0.0, 1.0])), "data": replace(six["data"], reward_B=np.array([1.0, 0.0]))}
-    )
+    """The six tokens with one wrong answer in `theirs` and in `data` too."""
+    six, verdicts = six_tokens(), {"theirs": np.array([0.0, 1.0]), "data": np.array([1.0, 0.0])}
+    return Fixture({**six.streams, **{name: replace(six[name], reward_B=reward_B) for name, reward_B in verdicts.items()}})
 
 
 SELF: dict[str, Reference] = {
@@ -50,12 +48,10 @@ SELF: dict[str, Reference] = {
     "cl_egrsd": Reference(partial(policy.egrsd, window=16)),
     "ssopd": Reference(policy.ssopd),
     "pi_distill": Reference(policy.pi_distill, BOTH),
-    "rltf_sd": Reference(policy.rltf_sd, THREE),
     "sdpo_user": Reference(policy.sdpo_user),
     "cord": Reference(policy.cord),
     "vold": Reference(policy.vold),
     "srpo": Reference(routed.srpo),
-    "hdpo": Reference(routed.hdpo, BOTH),
     "gates": Reference(routed.gates, BOTH),
     "dapo": Reference(routed.dapo),
     "ssd": Reference(texts.ssd, THEIRS),
@@ -67,4 +63,31 @@ SELF: dict[str, Reference] = {
     "dasd": Reference(texts.dasd, THEIRS),
     "pbsd": Reference(partial(texts.preferred, winner="theirs", loser="main"), BOTH),
     "spin": Reference(partial(texts.preferred, winner="data", loser="theirs"), ("data", "theirs")),
+}
+
+# Cards that compare verdicts of several streams: on `mixed` alone. Others look there, and at the `crowd`, as well.
+UNEVEN: dict[str, Reference] = {"rltf_sd": Reference(policy.rltf_sd, THREE), "hdpo": Reference(routed.hdpo, BOTH)}
+MIXED = ("ssb", "star", "sdzero", "gates", "pi_distill", "dasd", "ssd")
+COMPARING_SELF = ("sdft", "sdpo", "rlsd", "egrsd", "ssopd", "sdpo_user", "cord", "vold", "srpo", "gates", "dapo", "on_policy_sft", "rft", "star", "pi_distill")
+
+SELF_VARIANTS: dict[str, dict[str, Reference]] = {
+    "sdft": {"forward": Reference(partial(direct.sdft, forward=True))},
+    "opcd": {"maths": Reference(partial(direct.opcd, temperature=0.6)), "paper": Reference(partial(direct.opcd, reduce=sequence_mean))},
+    "egrsd": {"high_floor": Reference(partial(policy.egrsd, floor=0.75))},
+    "cl_egrsd": {"one_ahead": Reference(partial(policy.egrsd, window=1))},
+    "vold": {"forward": Reference(partial(policy.vold, forward=True))},
+    "unisd": {"plain": Reference(direct.unisd), "published": Reference(partial(direct.unisd, gamma=0.001, contrast=0.01))},
+    "pi_distill": {"card": Reference(partial(policy.pi_distill, inside=True, pessimistic=True), BOTH)},
+    "srpo": {"card": Reference(partial(routed.srpo, routed=True))},
+    "gates": {"card": Reference(partial(routed.gates, tutors=True), BOTH)},
+    "spin": {"hinge": Reference(partial(texts.preferred, winner="data", loser="theirs", hinge=True), ("data", "theirs"))},
+    "sdzero": {"second_phase": Reference(direct.sdzero)},
+    "dasd": {"last_stage": Reference(lambda fixture: texts.chosen(fixture, {"main": None}))},
+}
+
+# Later moments of a run, as `MOMENTS` of `list_opd`.
+SELF_MOMENTS: dict[str, dict[float, Reference]] = {
+    "rlsd": {0.125: Reference(partial(policy.rlsd, lam=0.25)), 0.25: Reference(partial(policy.rlsd, lam=0.0))},
+    "sdzero": {0.5: SELF_VARIANTS["sdzero"]["second_phase"]},
+    "dasd": {0.45: SELF["dasd"], 0.95: SELF_VARIANTS["dasd"]["last_stage"]},
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import reference_self_routed as routed
 from . import reference_turns as turns
 from .loss import Reference
 
@@ -14,4 +15,5 @@ TURNED: dict[str, Reference] = {
     "dagger_llm": Reference(turns.dagger_llm),
     "hypereyes": Reference(turns.hypereyes),
     "tt_opd": Reference(turns.tt_opd),
+    "openclaw_rl": Reference(routed.openclaw_rl),
 }

@@ -77,7 +77,10 @@ def opcd(fixture: Fixture, *, k: int = TOP_K, temperature: float = 1.0, reduce: 
 
 
 def sdzero(fixture: Fixture, *, mix: float = 0.5, k: int = TOP_K) -> Loss:
-    """Second phase (2604.12002, audited): 0.5 KL(T || S) + 0.5 KL(S || T), both renormalised on the teacher's top-k; mean over the batch's tokens. k = 3 (64)."""
+    """Second phase (2604.12002, audited): 0.5 KL(T || S) + 0.5 KL(S || T), both renormalised on the teacher's top-k; mean over the batch's tokens.
+
+    k = 3 (64).
+    """
     stream = fixture["main"]
     ids_BTK = top_k(stream.logp("self"), k)
     log_p = log_softmax(pick(stream.logits["self"], ids_BTK))
@@ -90,7 +93,7 @@ def sdzero(fixture: Fixture, *, mix: float = 0.5, k: int = TOP_K) -> Loss:
 
 
 def ssb(fixture: Fixture, *, tau: float = 2.0) -> Loss:
-    """tau^2 mean_t KL(softmax(zT/tau) || softmax(zS/tau)) on the hinted self's own text `theirs`, kept where it is right (2512.05105); mean over kept tokens."""
+    """tau^2 mean_t KL(softmax(zT/tau) || softmax(zS/tau)) on the hinted self's own text `theirs`, kept where it is right (2512.05105)."""
     stream = fixture["theirs"]
     log_p, kept_BT = log_softmax(stream.logits["self"] / tau), stream.mask_BT & (stream.reward_B > 0.5)[:, None]
     return lambda student: {"divergence": tau**2 * token_mean(kl(log_p, log_softmax(student["theirs"] / tau)), kept_BT)}

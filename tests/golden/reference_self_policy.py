@@ -188,7 +188,10 @@ def cord(fixture: Fixture, *, share: float = 0.2) -> Loss:
 
 
 def vold(fixture: Fixture, *, beta: float = 0.1, forward: bool = False) -> Loss:
-    """GRPO + beta E[(1 - r) (1/|y|) sum_t KL(pS || pT)] (2510.23497): wrong answers alone distil. open: beta (0.1), the direction (reverse), GRPO's clip (0.2)."""
+    """GRPO + beta E[(1 - r) (1/|y|) sum_t KL(pS || pT)] (2510.23497): wrong answers alone distil.
+
+    open: beta (0.1), the direction (reverse; variant `forward`), GRPO's clip (0.2).
+    """
     stream = fixture["main"]
     log_p, wrong_BT = stream.logp("teacher"), along(stream, 1.0 - stream.reward_B)
     policy = surrogate(fixture, along(stream, group_advantage(stream)), reduce=sequence_mean)

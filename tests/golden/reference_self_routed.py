@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .fixture import TOP_K, Fixture, Loss, Terms
+from .fixture import TOP_K, Fixture, Loss, Stream, Terms
 from .numerics import Array, entropy, generalized_jsd, kl, log_softmax, pick, sequence_mean, token_mean, top_k
 from .reference_direct import Reduce, nll
 from .reference_guided import along
@@ -53,7 +53,8 @@ def srpo(fixture: Fixture, *, k: int = TOP_K, b: float = 1.0, routed: bool = Fal
 def hdpo(fixture: Fixture, *, lam: float = 0.01, k: int = TOP_K, tail: bool = False, cliff: bool = False) -> Loss:
     """GRPO with a leave-one-out advantage, and a JSD on right hinted answers `theirs` to prompts whose plain answers all failed (2603.23871, audited).
 
-    JSD of the whole student and the hinted self's renormalised top-k; token means, the second over the kept answers' tokens; clip 0.2, no KL; lam 0.01; k = 3 (64).
+    JSD of the whole student and the hinted self's renormalised top-k, k = 3 (64); token means, the second over the kept answers' tokens; clip 0.2, no KL;
+    lam 0.01.
     Variant `card`: kept are right answers to prompts without a right plain one (`cliff`), and the entries outside the top-k count P_rest ln 2 / 2 (`tail`).
     Taken, as the entry declares: all right hinted answers, weighed by the failing share of their own group, without those entries.
     """
@@ -114,11 +115,22 @@ def dapo(fixture: Fixture, *, limit: int = 20480, buffer: int = 4096) -> Loss:
     return lambda student: {"policy": token_mean(clipped(stream, student["main"], along(stream, advantage_B), 0.2, 0.28), kept_BT)}
 
 
+def gains(stream: Stream) -> Array:
+    """How the verdict of a dialogue changes with each turn, at the tokens of the turn, in {-1, 0, 1}: 0 before the first, at the end the answer's own."""
+    assert stream.turn_BT is not None
+    found_BT = np.zeros(stream.mask_BT.shape)
+    for i, inside_T in enumerate(stream.mask_BT):
+        last = stream.turn_BT[i, inside_T].max()
+        after = [float((i + k) % 2) for k in range(last)] + [stream.reward_B[i]]
+        found_BT[i] = np.diff([0.0, *after])[np.minimum(stream.turn_BT[i], last)]
+    return found_BT
+
+
 def openclaw_rl(fixture: Fixture) -> Loss:
     """A_t = r + log pT(a_t | hint) - log pOld(a_t), r that of the token's turn, in a surrogate clipped at 0.2 / 0.28; mean over tokens (2603.10165, code).
 
     The printed sum: both parts live in a sample (in the shipped loss one of them). r in {-1, 0, 1}: here how the verdict of a dialogue changes with its turns.
     """
     stream = fixture["main"]
-    advantage_BT = stream.gain_BT + gain(stream)
+    advantage_BT = gains(stream) + gain(stream)
     return lambda student: {"policy": token_mean(clipped(stream, student["main"], advantage_BT, 0.2, 0.28), stream.mask_BT)}

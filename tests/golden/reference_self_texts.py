@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from .fixture import Fixture, Loss, Terms
-from .numerics import Array, Mask, entropy, log_softmax, per_sequence, sequence_mean, token_mean
+from .numerics import Array, Mask, entropy, per_sequence, sequence_mean, token_mean
 from .reference_classic_more import sequence_logp
 from .reference_direct import Reduce, nll
 
@@ -61,7 +61,8 @@ def ssd(fixture: Fixture, *, drop: float = 0.1) -> Loss:
 def dasd(fixture: Fixture, *, share: float = 0.5) -> Loss:
     """Likelihood of the teacher's texts `theirs` that it finds far likelier than the student does (2601.09088); the mean over kept tokens.
 
-    The card counts sentences; open: the rule and how many are kept; taken: the half with the largest mean log-ratio (entry). The last stage: `chosen`, all tokens.
+    The card counts sentences; open: the rule and how many are kept; taken: the half with the largest mean log-ratio (entry).
+    The last stage: `chosen`, all tokens, those that the student began included.
     """
     stream = fixture["theirs"]
     score_B = per_sequence(stream.sampled("teacher") - stream.sampled("old"), stream.mask_BT)

@@ -17,7 +17,8 @@ from zoo.statistics import View
 class RepresentationTerm(TokenTerm):
     """(1/L) sum over the chosen layers of d(h_S, h_T) for each token, teacher fixed; a teacher of another depth is read at like shares of it.
 
-    `mse` is |h_S - h_T|^2, `normalised_mse` the same of both at length 1 (OPRD 2606.06021: the paper's and its code's), `cosine` 1 - cos.
+    `mse` is |h_S - h_T|^2 / H, the mean over coordinates (UniSD 2605.06597), `normalised_mse` |h_S - h_T|^2 of both at length 1, a sum (the code of
+    OPRD 2606.06021), `cosine` 1 - cos.
     `projector` names a learner that maps the student's states to the teacher's width first. The last layer is read after the final norm.
     """
 
@@ -40,6 +41,7 @@ class RepresentationTerm(TokenTerm):
     def _apart(self, student_NH: Tensor, teacher_NH: Tensor) -> Tensor:
         if self.distance == "cosine":
             return 1.0 - torch.nn.functional.cosine_similarity(student_NH, teacher_NH, dim=-1)
-        if self.distance == "normalised_mse":
-            student_NH, teacher_NH = (torch.nn.functional.normalize(h, dim=-1) for h in (student_NH, teacher_NH))
+        if self.distance == "mse":
+            return (student_NH - teacher_NH).square().mean(-1)
+        student_NH, teacher_NH = (torch.nn.functional.normalize(h, dim=-1) for h in (student_NH, teacher_NH))
         return (student_NH - teacher_NH).square().sum(-1)
