@@ -81,4 +81,8 @@ CHANGES: dict[tuple[str, str], dict[str, Any]] = {
     ("protein_opd", "token_sum"): {"reduce": "sum"},
     ("g_opd", "plain"): {"reward": {"kind": "contrast", "of": {"teacher": 1, "student": -1}}},
     ("iw_opd", "flat"): {"weights": ()},
+    ("sdft", "forward"): {"divergence": "forward_kl"},
+    ("opcd", "maths"): {"temperature": 0.6},
+    ("opcd", "paper"): {"reduce": "sequence_mean"},
+    ("vold", "forward"): {"1.divergence": "forward_kl"},
 }

@@ -7,6 +7,7 @@ from typing import Literal
 
 from tests import golden_hidden
 from tests.golden.list_opd import CROWDED
+from tests.golden.list_self import UNEVEN, mixed
 from tests.golden.list_turns import TURNED
 from tests.golden_kit import CROWD, DIALOGUES, as_written, assert_equal, load
 from tests.test_golden import PENDING, REFERENCES, test_entry_has_the_gradient_and_the_value_of_its_card
@@ -25,9 +26,7 @@ AWAITED: dict[str, str] = {
     name: reason
     for reason, names in {
         "the cards of self-distillation come next": """
-        sdft sdpo opcd oel opsdc gates hdpo rlsd sdzero ssd pi_distill egrsd cl_egrsd pbsd unisd ssopd ophsd opsdl rltf_sd sdpo_user
-        openclaw_rl ssb spin on_policy_sft tms ddt dail dasd mtp_sd sd_degrades_reasoning vision_opd gui_sd d_opsd video_opd vla_opd x_opd
-        cord vold graft opsd_overview srpo dapo rft star
+        tms mtp_sd
         """,
         "the cards of rewards, black boxes and other tokenizers come next": """
         gad lion ovd ropd omniopd luffy supercorrect rlkd aligndistil rlad kepo hybrid_il_rl_note score_agent sparse_to_dense
@@ -55,13 +54,25 @@ def crowded(name: str) -> None:
     assert_equal(entry, CROWDED[name], as_written(entry, CROWD))
 
 
+def uneven(name: str) -> None:
+    """An entry that reads the verdicts of several streams, on texts of which some are wrong in each."""
+    entry = load(name)
+    assert_equal(entry, UNEVEN[name], as_written(entry, mixed()))
+
+
 def turned(name: str) -> None:
     """An agent's entry, on dialogues."""
     entry = load(name)
     assert_equal(entry, TURNED[name], as_written(entry, DIALOGUES))
 
 
-ELSEWHERE: dict[str, Callable[[str], None]] = {**dict.fromkeys(CROWDED, crowded), **dict.fromkeys(TURNED, turned), "oprd": golden_hidden.compare}
+ELSEWHERE: dict[str, Callable[[str], None]] = {
+    **dict.fromkeys(CROWDED, crowded),
+    **dict.fromkeys(UNEVEN, uneven),
+    **dict.fromkeys(TURNED, turned),
+    "oprd": golden_hidden.compare,
+    "unisd": golden_hidden.compare_beside_logits,
+}
 
 
 def comparison(name: str) -> Callable[[str], None] | None:

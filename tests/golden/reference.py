@@ -18,6 +18,7 @@ from . import reference_policy as policy
 from .fixture import Fixture
 from .list_classic import CLASSIC, CLASSIC_VARIANTS
 from .list_opd import OPD, OPD_VARIANTS
+from .list_self import SELF, SELF_VARIANTS
 from .list_survey import SURVEY, SURVEY_VARIANTS
 from .loss import GoldenResult as GoldenResult
 from .loss import Reference as Reference
@@ -45,6 +46,7 @@ REFERENCES: dict[str, Reference] = {
     **CLASSIC,
     **SURVEY,
     **OPD,
+    **SELF,
 }
 
 REFERENCE_GRADIENTS: dict[str, Callable[[Fixture], dict[str, Array]]] = {name: reference.gradient for name, reference in REFERENCES.items()}
@@ -84,4 +86,5 @@ VARIANTS: dict[str, dict[str, Reference]] = {
     **CLASSIC_VARIANTS,
     **SURVEY_VARIANTS,
     **OPD_VARIANTS,
+    **SELF_VARIANTS,
 }
