@@ -256,4 +256,5 @@ def shared_entries() -> dict[str, tuple[MethodEntry, dict[str, Any]]]:
         "minillm": (shipped("minillm"), {**several, "rollouts_per_step": 10, "budget": {"amount": 500}}),
         "orpo_distill": (shipped("orpo_distill"), {**several, "rollouts_per_step": 30}),
         **{entry.id: (entry, several) for entry in stateful_entries() if entry.id in ("average", "critic")},
+        "trusting": (made("trusting", rollout={"author": "student"}, **TEACHER, objective=[REVERSE_KL], update={"kind": "trust_region"}), several),
     }

@@ -15,6 +15,7 @@ TWO = {"one": {"kind": "external"}, "two": {"kind": "student", "weights": {"ema"
 MIX = {"kind": "ensemble", "of": {"one": 1.0, "two": 1.0}}
 HIDDEN = {"term": "representation", "reduce": "token_mean"}
 GRADIENT = {"term": "policy_gradient", "reward": "correct", "credit": "group", "reduce": "sequence_mean"}
+SAMPLED = {**GRADIENT, "reward": {"kind": "contrast", "of": {"teacher": 1, "student": -1}}, "credit": "immediate"}
 PRIVATE = {"kind": "adamw", "step": {"kind": "dp", "clip": 1.0, "noise": 1.0}}
 
 
@@ -89,6 +90,17 @@ CASES: dict[str, list[tuple[dict[str, Any], str]]] = {
             "update.step match_norm takes the norm of objective[2], which needs to be one of several terms; there are 2",
         ),
     ],
+    "searched_terms": [
+        (
+            plain(SAMPLED, update="trust_region"),
+            "objective[0]: update trust_region searches along the surrogate, which is a ratio times the advantage; add ratio: [importance]",
+        ),
+        (
+            {"rollouts": {"main": {"author": "student"}, "theirs": {"author": "teacher"}}, **TEACHER, "update": "trust_region", "objective": [
+                {"term": "log_prob_loss", "loss": {"kind": "orpo", "beta": 0.1}, "chosen": "theirs", "rejected": "main"}]},
+            "objective[0]: update trust_region searches along the loss, and a log_prob_loss is known by its slope alone; use update adamw",
+        ),
+    ],
     "representations": [
         (plain({**HIDDEN, "projector": "bridge"}), "objective[0]: projector 'bridge' is not declared; add learners: {bridge: {kind: projector}}"),
         (
@@ -103,6 +115,7 @@ CASES: dict[str, list[tuple[dict[str, Any], str]]] = {
 }  # fmt: skip
 LEGAL = (
     taught(), taught_by("mate"), plain({**REVERSE_KL, "coefficient": {"schedule": "informed", "measure": "kept.0", "at": 0.5}}), plain(HIDDEN),
+    plain({**SAMPLED, "ratio": ["importance"]}, update="trust_region"),
     plain({**REVERSE_KL, "reduce": "sequence_mean"}, update=PRIVATE), plain(REVERSE_KL, HIDDEN, update={"kind": "adamw", "step": "match_norm"}),
 )  # fmt: skip
 

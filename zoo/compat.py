@@ -20,6 +20,7 @@ from zoo.components.targets import with_inputs
 from zoo.components.teachers import External, LearnedTeacher, SelfTeacher
 from zoo.components.terms.direct import DivergenceTerm
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
+from zoo.components.updates import TrustRegion
 from zoo.coordinates import RESERVED, read_while_writing
 from zoo.errors import suggest
 
@@ -150,7 +151,9 @@ def foreign_tokens(entry: MethodEntry) -> Messages:
 
 
 def idle_ratio(entry: MethodEntry) -> Messages:
-    """With one minibatch per rollout the ratio is always 1."""
+    """With one minibatch per rollout the ratio is always 1, but for a step that searches along the surrogate."""
+    if isinstance(entry.update, TrustRegion):
+        return
     for i, term in enumerate(entry.objective):
         if not isinstance(term, PolicyGradientTerm) or not term.ratio:
             continue

@@ -15,8 +15,9 @@ from zoo.components.learners import Peer, Projector, TeacherAdapter
 from zoo.components.schedules import Adaptive
 from zoo.components.teachers import Composite, GatedWeights, LearnedTeacher, Route
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
+from zoo.components.terms.preference import LogProbLossTerm
 from zoo.components.terms.representation import RepresentationTerm
-from zoo.components.updates import Extrapolate, MatchNorm, PrivateStep
+from zoo.components.updates import Extrapolate, MatchNorm, PrivateStep, TrustRegion
 from zoo.errors import suggest
 
 if TYPE_CHECKING:
@@ -88,6 +89,17 @@ def matched_term(entry: MethodEntry) -> Messages:
         yield f"update.step match_norm takes the norm of objective[{step.to}], which needs to be one of several terms; there are {len(entry.objective)}"
 
 
+def searched_terms(entry: MethodEntry) -> Messages:
+    """A search along a loss needs its value, not its slope alone."""
+    if not isinstance(entry.update, TrustRegion):
+        return
+    for i, term in enumerate(entry.objective):
+        if isinstance(term, PolicyGradientTerm) and all(ratio.frozen for ratio in term.ratio):
+            yield f"objective[{i}]: update trust_region searches along the surrogate, which is a ratio times the advantage; add ratio: [importance]"
+        if isinstance(term, LogProbLossTerm):
+            yield f"objective[{i}]: update trust_region searches along the loss, and a log_prob_loss is known by its slope alone; use update adamw"
+
+
 def representations(entry: MethodEntry) -> Messages:
     """A representation term reads one model's states, through a declared projector or none."""
     for i, term in enumerate(entry.objective):
@@ -135,4 +147,4 @@ def remembering_learners(entry: MethodEntry) -> Messages:
 
 
 NAMES = (unknown_members, learned_teachers)
-RULES = (composite_authors, measures, private_parts, matched_term, representations, remembering_learners)
+RULES = (composite_authors, measures, private_parts, matched_term, searched_terms, representations, remembering_learners)

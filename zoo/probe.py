@@ -1,6 +1,6 @@
 """What an entry does on the micro pair: two steps of the real loop on a CPU, and where its gradient goes.
 
-The gradient is the one that the loop hands to the optimizer, caught there, so that what is checked is what runs.
+The gradient is the one that the loop moves the weights by, caught there, so that what is checked is what runs.
 """
 
 from __future__ import annotations
@@ -60,16 +60,27 @@ def catch(trainer: Trainer, change: Callable[[Rollout], Rollout] | None = None) 
     scored = trainer.judge(method, {name: change(rollout) if change else rollout for name, rollout in streams.items()})
     gradient: Gradient = {}
 
-    def keep(*_: Any) -> None:
+    def keep() -> None:
         for name, parameter in trainer.pair.student.named_parameters():
             gradient[name] = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
 
-    trainer.optimizer.register_step_pre_hook(keep)
+    before_moving(trainer, keep)
     acts: dict[int, float] = {}
     for part in method.prepare({name: batch.context for name, batch in scored.items()}):
         acts[part.term] = max(acts.get(part.term, 0.0), int((part.scale_BT != 0).sum()) / max(scored[part.stream].context.rollout.tokens, 1))
     trainer.step(method, scored)
     return Caught(gradient, acts)
+
+
+def before_moving(trainer: Trainer, look: Callable[[], None]) -> None:
+    """Look at the gradients of every step from now on, when they are whole and nothing has moved."""
+    move = trainer.mover.step
+
+    def looked() -> None:
+        look()
+        move()
+
+    trainer.mover.step = looked  # type: ignore[method-assign]
 
 
 def idle(entry: MethodEntry) -> bool:
@@ -114,10 +125,10 @@ def _reached(trainer: Trainer) -> set[str]:
     """Names of the student's parameters that a gradient has reached, filled in at every step from now on."""
     found: set[str] = set()
 
-    def note(*_: Any) -> None:
+    def note() -> None:
         found.update(name for name, p in trainer.pair.student.named_parameters() if p.grad is not None and bool(p.grad.any()))
 
-    trainer.optimizer.register_step_pre_hook(note)
+    before_moving(trainer, note)
     return found
 
 

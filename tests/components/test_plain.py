@@ -29,7 +29,10 @@ REFERENCES: dict[str, dict[str, dict[str, Any]]] = {
         "projector": {"learning_rate": 5e-4},
         "discriminator": {"learning_rate": 1e-4, "span": (0.0, 1.0)},
     },
-    "update": {"adamw": {"betas": (0.9, 0.999), "epsilon": 1e-8, "weight_decay": 0.0, "step": None, "anchor": None, "adapter": None}},
+    "update": {
+        "adamw": {"betas": (0.9, 0.999), "epsilon": 1e-8, "weight_decay": 0.0, "step": None, "anchor": None, "adapter": None},
+        "trust_region": {"kl": 0.01, "damping": 0.1, "iterations": 10, "backtracks": 10, "shrink": 0.5, "adapter": None},  # tests/test_trust_region.py
+    },
     "step": {  # their values: tests/test_moves.py
         "dp": {"clip": 0.5, "noise": 1.0, "delta": None},
         "extrapolate": {"factor": 2.0, "trials": 5, "prompts": 50, "check": "answer"},
@@ -79,6 +82,8 @@ def test_defaults(slot: str, kind: str) -> None:
         ("update", {"kind": "adamw", "adapter": "lora", "anchor": {"l2": 0.1}}),
         ("update", {"kind": "adamw", "adapter": "lora", "step": "extrapolate"}),
         ("update", {"kind": "adamw", "betas": (0.9, 1.0)}),
+        ("update", {"kind": "trust_region", "kl": 0.0}),
+        ("update", {"kind": "trust_region", "shrink": 1.0}),
         ("teacher", {"kind": "external", "access": "grey_box"}),
         ("teacher", {"kind": "student", "context": {"fields": (), "template": "hint"}}),
     ],

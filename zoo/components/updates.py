@@ -114,3 +114,23 @@ class AdamW(Update):
         if self.adapter is not None and (self.anchor is not None or isinstance(self.step, Extrapolate)):
             raise ValueError("an anchor and step extrapolate act on the student's own weights, which an adapter freezes; drop one of the two")
         return self
+
+
+@component("update")
+class TrustRegion(Update):
+    """Natural gradient under a bound on the KL (TRPO 1502.05477, equation 14, section 6 and appendix C): s solves (F + damping) s = g by
+    `iterations` of conjugate gradients, g the gradient of the loss L and F the Fisher information of the next-token law, meaned over the
+    batch's supervised tokens; theta <- theta - beta s with beta = sqrt(2 kl / s^T (F + damping) s), times `shrink` until L falls and the mean
+    KL(p_old || p) is within `kl`. After `backtracks` trials the weights stay.
+
+    There is no optimizer: the learning rate has no effect, and the gradient clip, which scales g, none either. L is the surrogate, so a
+    policy gradient states its ratio.
+    """
+
+    kind: Literal["trust_region"] = "trust_region"
+    kl: float = Field(0.01, gt=0)
+    damping: float = Field(0.1, ge=0)
+    iterations: int = Field(10, ge=1)
+    backtracks: int = Field(10, ge=1)
+    shrink: float = Field(0.5, gt=0, lt=1)
+    adapter: Annotated[Adapter, Slot("adapter")] | None = Field(None, exclude_if=absent)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from zoo.components.teachers import Labels
-from zoo.components.updates import AdamW
+from zoo.components.updates import AdamW, TrustRegion
 from zoo.entry import MethodEntry
 from zoo.errors import ZooError
 from zoo.harness.adapters import attach
@@ -28,12 +28,13 @@ from zoo.harness.replay import buffer_for
 from zoo.harness.scoring import bank_for
 from zoo.harness.state import Measured, lineage_copies
 from zoo.harness.train import Trainer
+from zoo.harness.trust_region import TrustRegionMover
 
 
 def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: LoadedPair, processes: Processes) -> Trainer:
     """A cell at its first step: the student at its initial weights, nothing spent."""
     settings, student = comparison.settings, pair.reset_student()
-    if (adapter := entry.update.adapter) is not None:  # type: ignore[attr-defined]
+    if (adapter := getattr(entry.update, "adapter", None)) is not None:
         attach(student, adapter, comparison.id, seed)
     student.eval()  # no dropout in any model; gradients flow all the same
     bank = bank_for(entry, pair, micro_tokens=settings.micro_tokens, chunk_tokens=settings.chunk_tokens)
@@ -63,8 +64,8 @@ def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: Lo
         entry, comparison, seed, pair, processes, bank, engine, optimizer_of(entry, student, rate), prompts, validation, memories, Measured(entry)
     )
     trainer.remembered = Remembered(entry, pair.vocab_size)
-    trainer.mover = mover_of(entry.update.step, trainer)  # type: ignore[attr-defined]
-    anchor = entry.update.anchor  # type: ignore[attr-defined]
+    trainer.mover = mover_for(entry, trainer)
+    anchor = getattr(entry.update, "anchor", None)
     trainer.pull = None if anchor is None else Pull(anchor, trainer)
     buffers: dict[str, Part] = {f"memory:{name}": memory for name, memory in memories.items()}
     peers = make_peers(entry, bank, processes, settings.clip_norm)
@@ -75,9 +76,16 @@ def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: Lo
     return trainer
 
 
+def mover_for(entry: MethodEntry, trainer: Trainer) -> Mover:
+    """How the entry's steps are taken."""
+    update = entry.update
+    return TrustRegionMover(trainer, update) if isinstance(update, TrustRegion) else mover_of(getattr(update, "step", None), trainer)
+
+
 def optimizer_of(entry: MethodEntry, student: Any, rate: float) -> torch.optim.Optimizer:
     """The entry's optimizer over the student's trained parameters."""
-    update = entry.update
+    update, trained = entry.update, [p for p in student.parameters() if p.requires_grad]
+    if isinstance(update, TrustRegion):
+        return torch.optim.SGD(trained, lr=rate)  # stateless, and never asked for a step
     assert isinstance(update, AdamW)
-    trained = [p for p in student.parameters() if p.requires_grad]
     return torch.optim.AdamW(trained, lr=rate, betas=update.betas, eps=update.epsilon, weight_decay=update.weight_decay)
