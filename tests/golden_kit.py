@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tests.golden.fixture import ROLES, TOP_K, Fixture, crowd, dialogues, six_tokens
 from tests.golden.fixture import Stream as GoldenStream
+from tests.golden.list_signal import SIGNAL_MODELS, SIGNAL_STREAMS
 from tests.golden.loss import Reference
 from tests.golden.reference_outcome_policy import mark
 from tests.golden_contexts import MODELS_IN_CONTEXT, STREAMS_IN_CONTEXT, absent_of, turn_rewards_of
@@ -51,6 +52,7 @@ STREAMS: dict[str, dict[str, str]] = {
     "self_eval_opd": {"labelled": "data"},
     "dagger_llm": {"relabelled": "main"},
     **STREAMS_IN_CONTEXT,
+    **SIGNAL_STREAMS,
 }
 PEERS = {"right": "right", "wrong": "wrong"}
 MODELS: dict[str, dict[str, str]] = {
@@ -69,6 +71,7 @@ MODELS: dict[str, dict[str, str]] = {
     "aligndistil": {"good": "teacher", "bad": "base"},
     "supercorrect": {"stage_one": "reference"},
     **MODELS_IN_CONTEXT,
+    **SIGNAL_MODELS,
 }
 
 
