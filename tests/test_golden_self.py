@@ -13,7 +13,7 @@ from tests.golden import reference_self_routed as routed
 from tests.golden.list_self import COMPARING_SELF, MIXED, SELF, SELF_MOMENTS, SELF_VARIANTS, UNEVEN, mixed
 from tests.golden.loss import Reference
 from tests.golden.values_self import VALUES_UNEVEN
-from tests.golden_kit import CROWD, DIALOGUES, SIX, as_written, assert_equal, changed, load
+from tests.golden_kit import CROWD, DIALOGUES, as_written, assert_equal, changed, load
 from tests.golden_outcome import golden
 from zoo.components.base import Slot
 from zoo.entry import MethodEntry
@@ -86,8 +86,8 @@ def test_a_floor_under_the_entropy_gate_and_a_shorter_look_ahead() -> None:
             near = gate.of.of[1].model_copy(update={field: value})
             gate = gate.model_copy(update={"of": gate.of.model_copy(update={"of": (gate.of.of[0], near)})})
         entry = changed(entry, {"weights": (evidence, gate)})
-        assert SELF_VARIANTS[name][variant](SIX).loss != pytest.approx(SELF[name](SIX).loss, rel=1e-3)
-        assert_equal(entry, SELF_VARIANTS[name][variant], as_written(entry))
+        assert SELF_VARIANTS[name][variant](CROWD).loss != pytest.approx(SELF[name](CROWD).loss, rel=1e-3)
+        assert_equal(entry, SELF_VARIANTS[name][variant], as_written(entry, CROWD), chunk=24)
 
 
 def test_turns_have_rewards_of_their_own() -> None:
