@@ -17,7 +17,7 @@ TREES = {".".join(("zoo", *path.relative_to(ROOT).with_suffix("").parts)).remove
 BELOW = ("zoo.tensors", "zoo.statistics", "zoo.errors", "zoo.paths", "zoo.seeds", "zoo.yamlio")
 GRAMMAR = (
     "zoo.coordinates", "zoo.entry", "zoo.compat", "zoo.context_rules", "zoo.alignment_rules", "zoo.advantage_rules", "zoo.asked_rules", "zoo.movement_rules",
-    "zoo.turn_rules",
+    "zoo.turn_rules", "zoo.explore_rules",
     "zoo.placement", "zoo.schema", "zoo.method", "zoo.views", "zoo.formulas", "zoo.relatives", "zoo.taxonomy",
 )  # fmt: skip
 NUMBERS = ("zoo.records", "zoo.record_types", "zoo.scores", "zoo.score_frame", "zoo.stats", "zoo.tables", "zoo.figures")

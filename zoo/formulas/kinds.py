@@ -108,6 +108,11 @@ GATES = {
     "position": r"t",
     "advantage": r"A_t",
     "threshold": r"<of>",
+    "continuation_match": r"\text{not } <within> \text{, or } W(<teacher>_{t:t+<window>}, p_{t:t+<window>}) \text{ above its } <share> \text{ quantile}",
+}
+REWARDS = {
+    "lookahead": r"1[<within>]\, \frac{c(y_t) - \mathrm{mean}_v c(v)}{\mathrm{std}_v c(v) + <epsilon>},\; v \in \mathrm{top}_{<k>}(p),\; "
+    r"c(v) \text{ the <by> of <teacher> behind } v",
 }
 PREFERENCES = {
     "hinge": r"\max(0, <at> - <beta> (h^+ - h^-)),\; h = \log \frac{p(y)}{p_0(y)}",
@@ -119,4 +124,5 @@ PREFERENCES = {
 FORMULAS: dict[str, dict[str, str]] = {
     "divergence": DIVERGENCES, "support": SUPPORTS, "mass": MASSES, "target": TARGETS, "credit": CREDITS, "baseline": BASELINES, "ratio": RATIOS,
     "reduce": REDUCES, "routing": ROUTINGS, "schedule": SCHEDULES, "measure": MEASURES, "gate": GATES, "preference": PREFERENCES,
+    "reward": REWARDS,
 }  # fmt: skip

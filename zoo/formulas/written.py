@@ -180,7 +180,7 @@ def _reward(term: Any, entry: MethodEntry, names: Names) -> tuple[str, str]:
     reward = term.resolved_reward(entry.rewards)
     if isinstance(reward, Contrast):
         return "r_t", _contrast(reward, names)
-    return "R" if reward.per_sequence else "r_t", names.named(reward)
+    return "R" if reward.per_sequence else "r_t", names.part(reward)
 
 
 def _contrast(reward: Contrast, names: Names) -> str:
