@@ -119,7 +119,8 @@ def judged(asking: Asking, reward: Judge) -> Tensor:
         return judged_by(endpoint, questions, reward, bank.pair.words, rollout.group_B.tolist()).to(rollout.mask_BT.device)
     before = [tuple(bank.pair.format_prompt(p, reward.context, own)) for p in prompts]
     words = [bank.pair.words["right"], bank.pair.words["wrong"]] if reward.ask == "verdict" else [str(i) for i in range(reward.scale + 1)]
-    encoded = [list(bank.pair.tokenizers.get(own, bank.pair.tokenizer).encode(word, add_special_tokens=False)) for word in words]
+    tokenizer = bank.pair.tokenizer if own is None else bank.pair.tokenizers[own]
+    encoded = [list(tokenizer.encode(word, add_special_tokens=False)) for word in words]
     logp_BW = torch.stack([text_logp(bank, reward.by, before, [ids] * len(before)) for ids in encoded], 1)
     share_BW = logp_BW.softmax(-1)
     said_B = share_BW[:, 0] if reward.ask == "verdict" else (share_BW * torch.arange(reward.scale + 1, device=share_BW.device)).sum(-1) / reward.scale
@@ -192,6 +193,5 @@ def text_logp(bank: Bank, name: str, before: Sequence[tuple[int, ...]], texts: S
         logp_N = logits_NV.float().log_softmax(-1).gather(-1, part.response_BT[part.mask_BT][:, None])[:, 0]
         row_N = part.mask_BT.nonzero()[:, 0] + start
         found_B.index_add_(0, row_N, logp_N)
-        if bank.keys[name].weights not in ("student", "initial"):
-            bank.scored_tokens += len(row_N)
+        bank.charge(name, len(row_N))
     return found_B

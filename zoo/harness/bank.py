@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -57,11 +58,19 @@ class Bank:
     values: dict[str, Any] = field(default_factory=dict)
     projectors: dict[str, Any] = field(default_factory=dict)
     scored_tokens: int = 0
+    scored: Counter[str] = field(default_factory=Counter)  # the same by model, since the last step
     explored_tokens: int = 0  # written by any model for columns alone
     writers: Any = None  # of zoo.harness.explore
     discriminators: dict[str, Any] = field(default_factory=dict)
     endpoints: dict[str, Any] = field(default_factory=dict)
     _vocabularies: dict[str, Vocabularies] = field(default_factory=dict)
+
+    def charge(self, scorer: str, tokens: int) -> None:
+        """Count what a scorer read, unless it is the student or its beginning."""
+        weights = self.keys[scorer].weights
+        if weights not in ("student", "initial"):
+            self.scored_tokens += tokens
+            self.scored[weights] += tokens
 
     def moves(self, scorer: str) -> bool:
         """Whether a scorer's weights change from step to step."""
@@ -115,7 +124,8 @@ class Bank:
         name = self.keys[scorer].weights
         if name not in self._vocabularies:
             mine, theirs = (vocabulary_of(tokenizer) for tokenizer in (self.pair.tokenizer, self.pair.tokenizers[name]))
-            self._vocabularies[name] = Vocabularies(mine, theirs)
+            same = mine.stop == theirs.stop and self.pair.tokenizer.get_vocab() == self.pair.tokenizers[name].get_vocab()
+            self._vocabularies[name] = Vocabularies(mine, theirs, same)
         return self._vocabularies[name]
 
     @cached_property

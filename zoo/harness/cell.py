@@ -11,6 +11,7 @@ from zoo.components.teachers import Labels
 from zoo.components.updates import AdamW, TrustRegion
 from zoo.entry import MethodEntry
 from zoo.errors import ZooError
+from zoo.harness.accounts import Accounts
 from zoo.harness.adapters import attach
 from zoo.harness.comparison import Comparison
 from zoo.harness.discriminators import make_discriminators
@@ -72,6 +73,8 @@ def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: Lo
     peers |= make_discriminators(entry, bank, processes, settings.clip_norm, (comparison.id, seed))
     buffers |= lessons_for(entry, bank.judge, processes, prompts)
     buffers |= {"measured": trainer.measured, "remembered": trainer.remembered, "mover": trainer.mover}
+    trainer.accounts = Accounts(bank, engine, processes)
+    buffers["accounts"] = trainer.accounts
     trainer.parts = {**peers, **lineage_copies(entry, bank), **critics, **buffers}
     return trainer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,10 +30,8 @@ from zoo.components.teachers import Labels
 from zoo.errors import ZooError, suggest
 from zoo.harness.contexts import TaskJudge, lacks, made_prompts
 from zoo.harness.decode import by_length
-from zoo.harness.endpoint import Question
-from zoo.harness.endpoint.texts import columns_of, written_by
-from zoo.harness.environments import Episodes
-from zoo.harness.foreign import Interpreter, columns_of_texts
+from zoo.harness.endpoint.texts import columns_of
+from zoo.harness.outsiders import Outsiders
 from zoo.harness.pieces import LENGTH_DRAW, FormatPrompt, Heads, Request, requests
 from zoo.harness.replay import ReplayBuffer, concatenate
 from zoo.harness.shadow import decoding_copy, refresh
@@ -49,7 +48,7 @@ def left_out(rollout: Rollout, skipped: Sequence[bool]) -> Rollout:
     return replace(rollout, mask_BT=rollout.mask_BT & ~torch.tensor(list(skipped), device=rollout.mask_BT.device)[:, None])
 
 
-class ReferenceEngine(Episodes):
+class ReferenceEngine(Outsiders):
     """Writes the sequences of any stream with the student and the named teachers.
 
     `format_prompt` turns a prompt, with or without an author's context, into token ids; `stop_ids[0]` is appended to given
@@ -77,9 +76,10 @@ class ReferenceEngine(Episodes):
         self.student, self.teachers, self.tokenizer, self.format_prompt = student, dict(teachers), tokenizer, format_prompt
         self.stop_ids, self.pad_id, self.corpus = tuple(stop_ids), pad_id, corpus
         self.judge = judge
-        self.endpoints: dict[str, Any] = {}
-        self.interpreters: Mapping[str, Interpreter] = {}
+        self.endpoints = {}
+        self.interpreters = {}
         self.generated_tokens = 0
+        self.wrote = Counter()  # by teacher, since the last step
         self._shadow = decoding_copy(student, decode_dtype) if decode_dtype not in (None, next(student.parameters()).dtype) else None
         writing = {**self.teachers, "student": self._shadow if self._shadow is not None else self.student}
         self.writers = Writers(writing, pad_id=pad_id, stop_ids=stop_ids, vocab_size=vocab_size, max_batch=max_batch, native=native)
@@ -164,11 +164,10 @@ class ReferenceEngine(Episodes):
         assert isinstance(stream, Policy)
         wanted, skipped = self._in_context(stream, wanted)
         if isinstance(stream, Teacher) and stream.teacher in self.endpoints:
-            return self._asked(stream, wanted, skipped, limit, heads)
+            return left_out(self._asked(stream, wanted, limit, heads), skipped)
         plain, after = [self.format_prompt(request.prompt, None) for request in wanted], REST_DRAW + 8 * piece if heads else 0
         if isinstance(stream, Teacher) and stream.teacher in self.interpreters:
-            written = self._interpreted(stream, wanted, limit, heads, after, stops)
-            return left_out(self._rollout(wanted, plain, **written), skipped)
+            return left_out(self._rollout(wanted, plain, **self._interpreted(stream, wanted, limit, heads, after, stops)), skipped)
         shown = {name: self._labels(name, wanted, heads) or self._shown(self._context_of(stream, name), wanted, plain, heads) for name in stream.reads}
         longest = max(shown.values(), key=lambda rows: sum(map(len, rows)))
         chunks, parts = by_length(longest, self.writers.batch(stream, stops)), []
@@ -177,34 +176,9 @@ class ReferenceEngine(Episodes):
             uniform_TUB = torch.stack([uniforms(seeds, limit, stream=after + draw).T for draw in range(stream.draws)], 1)
             prompts = {name: [rows[i] for i in chunk] for name, rows in shown.items()}
             written = self.writers.write(stream, prompts, uniform_TUB, stop_ids=stops, score_student=stream.context is None)
-            self.generated_tokens += int(written.mask_BT.sum())
+            self._count(stream, int(written.mask_BT.sum()), int((written.author_BT == int(Author.TEACHER)).sum()))
             parts.append(self._rollout([wanted[i] for i in chunk], [plain[i] for i in chunk], **vars(written)))
         return left_out(self._in_order(parts, [i for chunk in chunks for i in chunk]), skipped)
-
-    def _asked(self, stream: Teacher, wanted: Sequence[Request], skipped: Sequence[bool], limit: int, heads: Sequence[Sequence[int]] | None) -> Rollout:
-        """Let an endpoint write, or go on from beginnings."""
-        if self.judge is None:
-            raise ZooError("an endpoint is asked in the pair's words; pass judge= to the engine")
-        pair, context = self.judge.pair, self._context_of(stream, stream.teacher)
-        begun = [pair.decode(head) for head in heads] if heads else [""] * len(wanted)
-        sampled: dict[str, Any] = {"temperature": stream.temperature, "top_p": stream.top_p, "max_tokens": limit}
-        questions = [Question(pair.question(r.prompt, context), head, seed=r.seed, **sampled) for r, head in zip(wanted, begun, strict=True)]
-        texts = written_by(self.endpoints[stream.teacher], questions)
-        ids = [[*self._encode(text), self.stop_ids[0]] for text in texts]
-        self.generated_tokens += sum(min(len(row), limit) for row in ids)
-        plain = [self.format_prompt(request.prompt, None) for request in wanted]
-        return left_out(self._rollout(wanted, plain, **columns_of(ids, limit, self.pad_id, self.student.device)), skipped)
-
-    def _interpreted(self, stream: Teacher, wanted: Sequence[Request], limit: int, heads: Heads, draw: int, stops: Sequence[int] | None) -> Mapping[str, Any]:
-        """Let a local model with tokens of its own write, or go on from beginnings."""
-        author = self.interpreters[stream.teacher]
-        begun = [author.pair.decode(head) for head in heads] if heads else [""] * len(wanted)
-        prompts, seeds = [request.prompt for request in wanted], [request.seed for request in wanted]
-        texts = author.write(stream, prompts, self._context_of(stream, stream.teacher), begun, seeds, limit, draw)
-        encoded = [self._encode(text) for text, _ in texts]
-        columns = columns_of_texts(texts, encoded, stops or self.stop_ids, limit, self.pad_id, self.student.device)
-        self.generated_tokens += int(columns["mask_BT"].sum())
-        return columns
 
     def _in_context(self, stream: Stream, wanted: Sequence[Request]) -> tuple[list[Request], list[bool]]:
         """The requests with the texts that the stream's contexts are made of, and which of them must be left out for want of one."""

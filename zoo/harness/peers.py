@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -30,7 +31,7 @@ class Learning(Part):
         teachers = {**entry.teachers, PUPIL: SelfTeacher(weights=LiveWeights())}
         self.entry = entry.model_copy(update={"objective": spec.objective, "teachers": teachers, "learners": {}})
         keys = {**bank.keys, "student": ScorerKey(f"{LEARNER}{name}"), PUPIL: ScorerKey("student")}
-        self.bank = replace(bank, keys=keys, values={}, projectors={})
+        self.bank = replace(bank, keys=keys, values={}, projectors={}, scored=Counter())
         self.optimizer = torch.optim.AdamW(self.parameters(), lr=spec.learning_rate, weight_decay=0.0)
 
     def parameters(self) -> list[nn.Parameter]:

@@ -42,6 +42,7 @@ def run_payload(
         "entry_digest": digest_json(body(entry)),
         "budget": {"unit": comparison.budget.unit, "asked": comparison.budget.amount if trains(entry) else 0,
                    "spent": {**spent, "peak_memory_bytes": peak_memory(session.pair.student.device)},
+                   **({"teachers": teachers} if (teachers := trainer.accounts.figures() if trainer else {}) else {}),
                    **({"endpoints": {name: one.ledger.figures() for name, one in session.pair.endpoints.items()}} if session.pair.endpoints else {})},
         "phases": {**{n: {"seconds": phases.seconds[n], "tokens": phases.tokens[n]} for n in phases.seconds}, "evaluate": evaluation},
         "final": {k: v for k, v in (trainer.rows[-1] if trainer and trainer.rows else {}).items() if isinstance(v, int | float)},

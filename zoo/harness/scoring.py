@@ -178,8 +178,7 @@ def states_of(bank: Bank, name: str, shown: Rollout, rollout: Rollout, asked: Co
             found_NH = states_NH.new_zeros(shown.tokens, states_NH.shape[-1])
         place = torch.cat([torch.arange(starts[i], starts[i] + sizes[i]) for i in group])
         found_NH[place.to(states_NH.device)] = states_NH
-    if bank.keys[name].weights not in ("student", "initial"):
-        bank.scored_tokens += sum(sizes[i] for i in asked)
+    bank.charge(name, sum(sizes[i] for i in asked))
     return torch.zeros(shown.tokens, bank.width(name), device=bank.device) if found_NH is None else found_NH
 
 

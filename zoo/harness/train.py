@@ -14,6 +14,7 @@ from torch import nn
 from zoo.components.rollouts import Corpus, Dataset, Stream, Student, in_order
 from zoo.entry import MethodEntry
 from zoo.errors import ZooError
+from zoo.harness.accounts import Accounts
 from zoo.harness.comparison import Comparison
 from zoo.harness.engine import ReferenceEngine
 from zoo.harness.ledger import Diverged, Phases, Spent, measures_of, row_of
@@ -54,6 +55,7 @@ class Trainer:
     parts: dict[str, Part] = field(default_factory=dict)
     mover: Mover = field(init=False)
     remembered: Remembered = field(init=False)
+    accounts: Accounts = field(init=False)
     pull: Pull | None = None
     spent: Spent = field(default_factory=Spent)
     phases: Phases = field(default_factory=Phases)
