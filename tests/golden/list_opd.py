@@ -67,6 +67,7 @@ OPD: dict[str, Reference] = {
     "miniplm": Reference(direct.miniplm, ("corpus",)),
     "reinforce": Reference(baselines.reinforce),
     "ppo": Reference(baselines.ppo),
+    "trpo": Reference(baselines.trpo),
     "mixer": Reference(baselines.mixer),
     "ewc": Reference(partial(direct.likelihood, stream_name="data", reduce=token_mean), DATA),
 }

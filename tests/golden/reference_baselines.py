@@ -51,6 +51,18 @@ def ppo(fixture: Fixture, *, gamma: float = 1.0, lam: float = 0.95, clip: float 
     return loss
 
 
+def trpo(fixture: Fixture, *, gamma: float = 1.0, lam: float = 0.95) -> Loss:
+    """-mean_t rho_t A_t (1502.05477, equation 14), A the GAE of a reward at the answer's last token (entry; the paper: a return less a value).
+
+    The constraint on the mean KL is the step's, not the loss's. open: the mean (tokens).
+    """
+    stream = fixture["main"]
+    at_T, last_B = np.arange(stream.mask_BT.shape[1]), stream.mask_BT.sum(axis=1) - 1
+    advantage_BT = gae(stream, np.where(at_T == last_B[:, None], stream.reward_B[:, None], 0.0), gamma, lam)
+    old_BT = stream.sampled("old")
+    return lambda student: {"policy": token_mean(-np.exp(-nll(stream, student["main"]) - old_BT) * advantage_BT, stream.mask_BT)}
+
+
 def mixer(fixture: Fixture) -> Loss:
     """Likelihood of the given first part of an answer, REINFORCE on the rest (1511.06732); sums over tokens, means over answers.
 
