@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 TEXTS = [
@@ -33,9 +33,28 @@ def byte_level(size: int = 400, nfc: bool = False) -> Any:
     return _fast(tokenizer, "<|end|>")
 
 
+# How Qwen2.5 cuts a text before its merges: contractions, words with what stands before them, single digits, punctuation, line ends, spaces.
+CUTS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+@cache
+def qwen_like() -> Any:
+    """Byte-level BPE behind a regular expression and NFC, with tokens of markup that are not special, as Qwen2.5's."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    cut = pre_tokenizers.Split(Regex(CUTS), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=380, initial_alphabet=alphabet, special_tokens=["<|end|>"], show_progress=False))
+    tokenizer.add_tokens([AddedToken("<tool_call>", special=False, normalized=False)])
+    return _fast(tokenizer, "<|end|>")
+
+
 @cache
 def sentence_pieces(dummy: bool = True) -> Any:
-    """BPE over characters with a mark for spaces and byte fallback; `dummy` puts a space before every text, as Llama does, Gemma not."""
+    """BPE over characters with a mark for spaces and byte fallback; `dummy` puts a space before every text, as Llama does, Gemma not, which has
+    runs of spaces as tokens of their own."""
     trained = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     steps = [normalizers.Prepend("▁")] if dummy else []
     trained.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", "▁")])
@@ -49,7 +68,11 @@ def sentence_pieces(dummy: bool = True) -> Any:
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *([decoders.Strip(" ", 1, 0)] if dummy else [])]
     )
     tokenizer.add_special_tokens([AddedToken("<unk>", special=True), AddedToken("</s>", special=True)])
+    if not dummy:
+        tokenizer.add_tokens([AddedToken("▁" * size, special=False, normalized=False) for size in range(2, 6)])
     return _fast(tokenizer, "</s>")
 
 
-KINDS = {"gpt2": byte_level, "gpt2 small": lambda: byte_level(300), "llama": sentence_pieces, "gemma": lambda: sentence_pieces(False)}
+KINDS = {
+    "gpt2": byte_level, "gpt2 small": lambda: byte_level(300), "qwen": qwen_like, "llama": sentence_pieces, "gemma": lambda: sentence_pieces(False),
+}  # fmt: skip

@@ -14,7 +14,7 @@ from zoo.components.alignments import Alignment, Pairing, Span, TimeWarping, Tok
 from zoo.components.base import Context
 from zoo.harness.contexts import written_ids
 from zoo.harness.models import LoadedPair
-from zoo.harness.pieces_of import encoded, retokenised, student_tokens
+from zoo.harness.pieces_of import encoded, retokenised, same_tokens, student_tokens
 from zoo.tensors import Rollout
 
 
@@ -103,7 +103,11 @@ class Retokenised:
 def retokenise(rollout: Rollout, tokenizer: Any, vocabularies: Vocabularies, stops: Sequence[int], pad_id: int) -> Retokenised:
     """Each response up to its last supervised token, in the teacher's tokens."""
     mine = [student_tokens(ids, vocabularies.student, stops) for ids in written_ids(rollout)]
-    theirs = [retokenised(one, tokenizer, vocabularies.teacher) for one in mine]
+    if vocabularies.same:
+        theirs = [same_tokens(one) for one in mine]
+        mine = theirs
+    else:
+        theirs = [retokenised(one, tokenizer, vocabularies.teacher) for one in mine]
     width, device = max([len(one.ids) for one in theirs] + [1]), rollout.mask_BT.device
     response_BT = torch.tensor([[*one.ids, *[pad_id] * (width - len(one.ids))] for one in theirs], device=device).reshape(len(theirs), width)
     mask_BT = torch.arange(width, device=device) < torch.tensor([len(one.ids) for one in theirs], device=device)[:, None]

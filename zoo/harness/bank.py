@@ -26,6 +26,7 @@ from zoo.harness.layers import Layers, layers_of
 from zoo.harness.models import LoadedPair
 from zoo.harness.pieces_of import vocabulary_of
 from zoo.harness.routes import Routes, routes_of
+from zoo.harness.steering import STEERED, steered
 from zoo.harness.turns import at_turn, by_turn
 from zoo.tensors import Rollout
 
@@ -156,7 +157,7 @@ def bank_for(entry: MethodEntry, pair: LoadedPair, *, micro_tokens: int, chunk_t
                 raise ZooError(f"teachers.{name}: pair '{pair.spec.id}' has no model '{teacher.model}' of its own; use kind: endpoint, or another pair")
         elif isinstance(teacher, SelfTeacher):
             kind = teacher.weights.kind  # type: ignore[attr-defined]
-            weights = {"live": "student", "initial": "initial", "ema": f"ema:{name}"}.get(kind, f"copy:{name}")
+            weights = {"live": "student", "initial": "initial", "ema": f"ema:{name}", "steered": f"{STEERED}{name}"}.get(kind, f"copy:{name}")
             keys[name] = ScorerKey(weights, teacher.context)
             read.add(name)
         elif isinstance(teacher, LearnedTeacher):
@@ -170,6 +171,8 @@ def bank_for(entry: MethodEntry, pair: LoadedPair, *, micro_tokens: int, chunk_t
     for name in read:
         if name in keys and keys[name].weights == "initial" and "initial" not in models:
             models["initial"] = pair.frozen_student(dtype)
+        if name in keys and keys[name].weights.startswith(STEERED):
+            models[keys[name].weights] = steered(entry.teachers[name].weights, pair, dtype)  # type: ignore[attr-defined]
         if name in keys and keys[name].weights.startswith(MOVING) and keys[name].weights not in models:
             models[keys[name].weights] = pair.frozen_student()
     layers = layers_of(entry, models, {name: key.weights for name, key in keys.items()})

@@ -16,11 +16,13 @@ Span = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Tokens:
-    """One tokenisation of a response: ids, the bytes of each, and whether the last one is the stop token, which has none."""
+    """One tokenisation of a response: ids, the bytes of each, and whether the last one is the stop token, which has none. `spoiled` are
+    stretches of bytes, [from, to), that it cannot say: it holds something else in their place."""
 
     ids: tuple[int, ...]
     pieces: tuple[bytes, ...]
     stopped: bool = False
+    spoiled: tuple[tuple[int, int], ...] = ()
 
     @property
     def words(self) -> tuple[bytes, ...]:
@@ -38,6 +40,14 @@ def with_stops(spans: list[Span], student: Tokens, teacher: Tokens) -> list[Span
     if not (student.stopped and teacher.stopped):
         return spans
     return [*spans, (len(student.ids) - 1, len(student.ids), len(teacher.ids) - 1, len(teacher.ids))]
+
+
+def unspoiled(spans: list[Span], student: Tokens, teacher: Tokens) -> list[Span]:
+    """The spans in which nothing lies that the teacher's tokenisation cannot say."""
+    if not teacher.spoiled:
+        return spans
+    ends = [0, *student.ends]
+    return [s for s in spans if all(ends[s[1]] <= low or ends[s[0]] >= high for low, high in teacher.spoiled)]
 
 
 def byte_spans(student: Tokens, teacher: Tokens) -> list[Span]:
@@ -62,7 +72,7 @@ def byte_spans(student: Tokens, teacher: Tokens) -> list[Span]:
             if ends[i - 1] <= same and all(student.words[a:i]):
                 found.append((a, i, c, j))
             a, c = i, j
-    return with_stops(found, student, teacher)
+    return with_stops(unspoiled(found, student, teacher), student, teacher)
 
 
 def running_text(student: Tokens, teacher: Tokens) -> list[Span]:
@@ -91,7 +101,7 @@ def running_text(student: Tokens, teacher: Tokens) -> list[Span]:
             mine, i = mine + student.words[i], i + 1
         if ahead:
             theirs, j = theirs + teacher.words[j], j + 1
-    return with_stops(found, student, teacher)
+    return with_stops(unspoiled(found, student, teacher), student, teacher)
 
 
 def positions(student: Tokens, teacher: Tokens) -> list[Span]:
@@ -110,7 +120,7 @@ def covers(student: Tokens, teacher: Tokens) -> list[Span]:
         if j == len(theirs) or end > same or begin == end:
             continue
         found.append((i, i + 1, j, j + 1))
-    return with_stops(found, student, teacher)
+    return with_stops(unspoiled(found, student, teacher), student, teacher)
 
 
 def time_warping(cost: Sequence[Sequence[float]]) -> list[tuple[int, int]]:

@@ -34,15 +34,18 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Vocabularies:
-    """The student's and a teacher's vocabulary."""
+    """The student's and a teacher's vocabulary; `same` where one tokenizer makes both, so that each token meets itself, text or not."""
 
     student: Vocabulary
     teacher: Vocabulary
+    same: bool = False
     _made: dict[Any, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def shared(self) -> tuple[Tensor, Tensor]:
         """Ids (K,) of the tokens with the same bytes in both, and of the stop tokens, in the student's order."""
+        if self.same:
+            return torch.arange(len(self.student)), torch.arange(len(self.student))
         mine = self.student.numbers
         pairs = [(i, self.teacher.numbers[piece]) for piece, i in mine.items() if piece in self.teacher.numbers]
         pairs = sorted({*pairs, (self.student.stop, self.teacher.stop)})
@@ -64,7 +67,9 @@ class Vocabularies:
             return self._made[most]
         place, value = [], []
         for i, piece in enumerate(self.student.pieces):
-            if i == self.student.stop:
+            if self.same:
+                into = [i]
+            elif i == self.student.stop:
                 into = [self.teacher.stop]
             elif not piece:
                 continue
@@ -79,6 +84,8 @@ class Vocabularies:
     @cached_property
     def splits(self) -> list[tuple[int, ...]]:
         """How the student's tokenizer splits each of the teacher's tokens; the stop is the stop, what is no text is ()."""
+        if self.same:
+            return [(i,) for i in range(len(self.student))]
         found = [tuple(self.student.split(piece)) if piece else () for piece in self.teacher.pieces]
         found[self.teacher.stop] = (self.student.stop,)
         return found
