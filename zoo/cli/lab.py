@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ from zoo.cli.common import add_rows, complain, console, entry_of, examples, prin
 from zoo.cli.options import AsJson, Registries
 
 if TYPE_CHECKING:
+    from zoo.lab.claims import Compared
     from zoo.lab.report import LabReport
 
 
@@ -41,7 +43,7 @@ def lab(
     reports = []
     with _progress(len(entries), as_json or not every) as advance:
         for entry in entries:
-            reports.append(study(entry, follow=0 if quick else 400, full=not quick))
+            reports.append(study(entry, follow=0 if quick else 400, full=not quick, numbers=as_json and not every))
             advance(entry.id)
     if as_json:
         print_json({"entries": [report.to_json() for report in reports], **coverage(reports)})
@@ -58,10 +60,12 @@ def lab(
 
 def coverage(reports: list[LabReport]) -> dict[str, Any]:
     """What the lab has doubles for, what is exempt by kind, and which entries it says nothing about."""
-    from zoo.lab.doubles import DOUBLES, EXEMPT
+    from zoo.lab.doubles import DOUBLES, EXEMPT, SORTS
 
-    silent = {report.id: report.exempt for report in reports if report.exempt}
-    return {"doubles": DOUBLES, "exempt_kinds": EXEMPT, "measured": len(reports) - len(silent), "exempt_entries": silent}
+    silent = {report.id: {"sort": report.sort, "reason": report.exempt} for report in reports if report.exempt}
+    sorts = Counter(one["sort"] for one in silent.values())
+    counts = {"measured": len(reports) - len(silent), "exempt": sum(sorts[sort] for sort in SORTS.values()), "by_sort": dict(sorted(sorts.items()))}
+    return {"doubles": DOUBLES, "exempt_kinds": EXEMPT, **counts, "exempt_entries": silent}
 
 
 def _write_tables(out: Path, as_json: bool) -> None:
@@ -98,6 +102,10 @@ def _number(value: float | None, form: str = ".3f") -> str | None:
     return None if value is None or value != value else format(value, form)
 
 
+def _compared(found: Compared | None) -> str | None:
+    return None if found is None else f"{found.bias:.3f} {found.cosine:.3f}"
+
+
 def _print_all(reports: list[LabReport]) -> None:
     made = table("method", "claims", "fixed point", "found", "metric", "result", keep=("method",))
     rows = []
@@ -113,17 +121,20 @@ def _print_all(reports: list[LabReport]) -> None:
     console().print(add_rows(made, rows))
     found = coverage(reports)
     console().print(add_rows(table("no double", "why", keep=("no double",)), found["exempt_kinds"].items()))
-    console().print(add_rows(table("not measured", "why", keep=("not measured",)), found["exempt_entries"].items()))
-    counts = [found["measured"], len(found["exempt_entries"]), len(found["doubles"]), len(found["exempt_kinds"])]
-    typer.echo("{} entries measured, {} not; {} kinds have a double, {} are exempt by name".format(*counts))
+    silent = sorted(found["exempt_entries"].items(), key=lambda one: (one[1]["sort"], one[0]))
+    why = [(name, one["sort"], one["reason"]) for name, one in silent]
+    console().print(add_rows(table("not measured", "sort", "why", keep=("not measured", "sort")), why))
+    counted = ", ".join(f"{count} {sort}" for sort, count in found["by_sort"].items())
+    typer.echo(f"{found['measured']} entries measured, {len(silent)} not: {counted}; {found['exempt']} of them are exempt by name")
+    typer.echo(f"{len(found['doubles'])} kinds have a double of their own, {len(found['exempt_kinds'])} are exempt")
 
 
 def _print_one(report: LabReport) -> None:
-    typer.echo(f"{report.id}  {report.world}")
     if report.exempt:
-        typer.echo(f"  not measured: {report.exempt}")
+        typer.echo(f"{report.id}\n  not measured ({report.sort}): {report.exempt}")
         return
-    columns = ("term", "estimator", "what its mean is", "holds", "bias", "1 - cos", "cos (a)", "cos (b)", "cos (c)", "variance/token", "growth")
+    typer.echo(f"{report.id}  {report.world}, {report.outcomes} joint outcomes")
+    columns = ("term", "estimator", "what its mean is", "holds", "bias", "1 - cos", "(a)", "(b)", "(c)", "variance/token", "growth")
     made = table(*columns, right=columns[4:])
     rows = []
     run_of = {run.term: run for run in report.runs}
@@ -132,10 +143,11 @@ def _print_one(report: LabReport) -> None:
         holds = {True: "yes", False: "NO", None: "no formula"}[claim.holds]
         apart = None if claim.cosine != claim.cosine else f"{max(1 - claim.cosine, 0.0):.0e}"
         rows.append([
-            claim.term, claim.estimator, "; ".join([claim.says, *claim.altered]), holds, _number(claim.bias, ".0e"), apart, _number(run.to_state_kl),
-            _number(run.to_sequence_kl), _number(run.to_reward), _number(run.variance, ".3g"), _number(run.growth, ".2f"),
+            claim.term, claim.estimator, "; ".join([claim.says, *claim.altered]), holds, _number(claim.bias, ".0e"), apart, _compared(claim.state),
+            _compared(claim.sequence), _compared(claim.reward), _number(run.variance, ".3g"), _number(run.growth, ".2f"),
         ])  # fmt: skip
     console().print(add_rows(made, rows))
+    typer.echo("  (a), (b), (c): relative bias and cosine against the per-state reverse KL, the sequence's, and the expected reward")
     for label, lines in (("sizes that the world needed", report.changes), ("CONTRADICTS", report.contradictions)):
         for line in lines:
             typer.echo(f"  {label}: {line}")
@@ -146,4 +158,4 @@ def _print_one(report: LabReport) -> None:
     if report.descent is not None and report.descent.ok is not None:
         typer.echo(f"  {report.descent.metric}: {report.descent.before:.6g} -> {report.descent.after:.6g} over exact steps")
     if report.error:
-        typer.echo(f"  the stream's law was sampled: probabilities are off by at most {report.error:.1e}")
+        typer.echo(f"  the streams' law was drawn: probabilities are off by at most {report.error:.1e}")

@@ -7,7 +7,7 @@ there is one; where there is none the term is only measured, and `altered` names
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -35,8 +35,19 @@ Against = Literal["equal", "parallel", "null"]
 
 
 @dataclass(frozen=True)
+class Compared:
+    """A mean against a reference: |mean - reference| / |reference|, and the cosine of the two."""
+
+    bias: float
+    cosine: float
+
+
+@dataclass(frozen=True)
 class Claim:
-    """A statement about a term's mean; `bias` and `cosine` are its core's against the reference."""
+    """A statement about a term's mean; `bias` and `cosine` are its core's against the reference.
+
+    `state`, `sequence` and `reward` compare the core with (a) and (b) of the reverse KL to its teacher and with (c), whatever it claims.
+    """
 
     term: int
     estimator: str
@@ -45,6 +56,9 @@ class Claim:
     bias: float = float("nan")
     cosine: float = float("nan")
     altered: tuple[str, ...] = ()
+    state: Compared | None = None
+    sequence: Compared | None = None
+    reward: Compared | None = None
 
     @property
     def holds(self) -> bool | None:
@@ -148,6 +162,11 @@ class TermReferences:
         world = self.bench.world
         return ref.field(ref.visits(world, self.p), self.p, ref.action_values(world, self.p, reward_SV))
 
+    def three(self, mean: Array) -> dict[str, Any]:
+        """A mean against (a), (b) and (c), each where there is one and it is not zero."""
+        wanted = {"state": self.reverse_kl("state"), "sequence": self.reverse_kl("sequence"), "reward": self.expected_reward()}
+        return {name: None if one is None or size_of(one) <= ROUNDING else Compared(*ref.compare(mean, one)) for name, one in wanted.items()}
+
 
 def core_of(bench: Bench, index: int, part: int = 0) -> Bench:
     """A bench on one term (one of its advantages) without gates, weights, coefficient and denominator."""
@@ -177,16 +196,15 @@ def claim_of(bench: Bench, tables: Tables, index: int, part: int = 0) -> Claim:
     law = found.laws[term.streams()[0]]
     at = TermReferences(core, tables, index, law)
     says, against, wanted = _expected(at, term, found)
-    mean = found.by_term[index]
+    mean, size = found.by_term[index], np.sqrt(found.second[index])
+    claim = Claim(index, estimator, says, None, altered=tuple(at.altered), **at.three(mean))
     if against == "null":
-        size = np.sqrt(found.second[index])
-        return Claim(index, estimator, says, against, float(np.linalg.norm(mean) / size) if size else 0.0, 0.0, tuple(at.altered))
+        return replace(claim, against=against, bias=float(np.linalg.norm(mean) / size) if size else 0.0, cosine=0.0)
     if wanted is None:
-        return Claim(index, estimator, says, None, altered=tuple(at.altered))
+        return claim
     bias, cosine = ref.compare(mean, wanted)
     # A likelihood of the student's own text has no expected gradient, so there is no direction to compare: only its gates and weights act.
-    size = np.sqrt(found.second[index])
-    return Claim(index, estimator, says, against if size_of(wanted) > max(NULL * size, ROUNDING) else None, bias, cosine, tuple(at.altered))
+    return replace(claim, against=against if size_of(wanted) > max(NULL * size, ROUNDING) else None, bias=bias, cosine=cosine)
 
 
 def size_of(value: Array) -> float:

@@ -20,6 +20,7 @@ from zoo.lab.laws import Exempt, Law, unrolled
 from zoo.lab.measured import Measured, copied, part_of, replace_terms, rows_of, second_moment, state_values, weights
 from zoo.lab.sizes import fitted
 from zoo.lab.tokenizers import Split, split, teacher_world
+from zoo.lab.votes import with_votes
 from zoo.lab.world import Array, World
 from zoo.method import Method, Prepared, annotate
 from zoo.statistics import Explored, Statistic, TokenContext, Value
@@ -35,7 +36,7 @@ class Bench:
 
     def __init__(self, entry: MethodEntry, world: World, *, group: int = 4, progress: float = PROGRESS, fit: bool = True) -> None:
         sized, self.changes = fitted(entry, world, group) if fit else (entry, [])
-        self.world, self.method = world, Method(sized, progress)
+        self.world, self.method, self.progress = world, Method(with_votes(sized, world), progress), progress
         self.entry = self.method.entry
         self.method.terms = tuple((i, term) for i, term in self.method.terms if f"term.{term.term}" not in EXEMPT)
         self.terms = tuple(i for i, _ in self.method.terms)

@@ -63,17 +63,22 @@ class Law:
         found[self.outcome_R] = self.probability_R
         return found
 
+    @property
+    def learned(self) -> float:
+        """How many sequences of an outcome are expected to hold a token that is learned."""
+        return float((self.probability_R * (self.state_RT >= 0).any(1)).sum())
+
     def visits(self, states: int) -> Array:
-        """How often each state is expected among the sequences of one outcome, divided by their number."""
+        """How often each state is expected among the sequences of one outcome, divided by the number of those that hold a token."""
         found, valid = np.zeros(states), self.state_RT >= 0
         np.add.at(found, self.state_RT[valid], np.broadcast_to(self.probability_R[:, None], self.state_RT.shape)[valid])
-        return found / (len(self) / self.outcomes)
+        return found / self.learned
 
     def tokens(self, states: int, vocabulary: int) -> Array:
         """The expected number of times that each token is written in each state, (S, V), per sequence."""
         found, valid = np.zeros((states, vocabulary)), self.state_RT >= 0
         np.add.at(found, (self.state_RT[valid], self.token_RT[valid]), np.broadcast_to(self.probability_R[:, None], self.state_RT.shape)[valid])
-        return found / (len(self) / self.outcomes)
+        return found / self.learned
 
     def rows(self, index: Any) -> Law:
         """The same for some of the rows, in the given order."""

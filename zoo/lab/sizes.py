@@ -41,6 +41,8 @@ def _sizes(part: Any, world: World, group: int) -> dict[str, Any]:
                 found["k"] = max(world.horizon - 1, 1)
         elif isinstance(value, int) and not isinstance(value, bool) and value >= world.vocabulary:
             found[name] = few
+    if kind == "voted":
+        found |= {name: few for name in ("size", "top") if getattr(part, name) >= world.vocabulary}
     if "high" in names and kind == "position" and isinstance(part.high, int) and part.high >= world.horizon:
         found |= {"high": world.horizon - 1, "low": min(part.low, world.horizon - 1)}
     if "window" in names and isinstance(part.window, int) and part.window >= world.horizon:

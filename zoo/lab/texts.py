@@ -83,4 +83,4 @@ def own_share(law: Law, p_SV: Array, credited_RT: Array) -> Array:
     mean_R = credited_RT.sum(1) / np.maximum(learned_RT.sum(1), 1)
     weight_RT = np.where(learned_RT, (law.probability_R * mean_R)[:, None], 0.0)
     np.add.at(found, (law.state_RT[learned_RT], law.token_RT[learned_RT]), weight_RT[learned_RT])
-    return (found - found.sum(-1, keepdims=True) * p_SV) / (len(law) / law.outcomes)
+    return np.asarray((found - found.sum(-1, keepdims=True) * p_SV) / law.learned)
