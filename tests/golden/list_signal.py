@@ -76,7 +76,7 @@ def told() -> Fixture:
 def shown() -> Fixture:
     """The six tokens with eight texts of a reader of the answer as `theirs`: some wrong, and one that nobody would write unread."""
     six, many = six_tokens(), crowd()["main"]
-    logits = {**many.logits, "student": many.logits["self"], "self": many.logits["student"]}
+    logits = {**many.logits, "student": many.logits["self"], "old": many.logits["self"], "self": many.logits["student"]}
     return six.with_stream("theirs", replace(many, logits=logits, reward_B=np.array([0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0, 1.0])))
 
 

@@ -36,7 +36,7 @@ VALUES_SIGNAL: dict[str, float] = {
 
 VALUES_ELSEWHERE: dict[str, float] = {
     "brts": 33.38728520795807,
-    "vpg_ea": 0.6208767928830388,
+    "vpg_ea": 0.5780916829044324,
     "vpd": 2.626609025213943,
     "opcod": 0.2915146833449235,
     "world_model_pi": 0.8682427234605287,
