@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from tests import golden_hidden
+from tests import golden_cross, golden_hidden
 from tests.golden.list_opd import CROWDED
+from tests.golden.list_outcome import OUTCOME_CROWDED, OUTCOME_MOMENTS
 from tests.golden.list_self import UNEVEN, mixed
 from tests.golden.list_turns import TURNED
 from tests.golden_kit import CROWD, DIALOGUES, as_written, assert_equal, load
@@ -29,11 +30,7 @@ AWAITED: dict[str, str] = {
         tms mtp_sd
         """,
         "the cards of rewards, black boxes and other tokenizers come next": """
-        gad lion ovd ropd omniopd luffy supercorrect rlkd aligndistil rlad kepo hybrid_il_rl_note score_agent sparse_to_dense
-        signal_reshaping_grpo dart_tool_use dpkd opd_then_rl mad_opd copd mopd_mimo nemotron_cascade2 glm5_cross_stage qwen3_s2w
-        deepseek_v4_opd baichuan_m3 kat_coder_v2 hy_embodied safactory uld multilevel_ot alm gold simct simple_ctkd cdm dskd_cma dwa_kd bld
-        xtok_likelihood ctpd xtoken_pkl draft_opd online_spec_decoding distillation_scaling_laws why_kd_works kd_account_loss
-        retaining_by_doing
+        omniopd score_agent dart_tool_use copd dskd_cma dwa_kd bld
         """,
         "the cards of further signals of the surveys come next": """
         mpd brts pipo promptkd csd dudi oprd_bridge btb prism msd visd copsd atesd trace avsd sgsd critique_distill constitutional_opsd
@@ -51,7 +48,15 @@ AWAITED: dict[str, str] = {
 def crowded(name: str) -> None:
     """An entry that compares more answers than two, on the crowd."""
     entry = load(name)
-    assert_equal(entry, CROWDED[name], as_written(entry, CROWD))
+    assert_equal(entry, {**CROWDED, **OUTCOME_CROWDED}[name], as_written(entry, CROWD), chunk=24)
+
+
+def staged(name: str) -> None:
+    """An entry of several phases, in each of them."""
+    test_entry_has_the_gradient_and_the_value_of_its_card(name)
+    entry = load(name)
+    for progress, reference in OUTCOME_MOMENTS[name].items():
+        assert_equal(entry, reference, as_written(entry), progress=progress)
 
 
 def uneven(name: str) -> None:
@@ -67,7 +72,9 @@ def turned(name: str) -> None:
 
 
 ELSEWHERE: dict[str, Callable[[str], None]] = {
-    **dict.fromkeys(CROWDED, crowded),
+    **dict.fromkeys((*CROWDED, *OUTCOME_CROWDED), crowded),
+    **dict.fromkeys(OUTCOME_MOMENTS, staged),
+    **dict.fromkeys(golden_cross.CROSSED, golden_cross.compare),
     **dict.fromkeys(UNEVEN, uneven),
     **dict.fromkeys(TURNED, turned),
     "oprd": golden_hidden.compare,

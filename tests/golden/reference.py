@@ -18,6 +18,7 @@ from . import reference_policy as policy
 from .fixture import Fixture
 from .list_classic import CLASSIC, CLASSIC_VARIANTS
 from .list_opd import OPD, OPD_VARIANTS
+from .list_outcome import OUTCOME, OUTCOME_VARIANTS
 from .list_self import SELF, SELF_VARIANTS
 from .list_survey import SURVEY, SURVEY_VARIANTS
 from .loss import GoldenResult as GoldenResult
@@ -46,6 +47,7 @@ REFERENCES: dict[str, Reference] = {
     **CLASSIC,
     **SURVEY,
     **OPD,
+    **OUTCOME,
     **SELF,
 }
 
@@ -86,5 +88,6 @@ VARIANTS: dict[str, dict[str, Reference]] = {
     **CLASSIC_VARIANTS,
     **SURVEY_VARIANTS,
     **OPD_VARIANTS,
+    **OUTCOME_VARIANTS,
     **SELF_VARIANTS,
 }

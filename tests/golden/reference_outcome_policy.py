@@ -70,7 +70,7 @@ def ovd(fixture: Fixture) -> Loss:
 
 
 def ropd(fixture: Fixture) -> Loss:
-    """R_i = sum_k w_k v_ik / sum_k w_k, A_i = R_i - mean, no deviation, clipped, no KL (2605.07396, audited), on two criteria of equal weight; token mean (open)."""
+    """R_i = sum_k w_k v_ik / sum_k w_k, A_i = R_i - mean, no deviation, clipped, no KL (2605.07396, audited), two criteria of equal weight; token mean."""
     stream = fixture["main"]
     return group_loss(fixture, centred(stream, 0.5 * (mark(stream, 0) + mark(stream, 1))), reduce=token_mean)
 

@@ -16,6 +16,7 @@ from .reference_outcome import group_advantage, grpo, kdrl, orpo_distill
 from .reference_policy import aopd, eopd, minillm, minillm_advantage, tml_opd, vopd
 from .values import VALUES
 from .values_opd import VALUES_OPD
+from .values_outcome import VALUES_OUTCOME
 from .values_self import VALUES_SELF
 
 SIX = six_tokens()
@@ -50,7 +51,8 @@ def reverse_kl_gradient(fixture: Fixture, t: int) -> Array:
 
 
 def test_the_values_are_those_that_were_published() -> None:
-    assert {name: reference(SIX).loss for name, reference in REFERENCES.items()} == pytest.approx(VALUES | VALUES_OPD | VALUES_SELF, rel=1e-9)
+    published = VALUES | VALUES_OPD | VALUES_SELF | VALUES_OUTCOME
+    assert {name: reference(SIX).loss for name, reference in REFERENCES.items()} == pytest.approx(published, rel=1e-9)
 
 
 @EACH

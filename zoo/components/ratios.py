@@ -19,12 +19,13 @@ class Ratio(Component):
     """Base of all ratios; the surrogate is -A rho, or max(-A rho, -A clip(rho)), rho being the product of the factors; -A rho log p
     where every factor is frozen.
 
-    `frozen` factors carry no gradient; `off_policy` ones make tokens written by others legitimate; `own` ones differ from 1 on the
-    student's own fresh tokens; `reads` names the log-probabilities at rollout time that enter the factor, `scorers` those of the
-    teachers.
+    `frozen` factors carry no gradient, and those that are `masks`, 0 or 1, stand outside the clip; `off_policy` ones make tokens
+    written by others legitimate; `own` ones differ from 1 on the student's own fresh tokens; `reads` names the log-probabilities at
+    rollout time that enter the factor, `scorers` those of the teachers.
     """
 
     frozen: ClassVar[bool] = False
+    masks: ClassVar[bool] = False
     off_policy: ClassVar[bool] = False
     own: ClassVar[bool] = False
 
@@ -168,6 +169,7 @@ class OneSided(Ratio):
     below: float | None = Field(None, gt=0)
     above: float | None = Field(None, gt=0)
     frozen = True
+    masks = True
 
     @model_validator(mode="after")
     def _some(self) -> OneSided:

@@ -132,17 +132,18 @@ class PolicyGradientTerm(TokenTerm, Advantage):
     def _surrogate(self, advantage_N: Tensor, logp_N: Tensor, columns_N: Mapping[str, Tensor]) -> Tensor:
         if not self.ratio:
             return -advantage_N * logp_N
-        rho_N = torch.ones_like(logp_N)
+        rho_N, inside_N = torch.ones_like(logp_N), torch.ones_like(logp_N)
         for ratio in self.ratio:
-            rho_N = rho_N * ratio.factor(logp_N, columns_N)
+            factor_N = ratio.factor(logp_N, columns_N)
+            rho_N, inside_N = (rho_N, inside_N * factor_N) if ratio.masks else (rho_N * factor_N, inside_N)
         if all(ratio.frozen for ratio in self.ratio):
-            return -advantage_N * rho_N * logp_N
+            return -advantage_N * rho_N * inside_N * logp_N
         loss_N = -advantage_N * rho_N
         for ratio in self.ratio:
             clipped_N = ratio.clip(rho_N)
             if clipped_N is not None:
                 loss_N = torch.maximum(loss_N, -advantage_N * clipped_N)
-        return loss_N
+        return loss_N * inside_N
 
     def _redirected(self, view: View) -> tuple[Tensor, Tensor] | None:
         teacher = getattr(self.routing, "teacher", None)
