@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -9,7 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.golden import reference_self_direct as direct
+from tests.golden import reference_self_policy as policy
 from tests.golden import reference_self_routed as routed
+from tests.golden.fixture import Fixture, Loss
 from tests.golden.list_self import COMPARING_SELF, MIXED, SELF, SELF_MOMENTS, SELF_VARIANTS, UNEVEN, mixed
 from tests.golden.loss import Reference
 from tests.golden.values_self import VALUES_UNEVEN
@@ -32,9 +36,9 @@ def test_groups_and_batches_of_several_answers(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MIXED)
-def test_streams_of_which_some_answers_are_wrong(name: str) -> None:
+def test_streams_with_verdicts_of_their_own(name: str) -> None:
     entry = load(name)
-    assert_equal(entry, SELF[name], as_written(entry, mixed()))
+    assert_equal(entry, SELF[name], as_written(entry, mixed()), chunk=24)
 
 
 @pytest.mark.parametrize("name", UNEVEN)
@@ -66,6 +70,27 @@ def test_an_answer_that_was_cut_is_no_short_one() -> None:
     entry = load("on_policy_sft")
     assert SELF["on_policy_sft"](failed).loss != pytest.approx(SELF["on_policy_sft"](CROWD).loss, rel=1e-3)
     assert_equal(entry, Reference(lambda _: SELF["on_policy_sft"].build(failed)), as_written(entry, cut), chunk=24)
+
+
+@pytest.mark.parametrize(("name", "field", "value", "reference"), [
+    ("sdft", "gates", {"kind": "position", "at_least": 1}, partial(direct.sdft, skip=1)),
+    ("ssopd", "1.gates", {"kind": "position", "below": 1}, partial(policy.ssopd, first=1)),
+    ("ssopd", "1.gates", {"kind": "position", "below": 3}, partial(policy.ssopd, first=3)),
+])  # fmt: skip
+def test_other_places_in_a_response(name: str, field: str, value: dict[str, Any], reference: Callable[[Fixture], Loss]) -> None:
+    """The published 3 and K leave one token of four, and all of them."""
+    entry = load(name)
+    others = entry.objective[1].gates[:1] if name == "ssopd" else ()
+    entry = changed(entry, {field: (*others, Slot("gate").validate(value))})
+    assert Reference(reference)(mixed()).loss != pytest.approx(SELF[name](mixed()).loss, rel=1e-3)
+    assert_equal(entry, Reference(reference), as_written(entry, mixed()), chunk=24)
+
+
+def test_the_clip_of_gates_bounds_what_a_token_says() -> None:
+    entry = load("gates")
+    contrast = entry.objective[1].reward.model_copy(update={"clip": 0.4})  # type: ignore[attr-defined]
+    entry = entry.model_copy(update={"objective": tuple(t.model_copy(update={"reward": contrast}) if i == 1 else t for i, t in enumerate(entry.objective))})
+    assert_equal(entry, Reference(partial(routed.gates, cap=0.4), ("main", "theirs")), as_written(entry, mixed()), chunk=24)
 
 
 def test_the_second_loss_of_spin() -> None:

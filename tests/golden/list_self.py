@@ -12,7 +12,7 @@ from . import reference_self_direct as direct
 from . import reference_self_policy as policy
 from . import reference_self_routed as routed
 from . import reference_self_texts as texts
-from .fixture import Fixture, six_tokens
+from .fixture import Fixture, Stream, crowd
 from .loss import Reference
 from .numerics import sequence_mean
 from .reference_direct import sum_then_mean
@@ -22,9 +22,27 @@ IN_CONTEXT = Reference(partial(opd.divergence, model="self", reduce=sequence_mea
 
 
 def mixed() -> Fixture:
-    """The six tokens with one wrong answer in `theirs` and in `data` too."""
-    six, verdicts = six_tokens(), {"theirs": np.array([0.0, 1.0]), "data": np.array([1.0, 0.0])}
-    return Fixture({**six.streams, **{name: replace(six[name], reward_B=reward_B) for name, reward_B in verdicts.items()}})
+    """Eight answers to three prompts in each of `main`, `theirs` and `data`, with verdicts of their own.
+
+    Nobody is right about the third prompt in `main`, and answers of `theirs` have one to four tokens.
+    """
+    many = crowd()
+    first = many["main"]
+
+    def turned(by: int, reward_B: list[float]) -> Stream:
+        tables = {name: np.roll(getattr(first, name), by, axis=0) for name in ("response_BT", "mask_BT", "gold_BT", "value_BT")}
+        logits = {model: np.roll(values, by, axis=0) for model, values in first.logits.items()}
+        return replace(first, logits=logits, reward_B=np.array(reward_B), **tables)
+
+    verdicts = {
+        "main": (0, [1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]),
+        "theirs": (1, [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0]),
+        "data": (3, [0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0]),
+    }
+    streams = {name: turned(*told) for name, told in verdicts.items()}
+    length_B1 = streams["theirs"].mask_BT.sum(axis=1, keepdims=True) - np.array([[0, 1, 1, 0, 0, 0, 0, 0]]).T
+    streams["theirs"] = replace(streams["theirs"], mask_BT=np.arange(4) < length_B1)
+    return Fixture({**many.streams, **streams})
 
 
 SELF: dict[str, Reference] = {
@@ -67,7 +85,7 @@ SELF: dict[str, Reference] = {
 
 # Cards that compare verdicts of several streams: on `mixed` alone. Others look there, and at the `crowd`, as well.
 UNEVEN: dict[str, Reference] = {"rltf_sd": Reference(policy.rltf_sd, THREE), "hdpo": Reference(routed.hdpo, BOTH)}
-MIXED = ("ssb", "star", "sdzero", "gates", "pi_distill", "dasd", "ssd")
+MIXED = ("ssb", "star", "sdzero", "gates", "pi_distill", "dasd", "ssd", "pbsd", "spin", "x_opd", "rft", "dapo", "srpo", "ssopd", "rlsd", "ddt")
 COMPARING_SELF = ("sdft", "sdpo", "rlsd", "egrsd", "ssopd", "sdpo_user", "cord", "vold", "srpo", "gates", "dapo", "on_policy_sft", "rft", "star", "pi_distill")
 
 SELF_VARIANTS: dict[str, dict[str, Reference]] = {

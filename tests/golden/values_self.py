@@ -42,6 +42,6 @@ VALUES_SELF: dict[str, float] = {
 
 # On `mixed`.
 VALUES_UNEVEN: dict[str, float] = {
-    "rltf_sd": -0.7015664411687452,
-    "hdpo": -0.07140529163238361,
+    "rltf_sd": 0.6071109342918781,
+    "hdpo": 0.10155854389963774,
 }
