@@ -33,6 +33,7 @@ FAR = {"kind": "margin_shift", "name": "correct", "margin": 3.0}
 NEAR = {"kind": "threshold", "of": {"kind": "log_ratio", "of": {"teacher": 1, "student": -1}, "absolute": True}, "below": 1.0}
 DRIFT = {"kind": "events", "of": {"kind": "overlap", "of": "teacher", "among": "student", "k": 3}, "below": 0.5}
 STEEP = {"kind": "mapped", "of": DRIFT, "slope": -0.4, "origin": 2.5, "low": 0.0, "high": 1.0}
+NARROW = {"kind": "mapped", "of": {"kind": "position"}, "slope": -0.45, "origin": 1.0, "low": -0.9, "high": 0.0, "base": 1.0}
 KEPT_TOKENS = {"kind": "token_mean", "over": "kept"}
 
 
@@ -80,6 +81,7 @@ CHANGES: dict[tuple[str, str], dict[str, Any]] = {
     ("prefix_teach", "token_segments"): {"gates": gates(TOKEN_SEGMENTS)},
     ("protein_opd", "token_sum"): {"reduce": "sum"},
     ("g_opd", "plain"): {"reward": {"kind": "contrast", "of": {"teacher": 1, "student": -1}}},
+    ("opsa", "narrow"): {"weights": weights(NARROW)},
     ("iw_opd", "flat"): {"weights": ()},
     ("sdft", "forward"): {"divergence": "forward_kl"},
     ("opcd", "maths"): {"temperature": 0.6},

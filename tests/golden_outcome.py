@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from tests import golden_cross, golden_hidden
+from tests import golden_cross, golden_hidden, golden_signal
+from tests.golden.fixture import Fixture
 from tests.golden.list_opd import CROWDED
 from tests.golden.list_outcome import OUTCOME_CROWDED, OUTCOME_MOMENTS
 from tests.golden.list_self import UNEVEN, mixed
-from tests.golden.list_turns import TURNED
-from tests.golden_kit import CROWD, DIALOGUES, as_written, assert_equal, load
+from tests.golden.list_signal import ELSEWHERE_SIGNAL, GRADIENT_ALONE, SIGNAL_MOMENTS
+from tests.golden.list_turns import TURNED, TURNED_MOMENTS
+from tests.golden.loss import Reference
+from tests.golden_kit import CROWD, DIALOGUES, as_written, assert_equal, assert_gradients, evaluate, load
 from tests.test_golden import PENDING, REFERENCES, test_entry_has_the_gradient_and_the_value_of_its_card
 from zoo.entry import MethodEntry
 
@@ -33,12 +36,10 @@ AWAITED: dict[str, str] = {
         omniopd score_agent dart_tool_use copd dskd_cma dwa_kd bld
         """,
         "the cards of further signals of the surveys come next": """
-        mpd brts pipo promptkd csd dudi oprd_bridge btb prism msd visd copsd atesd trace avsd sgsd critique_distill constitutional_opsd
-        world_model_pi sdpg mgsd ptd_po twi pbsd_bayes visual_sdpo ar_opd hero nca rgsd vpg_ea hint_sd sd_search it_takes_two
-        tod_proactivity search_e1 maigo rosd canonical_ctx_opd comap opdlm opcod rlrt pi_play paint vpd resd sdar opct sg_opd iris opsa
+        pipo promptkd atesd comap
         """,
         "it waits for its entry": """
-        lgr safesteer dskd
+        safesteer dskd
         """,
     }.items()
     for name in names.split()
@@ -55,7 +56,7 @@ def staged(name: str) -> None:
     """An entry of several phases, in each of them."""
     test_entry_has_the_gradient_and_the_value_of_its_card(name)
     entry = load(name)
-    for progress, reference in OUTCOME_MOMENTS[name].items():
+    for progress, reference in {**OUTCOME_MOMENTS, **SIGNAL_MOMENTS}[name].items():
         assert_equal(entry, reference, as_written(entry), progress=progress)
 
 
@@ -66,17 +67,38 @@ def uneven(name: str) -> None:
 
 
 def turned(name: str) -> None:
-    """An agent's entry, on dialogues."""
+    """An agent's entry, on dialogues, and at later moments of a run."""
+    entry, fixture = load(name), as_written(load(name), DIALOGUES)
+    compared(entry, TURNED[name], fixture)
+    for progress, reference in TURNED_MOMENTS.get(name, {}).items():
+        assert_equal(entry, reference, fixture, progress=progress)
+
+
+def placed(name: str) -> None:
+    """An entry on tokens of its own, where the six say too little."""
+    reference, fixture = ELSEWHERE_SIGNAL[name]
     entry = load(name)
-    assert_equal(entry, TURNED[name], as_written(entry, DIALOGUES))
+    compared(entry, reference, as_written(entry, fixture))
+
+
+def compared(entry: MethodEntry, reference: Reference, fixture: Fixture) -> None:
+    """Value and gradient, or the gradient alone where the surrogate has another value."""
+    if entry.id in GRADIENT_ALONE:
+        assert_gradients(evaluate(entry, fixture, chunk=24), reference.gradient(fixture))
+    else:
+        assert_equal(entry, reference, fixture, chunk=24)
 
 
 ELSEWHERE: dict[str, Callable[[str], None]] = {
     **dict.fromkeys((*CROWDED, *OUTCOME_CROWDED), crowded),
-    **dict.fromkeys(OUTCOME_MOMENTS, staged),
-    **dict.fromkeys(golden_cross.CROSSED, golden_cross.compare),
-    **dict.fromkeys(UNEVEN, uneven),
     **dict.fromkeys(TURNED, turned),
+    **dict.fromkeys(ELSEWHERE_SIGNAL, placed),
+    **dict.fromkeys((*OUTCOME_MOMENTS, *SIGNAL_MOMENTS), staged),
+    **dict.fromkeys(golden_cross.CROSSED, golden_cross.compare),
+    **dict.fromkeys(golden_signal.CROSSED, golden_signal.compare_across),
+    **dict.fromkeys(golden_signal.AHEAD, golden_signal.compare_ahead),
+    "oprd_bridge": golden_signal.compare_bridge,
+    **dict.fromkeys(UNEVEN, uneven),
     "oprd": golden_hidden.compare,
     "unisd": golden_hidden.compare_beside_logits,
 }

@@ -20,6 +20,7 @@ from .list_classic import CLASSIC, CLASSIC_VARIANTS
 from .list_opd import OPD, OPD_VARIANTS
 from .list_outcome import OUTCOME, OUTCOME_VARIANTS
 from .list_self import SELF, SELF_VARIANTS
+from .list_signal import SIGNAL, SIGNAL_VARIANTS
 from .list_survey import SURVEY, SURVEY_VARIANTS
 from .loss import GoldenResult as GoldenResult
 from .loss import Reference as Reference
@@ -49,6 +50,7 @@ REFERENCES: dict[str, Reference] = {
     **OPD,
     **OUTCOME,
     **SELF,
+    **SIGNAL,
 }
 
 REFERENCE_GRADIENTS: dict[str, Callable[[Fixture], dict[str, Array]]] = {name: reference.gradient for name, reference in REFERENCES.items()}
@@ -90,4 +92,5 @@ VARIANTS: dict[str, dict[str, Reference]] = {
     **OPD_VARIANTS,
     **OUTCOME_VARIANTS,
     **SELF_VARIANTS,
+    **SIGNAL_VARIANTS,
 }

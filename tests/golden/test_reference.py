@@ -18,6 +18,7 @@ from .values import VALUES
 from .values_opd import VALUES_OPD
 from .values_outcome import VALUES_OUTCOME
 from .values_self import VALUES_SELF
+from .values_signal import VALUES_SIGNAL
 
 SIX = six_tokens()
 MAIN = SIX["main"]
@@ -51,7 +52,7 @@ def reverse_kl_gradient(fixture: Fixture, t: int) -> Array:
 
 
 def test_the_values_are_those_that_were_published() -> None:
-    published = VALUES | VALUES_OPD | VALUES_SELF | VALUES_OUTCOME
+    published = VALUES | VALUES_OPD | VALUES_SELF | VALUES_OUTCOME | VALUES_SIGNAL
     assert {name: reference(SIX).loss for name, reference in REFERENCES.items()} == pytest.approx(published, rel=1e-9)
 
 
