@@ -102,7 +102,7 @@ def test_kernels_write_what_the_plain_operations_write(family: str, temperature:
 @needs_gpu
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_equals_generate(family: str) -> None:
-    """Up to each answer's first near-tie (two best tokens within 0.01 nat), where rounding decides."""
+    """Up to each answer's first near-tie (two best tokens within 0.001 nat), where rounding decides."""
     model = model_of(family, torch.float32, "cuda")
     uniform_QT = torch.zeros(len(PROMPTS), 60, dtype=torch.float64)
     found = NativeDecoder(model, pad_id=0, stop_ids=[-1], rows=16).write(PROMPTS, uniform_QT, temperature=0.0)
@@ -113,7 +113,7 @@ def test_greedy_equals_generate(family: str) -> None:
             output_logits=True, return_dict_in_generate=True,
         )  # fmt: skip
         top_T2 = torch.stack(output.logits)[:, 0].topk(2).values
-        tied_T = ((top_T2[:, 0] - top_T2[:, 1]) < 0.01).nonzero()[:, 0].tolist()
+        tied_T = ((top_T2[:, 0] - top_T2[:, 1]) < 1e-3).nonzero()[:, 0].tolist()
         safe = min([*tied_T, 60])
         assert found.response_QT[q, :safe].tolist() == output.sequences[0, len(prompt) : len(prompt) + safe].tolist()
         agreed += safe

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from zoo.harness.models import PairSpec
     from zoo.harness.sources import Folder, ModelSource
 
-BUILT = ("micro", "micro-cross", "smol")
+BUILT = ("micro", "micro-cross", "micro-two", "smol")
 PairName = Annotated[str, typer.Argument(metavar="PAIR", help="An id, or a YAML file.", show_default=False)]
 
 
@@ -104,7 +104,7 @@ def build_pair(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the weights go; default: where the package looks for them.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Names the random streams of the build.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace weights that are there.")] = False,
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="Where smol is tuned; the micro pairs are trained on a CPU.")] = "cpu",
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="Where smol is tuned; the micro pairs are trained on a CPU.")] = "cpu",
     pair_path: PairPaths = None,
     as_json: AsJson = False,
 ) -> None:
@@ -125,8 +125,11 @@ def build_pair(
 
 
 def _build_micro(pair: str, folder: Path, seed: int, say: Callable[[str], None]) -> dict[str, Any]:
+    from zoo.harness import build_two
     from zoo.harness.build_micro import build
 
+    if pair == "micro-two":
+        return build_two.build(folder, seed, say)
     return build(folder, seed, say, *([] if pair == "micro" else [pair]))
 
 

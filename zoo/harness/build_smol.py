@@ -82,7 +82,9 @@ def _tune(folder: Path, recipe: Recipe, pair: LoadedPair, seed: int, report: Rep
             report(f"step {step}, loss {loss:.4f}")
     for module in modules:
         module.data = module.data.bfloat16()
+    model.peft_config["default"].base_model_name_or_path = pair.spec.student.hub  # not the folder that this machine has it in
     model.save_pretrained(str(folder))
+    (folder / "README.md").unlink(missing_ok=True)  # a form to be filled in
     model.unload()
     return loss
 
