@@ -113,7 +113,8 @@ def ssopd(fixture: Fixture, *, lam: float = 0.5, first: int = 16, cap: float = 0
 
     def loss(student: Mapping[str, Array]) -> Terms:
         entry = np.minimum(np.exp(log_p) * (log_p - log_softmax(student["main"])), cap)
-        return {**policy(student), "divergence": lam * sequence_mean((weight_B1 * entry.sum(axis=-1))[some_B], kept_BT[some_B])}
+        distance = sequence_mean((weight_B1 * entry.sum(axis=-1))[some_B], kept_BT[some_B]) if some_B.any() else 0.0
+        return {**policy(student), "divergence": lam * distance}
 
     return loss
 
