@@ -12,12 +12,14 @@ import torch
 from harness_kit import LOG_RATIO, REVERSE_KL, TEACHER, made, read_pair, trainer_of
 
 from zoo import explore_rules
-from zoo.compat import problems
+from zoo.compat import pair_problems, problems
 from zoo.components.gates.ahead import transport_cost
 from zoo.components.rewards.ahead import standing, sureness
+from zoo.components.rollouts import Student
 from zoo.errors import ZooError
 from zoo.harness.explore import Tree, tree_states
 from zoo.harness.models import LoadedPair
+from zoo.harness.native import unsupported
 from zoo.harness.train import Trainer
 from zoo.lab.engine import Bench
 from zoo.lab.world import world_of
@@ -141,6 +143,86 @@ def test_the_lab_looks_behind_every_token() -> None:
         assert found_RT[r, t] == pytest.approx(wanted, abs=1e-9)
 
 
+HINT = {"fields": ["hint"], "template": "hint"}
+STEERED = {"kind": "student", "weights": {"kind": "steered", "toward": HINT, "strength": 0.7, "depth": 0.4, "prompts": 5}}
+ON_VOTES = {**REVERSE_KL, "teacher": "steered", "support": {"kind": "voted", "size": 4, "top": 3, "prompts": 6, "mass": "raw"}}
+SAFE = {"rollout": {"author": "student"}, "teachers": {"steered": STEERED}, "objective": [ON_VOTES]}
+
+
+def test_a_steered_teacher_adds_one_direction_behind_one_block(pair: LoadedPair) -> None:
+    """Against hidden states that transformers gives: the mean difference of two readings, added to those of the first of two blocks."""
+    trainer = trainer_of(made("trial", **SAFE), pair)
+    model, prompts = trainer.bank.models["steered:steered"], pair.task.prompts("train")[:5]
+    context = trainer.entry.teachers["steered"].weights.toward  # type: ignore[attr-defined]
+    states = []
+    for shown in (context, None):
+        rows = [torch.tensor([pair.format_prompt(prompt, shown)]) for prompt in prompts]
+        with torch.no_grad():
+            states.append(torch.stack([pair.student(ids, output_hidden_states=True).hidden_states[1][0, -1] for ids in rows]).mean(0))
+    with torch.no_grad():
+        plain, moved = (m(torch.tensor([[5, 6, 7, 8]]), output_hidden_states=True).hidden_states for m in (pair.student, model))
+    torch.testing.assert_close(moved[0], plain[0])
+    torch.testing.assert_close(moved[1] - plain[1], (0.7 * (states[0] - states[1])).expand(1, 4, -1), rtol=1e-9, atol=1e-12)
+    assert bool((moved[2] - plain[2]).abs().amax() > 1e-3)
+    assert not any(p.requires_grad for p in model.parameters()) and unsupported(model) is not None
+
+
+def test_a_steered_teacher_needs_a_direction_and_its_fields(pair: LoadedPair) -> None:
+    plain = {**STEERED, "weights": {**STEERED["weights"], "toward": {"fields": ["content"], "template": "canonical"}}}  # type: ignore[dict-item]
+    with pytest.raises(ZooError, match="template 'canonical' shows the prompts as they are"):
+        trainer_of(made("trial", **{**SAFE, "teachers": {"steered": plain}}), pair)
+    lacking = {**STEERED, "weights": {**STEERED["weights"], "toward": {"fields": ["rubric"], "template": "hint"}}}  # type: ignore[dict-item]
+    entry = made("trial", **{**SAFE, "teachers": {"steered": lacking}})
+    found = pair_problems(entry, templates=pair.spec.contexts, fields=["hint"], teachers=["teacher"], checks=["answer"], same_vocabulary=True)
+    assert any(line.startswith("teachers.steered.weights.toward needs the prompt field 'rubric'") for line in found)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"toward": {"made": ["feedback"], "template": "feedback"}}, "toward is shown before anything is written"),
+        ({"toward": {"template": "plain"}}, "toward is shown before anything is written"),
+        ({"toward": HINT, "strength": 0.0}, "strength 0 adds nothing"),
+        ({"toward": HINT, "depth": 0.0}, "greater than 0"),
+        ({"toward": HINT, "prompts": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_refusals_of_steering(bad: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        made("trial", **{**SAFE, "teachers": {"steered": {"kind": "student", "weights": {"kind": "steered", **bad}}}})
+
+
+def test_votes_are_those_of_the_initial_student_s_answers(pair: LoadedPair) -> None:
+    trainer = trainer_of(made("trial", **SAFE), pair)
+    models, votes, tokens = (trainer.bank.models["steered:steered"], pair.student), [0] * 40, 0
+    answers = trainer.engine.rollout(Student(), trainer.prompts[:6], max_new_tokens=8, seed_axes=("trial", 0, "votes"))
+    for row in range(len(answers)):
+        written = answers.response_BT[row, answers.mask_BT[row]].tolist()
+        tokens += len(written)
+        for t in range(len(written)):
+            one, other = (after(model, [*answers.prompt_ids[row], *written[:t]]) for model in models)
+            for v in (one - other).topk(3).indices.tolist():
+                votes[v] += 1
+    wanted = sorted(range(40), key=lambda v: (-votes[v], v))[:4]
+    assert trainer.entry.objective[0].support.ids == tuple(sorted(wanted))  # type: ignore[attr-defined]
+    assert (trainer.spent.generated_tokens, trainer.spent.teacher_tokens) == (tokens, tokens)
+    [row] = list(trainer.iterate())[:1]
+    assert row["grad_norm"] > 0
+
+
+def test_the_lab_votes_by_how_often_a_state_is_visited() -> None:
+    world = world_of(4, 3)
+    bench = Bench(made("trial", **SAFE), world)
+    tables = bench.tables()
+    b, q = (tables.logits(name).detach().log_softmax(-1).numpy() for name in ("reference", "steered"))
+    votes = np.zeros(4)
+    for state, prefix in enumerate(world.states):
+        chance = np.prod([np.exp(b[world.states.index(prefix[:t]), v]) for t, v in enumerate(prefix)])
+        votes[np.argsort(b[state] - q[state])[:3]] += chance
+    support = bench.entry.objective[0].support  # type: ignore[attr-defined]
+    assert support.ids == tuple(sorted(np.argsort(-votes, kind="stable")[:2])) and bench.changes == ["voted.size 4 -> 2"]
+
+
 ROUTED = {"one": {"kind": "external"}, "teacher": {"kind": "route", "of": {"add": "one"}}}
 AGAIN = {"kind": "scripted_turns", "say": ["again"], "turns": 2}
 ASKED = {"verdict": {"kind": "reward", "name": "right", "above": 0.5}, "advantage": {"kind": "advantage", "above": 0}}
@@ -164,6 +246,17 @@ CASES: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({**FILTERED, "objective": [{**REVERSE_KL, "gates": [{**FUTURES, "within": FUTURES}]}]},
          "objective[0]: gate continuation_match can't choose the tokens of gate continuation_match; use one that compares a measure of the token"),
     ],
+    "votes": [
+        ({**SAFE, "objective": [{**ON_VOTES, "support": {**ON_VOTES["support"], "base": "behaviour"}}]},
+         "objective[0]: support voted compares two scorers, and 'behaviour' has no law; use base: reference"),
+        ({**SAFE, "objective": [{**ON_VOTES, "support": {**ON_VOTES["support"], "base": "steered"}}]},
+         "objective[0]: support voted compares 'steered' with itself; set base to another scorer, such as reference"),
+        ({**FILTERED, "teachers": {"teacher": {"kind": "external", "alignment": "prefix_cover"}}, "objective": [{**ON_VOTES, "teacher": "teacher"}]},
+         "objective[0]: support voted is on the student's vocabulary, and 'teacher' has another tokenizer; name a teacher without an alignment"),
+        ({**FILTERED, "teachers": {"teacher": {"kind": "student", "weights": "live", "context": {"made": ["feedback"], "template": "feedback"}}},
+          "objective": [{**ON_VOTES, "teacher": "teacher"}]},
+         "objective[0]: support voted is chosen before anything is written, and 'teacher' is shown made parts; show it fields alone"),
+    ],
     "behind_itself": [
         ({**FILTERED, "objective": [{**REVERSE_KL, "gates": [{**FUTURES, "teacher": "student"}]}]},
          "objective[0]: gate continuation_match compares the student's future with its own, which is no distance; name another teacher"),
@@ -180,7 +273,7 @@ def test_refusals(rule: str, body: dict[str, Any], message: str) -> None:
 
 def test_what_is_sound_is_not_refused() -> None:
     named = {**LOOKING, "rewards": {"ahead": AHEAD}, "objective": [{**LOG_RATIO, "plus": [{"reward": "ahead"}]}]}
-    assert [problems(made("case", **body)) for body in (LOOKING, FILTERED, named)] == [[], [], []]
+    assert [problems(made("case", **body)) for body in (LOOKING, FILTERED, named, SAFE)] == [[], [], [], []]
 
 
 def test_every_rule_is_tested() -> None:

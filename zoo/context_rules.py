@@ -15,6 +15,7 @@ from zoo.components.contexts import Part
 from zoo.components.rewards import Judge
 from zoo.components.rollouts import Corpus, Edited, Replay, Reread, Stream, in_order
 from zoo.components.targets import with_inputs
+from zoo.components.teachers import SelfTeacher, SteeredWeights
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
 from zoo.errors import suggest
 
@@ -32,6 +33,9 @@ def parts_of(context: Context) -> list[Part]:
 def all_contexts(entry: MethodEntry) -> Iterator[tuple[str, Context]]:
     """Every context of an entry, with its place."""
     yield from ((f"teachers.{name}.context", t.context) for name, t in entry.teachers.items() if t.context is not None)
+    for name, teacher in entry.teachers.items():
+        if isinstance(teacher, SelfTeacher) and isinstance(teacher.weights, SteeredWeights):
+            yield f"teachers.{name}.weights.toward", teacher.weights.toward
     yield from ((f"rewards.{name}.context", r.context) for name, r in entry.rewards.items() if isinstance(r, Judge) and r.context is not None)
     for name, stream in entry.rollouts.items():
         for inner in (part for part in walk(stream) if isinstance(part, Stream)):

@@ -1,4 +1,4 @@
-"""Compatibility rules about columns for which models are run further: what a teacher says behind other tokens, what would be written next.
+"""Compatibility rules about what models are run for beside the streams: columns about other texts than the written one, and votes.
 
 Each is a function from an entry to messages, like those of `zoo.compat`, which runs them.
 """
@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from zoo.components.base import walk
 from zoo.components.gates import ContinuationMatch, Gate, Remembering
 from zoo.components.rewards import Lookahead
+from zoo.components.supports import Voted
 from zoo.components.teachers import External, LearnedTeacher, SelfTeacher
+from zoo.components.terms.direct import DivergenceTerm
 
 if TYPE_CHECKING:
     from zoo.entry import MethodEntry
@@ -65,6 +67,23 @@ def behind_itself(entry: MethodEntry) -> Messages:
             yield f"{where}: gate continuation_match compares the student's future with its own, which is no distance; name another teacher"
 
 
+def votes(entry: MethodEntry) -> Messages:
+    """A vote is on two laws over the student's vocabulary, before anything is written."""
+    for i, term in enumerate(entry.objective):
+        if not isinstance(term, DivergenceTerm) or not isinstance(term.support, Voted):
+            continue
+        for name in (term.teacher, term.support.base):
+            teacher = entry.teachers.get(name)
+            if name == "behaviour":
+                yield f"objective[{i}]: support voted compares two scorers, and 'behaviour' has no law; use base: reference"
+            elif getattr(teacher, "alignment", None) is not None:
+                yield f"objective[{i}]: support voted is on the student's vocabulary, and '{name}' has another tokenizer; name a teacher without an alignment"
+            elif teacher is not None and teacher.context is not None and teacher.context.made:
+                yield f"objective[{i}]: support voted is chosen before anything is written, and '{name}' is shown made parts; show it fields alone"
+        if term.support.base == term.teacher:
+            yield f"objective[{i}]: support voted compares '{term.teacher}' with itself; set base to another scorer, such as reference"
+
+
 def _slot(part: Lookahead | ContinuationMatch) -> str:
     return "gate" if isinstance(part, Gate) else "reward"
 
@@ -73,4 +92,4 @@ def _kind(component: Any) -> str:
     return str(component.kind)
 
 
-RULES = (plain_models, measured_gates, behind_itself)
+RULES = (plain_models, measured_gates, behind_itself, votes)

@@ -21,6 +21,7 @@ REFERENCES: dict[str, dict[str, dict[str, Any]]] = {
     "weights_of": {
         "initial": {}, "live": {}, "ema": {"decay": 0.9}, "periodic": {"every": 3, "rounds": None},
         "gated": {"measure": "reward.correct.main", "every": 10, "smooth": 0.9, "margin": 0.0, "tail": None, "limit": 1.0},
+        "steered": {"strength": 1.0, "depth": 0.5, "prompts": 100},  # its states: tests/test_explore.py
     },
     "learner": {
         "value_head": {"learning_rate": 1e-3},
@@ -45,6 +46,7 @@ TERM = {"term": "likelihood", "reduce": "token_mean"}
 # What a kind cannot do without.
 GIVEN: dict[str, dict[str, Any]] = {
     "weights_of.ema": {"decay": 0.9}, "weights_of.periodic": {"every": 3}, "weights_of.gated": {"measure": "reward.correct.main"},
+    "weights_of.steered": {"toward": {"fields": ("hint",), "template": "hint"}},
     "teacher.learner": {"learner": "pupil"}, "learner.peer": {"objective": (TERM,)}, "learner.adapter": {"objective": (TERM,), "module": "lora"},
     "learner.discriminator": {"real": "given"}, "step.dp": {"clip": 0.5, "noise": 1.0}, "anchor.l2": {"strength": 0.1}, "anchor.fisher": {"strength": 0.1},
 }  # fmt: skip

@@ -15,7 +15,7 @@ from zoo.views import LogitView
 
 from .six import MASK, TOKENS, Array, V, build, gradient, rows, slope, tensor
 
-P, Q, Y = rows("student"), rows("teacher"), TOKENS[MASK]
+P, Q, Y, BASE = rows("student"), rows("teacher"), TOKENS[MASK], rows("reference")
 
 
 def best(logp: Array, k: int) -> set[int]:
@@ -32,6 +32,21 @@ def nucleus(logp: Array, top_p: float) -> set[int]:
     return kept
 
 
+def most_voted(size: int, top: int) -> set[int]:
+    """The tokens that stand most often among the largest log q - log b, one state after the other; of equal ones the smaller."""
+    votes = [0] * V
+    for q, b in zip(Q, BASE, strict=True):
+        for v in best(q - b, top):
+            votes[v] += 1
+    return set(sorted(range(V), key=lambda v: (-votes[v], v))[:size])
+
+
+def made(kind: str, **fields: Any) -> Any:
+    """A support as a run uses it: one that is voted on by what was elected."""
+    support = build("support", kind, **fields)
+    return support.elected(support.votes(tensor(Q), tensor(BASE)).sum(0)) if kind == "voted" else support
+
+
 Choice = Callable[[Array, Array, int], set[int]]
 REFERENCES: dict[str, tuple[dict[str, Any], Choice]] = {
     "full": ({}, lambda p, q, y: set(range(V))),
@@ -43,8 +58,9 @@ REFERENCES: dict[str, tuple[dict[str, Any], Choice]] = {
     "nucleus": ({"top_p": 0.6}, lambda p, q, y: nucleus(q, 0.6)),
     "quantile": ({"at": 0.5, "of": "student"}, lambda p, q, y: best(p, 3)),
     "fixed_set": ({"ids": (4, 0, 3, 99)}, lambda p, q, y: {0, 3, 4}),
+    "voted": ({"size": 3, "top": 2}, lambda p, q, y: most_voted(3, 2)),
 }
-TRUNCATED = ["teacher_topk", "student_topk", "union_topk", "overlap_topk", "nucleus", "quantile", "fixed_set"]
+TRUNCATED = ["teacher_topk", "student_topk", "union_topk", "overlap_topk", "nucleus", "quantile", "fixed_set", "voted"]
 TOPK = TRUNCATED[:4]
 
 
@@ -80,9 +96,9 @@ def chosen(support: Support, n: int) -> set[int]:
 def test_set(kind: str, with_sampled: bool) -> None:
     fields, expected = REFERENCES[kind]
     if with_sampled and kind in TRUNCATED:
-        support = build("support", kind, **fields, with_sampled=True)
+        support = made(kind, **fields, with_sampled=True)
     else:
-        support = build("support", kind, **fields)
+        support = made(kind, **fields)
     for n, y in enumerate(Y):
         own = {int(y)} if with_sampled and kind in TRUNCATED else set()
         assert chosen(support, n) == expected(P[n], Q[n], int(y)) | own
@@ -92,7 +108,7 @@ def test_set(kind: str, with_sampled: bool) -> None:
 @pytest.mark.parametrize(("mass", "options"), [(mass, options) for mass, (all_options, _) in MASSES.items() for options in all_options])
 def test_mass(kind: str, mass: str, options: dict[str, Any]) -> None:
     fields, entries = REFERENCES[kind]
-    support = build("support", kind, **fields, mass={"kind": mass, **options})
+    support = made(kind, **fields, mass={"kind": mass, **options})
     student, teacher = restrict(support, tensor(P), tensor(Q), tensor(Y))
     for n, y in enumerate(Y):
         ids = sorted(entries(P[n], Q[n], int(y)))
@@ -109,14 +125,14 @@ def test_mass(kind: str, mass: str, options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("mass", ["raw", {"renormalise": "both"}, "tail_bucket"])
 def test_k_of_the_vocabulary_or_more_is_full(kind: str, k: int, mass: Any) -> None:
     divergence = build("divergence", "reverse_kl")
-    student, teacher = restrict(build("support", kind, k=k, mass=mass), tensor(P), tensor(Q), tensor(Y))
+    student, teacher = restrict(made(kind, k=k, mass=mass), tensor(P), tensor(Q), tensor(Y))
     np.testing.assert_allclose(divergence.entries(student, teacher).sum(-1).numpy(), (np.exp(P) * (P - Q)).sum(-1), atol=1e-9)
 
 
 @pytest.mark.parametrize(("kind", "fields"), [("nucleus", {"top_p": 1.0}), ("quantile", {"at": 0.0}), ("fixed_set", {"first": V + 2})])
 def test_the_whole_of_the_others_is_full(kind: str, fields: dict[str, Any]) -> None:
     for of in ({}, {"of": "student"}) if kind != "fixed_set" else ({},):
-        student, teacher = restrict(build("support", kind, **fields, **of, mass={"renormalise": "both"}), tensor(P), tensor(Q), tensor(Y))
+        student, teacher = restrict(made(kind, **fields, **of, mass={"renormalise": "both"}), tensor(P), tensor(Q), tensor(Y))
         found = build("divergence", "forward_kl").entries(student, teacher).sum(-1)
         np.testing.assert_allclose(found.numpy(), (np.exp(Q) * (Q - P)).sum(-1), atol=1e-12)
 
@@ -147,6 +163,17 @@ def test_a_fixed_set_is_given_once(bad: dict[str, Any]) -> None:
         build("support", "fixed_set", ids=(77,)).select(tensor(P), tensor(Q), tensor(Y))
 
 
+@pytest.mark.parametrize(("size", "top"), [(1, 1), (2, 3), (4, 2), (V, 1), (V + 3, V + 3)])
+def test_a_vote_counts_each_state_once(size: int, top: int) -> None:
+    support = build("support", "voted", size=size, top=top, mass="detach")
+    votes_NV = support.votes(tensor(Q), tensor(BASE))
+    assert votes_NV.sum(-1).tolist() == [min(top, V)] * len(Q)
+    elected = support.elected(votes_NV.sum(0))
+    assert set(elected.ids) == most_voted(size, min(top, V)) and elected.mass == support.mass
+    with pytest.raises(ValueError, match="support voted is a set that a run chooses before its first step"):
+        support.select(tensor(P), tensor(Q), tensor(Y))
+
+
 @pytest.mark.parametrize("kind", TRUNCATED)
 @pytest.mark.parametrize("mass", ["raw", {"renormalise": "teacher"}, {"renormalise": "both"}, "tail_bucket"])
 @pytest.mark.parametrize("name", ["forward_kl", "reverse_kl", "generalized_jsd", "total_variation"])
@@ -157,7 +184,7 @@ def test_a_teacher_that_rules_tokens_out_gives_numbers(kind: str, mass: Any, nam
     teacher[:, [0, 3, 4]] = -torch.inf
     view = LogitView(tensor(Y), {"student": lambda: logits, "teacher": lambda: teacher})
     fields, _ = REFERENCES[kind]
-    pair = restrict(build("support", kind, **fields, mass=mass), view.logp_NV("student"), view.logp_NV("teacher"), view.token_N)
+    pair = restrict(made(kind, **fields, mass=mass), view.logp_NV("student"), view.logp_NV("teacher"), view.token_N)
     loss = build("divergence", name).entries(*pair).sum()
     [slopes] = torch.autograd.grad(loss, logits)
     assert torch.isfinite(loss)

@@ -69,6 +69,30 @@ class GatedWeights(Weights):
     limit: float = 1.0
 
 
+@component("weights_of")
+class SteeredWeights(Weights):
+    """The initial weights and a direction: h + strength d behind the block at the share `depth` of all blocks (at least the first), d the mean of
+    h at the last token of the first `prompts` training prompts shown in the context `toward`, less its mean for the same prompts shown plain.
+
+    SafeSteer 2606.02530 adds a direction of refusal, whose construction (harmful prompts less harmless ones) is inferred; here one set of
+    prompts is read in two ways. The direction is measured once, before the first step.
+    """
+
+    kind: Literal["steered"] = "steered"
+    toward: Context
+    strength: float = 1.0
+    depth: float = Field(0.5, gt=0, le=1)
+    prompts: int = Field(100, ge=1)
+
+    @model_validator(mode="after")
+    def _before_the_run(self) -> SteeredWeights:
+        if self.toward.made or not self.toward.fields or self.toward.per == "turn":
+            raise ValueError("toward is shown before anything is written: name fields of the prompt, without made parts, per: sequence")
+        if self.strength == 0:
+            raise ValueError("strength 0 adds nothing; use weights: initial")
+        return self
+
+
 class Teacher(Component):
     """Base of all teachers. `lineage` marks weights reachable from this run's student, `given` scorers that are no model but given text."""
 

@@ -37,6 +37,7 @@ SUPPORTS = {
     "union_topk": r"\mathrm{top}_{<k>}(<p>) \cup \mathrm{top}_{<k>}(<q>)",
     "overlap_topk": r"\mathrm{top}_{<k>}(<p>) \cap \mathrm{top}_{<k>}(<q>)",
     "nucleus": r"\mathrm{nucleus}_{<top_p>}(<of>)",
+    "voted": r"\text{the <size> tokens most often in } \mathrm{top}_{<top>}(\log <q> - \log <base>)",
 }
 MASSES = {
     "raw": r"\text{mass outside S left out}",

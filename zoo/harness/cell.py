@@ -30,6 +30,7 @@ from zoo.harness.scoring import bank_for
 from zoo.harness.state import Measured, lineage_copies
 from zoo.harness.train import Trainer
 from zoo.harness.trust_region import TrustRegionMover
+from zoo.harness.votes import with_votes
 
 
 def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: LoadedPair, processes: Processes) -> Trainer:
@@ -60,10 +61,12 @@ def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: Lo
     # A prompt's noise is seeded by its id, so ids are made unique; the number of processes then changes nothing.
     prompts = [replace(prompt, id=f"{prompt.id}@{i}") for i, prompt in enumerate(pair.task.prompts("train"))]
     validation = pair.task.prompts("valid")[: settings.validation_prompts] if memories else []
+    entry = with_votes(entry, bank, engine, prompts, settings.max_new_tokens, (comparison.id, seed))
     rate = comparison.learning_rate(entry.id)
     trainer = Trainer(
         entry, comparison, seed, pair, processes, bank, engine, optimizer_of(entry, student, rate), prompts, validation, memories, Measured(entry)
     )
+    trainer.spent.generated_tokens, trainer.spent.teacher_tokens = engine.generated_tokens, bank.scored_tokens  # what votes have cost
     trainer.remembered = Remembered(entry, pair.vocab_size)
     trainer.mover = mover_for(entry, trainer)
     anchor = getattr(entry.update, "anchor", None)

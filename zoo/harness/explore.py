@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.components.gates.ahead import FutureGap, transport_cost
+from zoo.components.gates.ahead import transport_cost
 from zoo.components.rewards.ahead import OneAhead, candidates, standing, sureness
 from zoo.components.rollouts import Student, Teacher
 from zoo.errors import ZooError
@@ -33,12 +33,11 @@ def explored(method: Method, bank: Bank, stream: str, context: TokenContext, hid
             continue
         at_BT, heard_BT = statistic.within.keep(context, None) & context.mask_BT, context.heard_BT((statistic.teacher,))
         at_BT = at_BT if heard_BT is None else at_BT & heard_BT
-        columns[statistic] = torch.zeros(at_BT.shape, device=at_BT.device)
+        value_U = torch.zeros(0, device=at_BT.device)
         if bool(at_BT.any()):
-            value_U = _one_ahead(bank, statistic, context.rollout, at_BT, hidden) if isinstance(statistic, OneAhead) else None
-            value_U = _futures(bank, statistic, context.rollout, at_BT) if isinstance(statistic, FutureGap) else value_U
-            assert value_U is not None
-            columns[statistic][at_BT] = value_U.to(columns[statistic].dtype)
+            ahead = isinstance(statistic, OneAhead)
+            value_U = _one_ahead(bank, statistic, context.rollout, at_BT, hidden) if ahead else _futures(bank, statistic, context.rollout, at_BT)
+        columns[statistic] = torch.zeros(at_BT.shape, dtype=value_U.dtype, device=at_BT.device).masked_scatter(at_BT, value_U)
     return replace(context, columns=columns)
 
 
@@ -112,7 +111,7 @@ def _trees(bank: Bank, teacher: str, rollout: Rollout, at_BT: Tensor, other_UK: 
     return trees
 
 
-def _one_ahead(bank: Bank, statistic: OneAhead, rollout: Rollout, at_BT: Tensor, hidden: Mapping[str, Any]) -> Tensor:
+def _one_ahead(bank: Bank, statistic: Any, rollout: Rollout, at_BT: Tensor, hidden: Mapping[str, Any]) -> Tensor:
     """The column at the tokens `at_BT`, in the order of the flattened mask."""
     place_N, stops = at_BT[rollout.mask_BT], bank.pair.stop_ids
     chosen = [candidates(_logp(bank, "student", h), stops, statistic.k) for h in hidden["student"][place_N].split(bank.chunk_tokens)]
@@ -124,9 +123,8 @@ def _one_ahead(bank: Bank, statistic: OneAhead, rollout: Rollout, at_BT: Tensor,
         for i, (written_UH, other_UKH) in zip(group, states, strict=True):
             sure_UK = _sure(bank, statistic, other_UKH.flatten(0, 1)).view(other_UKH.shape[:2])
             found[i] = standing(_sure(bank, statistic, written_UH), sure_UK, statistic.epsilon)
-    if bank.keys[statistic.teacher].weights not in ("student", "initial"):
-        prompts = bank.prompts(statistic.teacher, rollout)
-        bank.scored_tokens += sum(len(tree.row) for tree in trees) - sum(len(prompts[i]) for i in at_BT.any(1).nonzero()[:, 0].tolist())
+    prompts = bank.prompts(statistic.teacher, rollout)
+    bank.charge(statistic.teacher, sum(len(tree.row) for tree in trees) - sum(len(prompts[i]) for i in at_BT.any(1).nonzero()[:, 0].tolist()))
     value_U = torch.cat([found[i] for i in range(len(trees))])
     return value_U.masked_fill(torch.isin(rollout.response_BT[at_BT], torch.tensor(stops, device=at_BT.device)), 0.0)
 
@@ -147,7 +145,7 @@ def _groups(sizes: Sequence[int], most: int) -> list[list[int]]:
     return groups
 
 
-def _futures(bank: Bank, statistic: FutureGap, rollout: Rollout, at_BT: Tensor) -> Tensor:
+def _futures(bank: Bank, statistic: Any, rollout: Rollout, at_BT: Tensor) -> Tensor:
     """The column at the tokens `at_BT`: both models write, and their windows are compared."""
     windows = [_window(bank, name, rollout, at_BT, statistic.window) for name in (statistic.teacher, "student")]
     table = bank.models[bank.keys[statistic.teacher].weights].get_input_embeddings().weight

@@ -12,8 +12,8 @@ from torch import Tensor
 from zoo.components.base import Number, Slot, check_range, component
 from zoo.components.divergences import Divergence, ReverseKL
 from zoo.components.shapings import shape_values
-from zoo.components.supports import Detach, Full, Support, restrict
-from zoo.components.terms.base import Signal, TokenTerm, gates_and_weights
+from zoo.components.supports import Detach, Full, Support, Voted, restrict
+from zoo.components.terms.base import Signal, TokenTerm, gates_and_weights, unique
 from zoo.statistics import LogProb, TokenContext, View
 
 COLDEST = 1e-3  # a token's temperature divides its logits, so a weight of 0 must not reach them
@@ -42,6 +42,14 @@ class DivergenceTerm(TokenTerm):
 
     def update_scorers(self) -> tuple[str, ...]:
         return () if self.divergence.teacherless else (self.teacher,)
+
+    def scorers(self, rewards: Mapping[str, Any]) -> tuple[str, ...]:
+        return unique([*super().scorers(rewards), *((self.support.base,) if isinstance(self.support, Voted) else ())])
+
+    def elected(self, votes_V: Tensor) -> DivergenceTerm:
+        """The term on the tokens that these votes choose, where its support is voted on."""
+        assert isinstance(self.support, Voted)
+        return self.model_copy(update={"support": self.support.elected(votes_V)})
 
     def parts(self) -> tuple[tuple[str, Any], ...]:
         tempering = () if self.temperature_by is None else gates_and_weights((self.temperature_by,))

@@ -68,6 +68,8 @@ def unsupported(model: Any) -> str | None:
         return "its embedding or head is wrapped"
     if any(type(layer) is not nn.Linear for block in model.model.layers for layer in (block.self_attn.q_proj, block.mlp.down_proj)):
         return "its linear layers are wrapped (an adapter, or quantised)"
+    if any(block._forward_hooks for block in model.model.layers):
+        return "a hook changes what one of its layers gives"
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if size & (size - 1) or size < 16:
         return f"its heads have {size} features, which is not a power of two of at least 16"
