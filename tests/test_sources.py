@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -130,3 +131,16 @@ def test_a_package_with_another_file_is_not_used(carried: ModelSource) -> None:
 def test_a_model_that_nothing_gives_is_named_with_the_remedy(carried: ModelSource) -> None:
     with pytest.raises(ZooError, match=r"no route to the hub.*--pair-path student=DIR"):
         pulling.pull(pair_of(carried.model_copy(update={"carried_by": None})), lambda line: None)
+
+
+def test_modules_of_another_kind_are_refused_and_peft_is_not_needed(modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    load_pair(tuned(modules))
+    config, text = modules / "adapter_config.json", (modules / "adapter_config.json").read_text()
+    for wrong, why in (
+        (text.replace('"LORA"', '"VERA"'), "only plain LoRA is merged, and it is VERA"),
+        (text.replace('"use_dora": false', '"use_dora": true'), "with use_dora"),
+    ):
+        config.write_text(wrong)
+        with pytest.raises(ZooError, match=why):
+            load_pair(tuned(modules))

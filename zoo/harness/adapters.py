@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import copy
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from zoo.components.learners import Peer, TeacherAdapter
 from zoo.components.updates import Lora
@@ -51,23 +56,42 @@ def detach(model: Any) -> bool:
     return found
 
 
+@torch.no_grad()
 def merged(model: Any, folder: Path, where: str) -> Any:
-    """A model with the low-rank modules of a folder (as peft saves them, in safetensors) added into its weights. `where` begins messages.
+    """A model with the low-rank modules of a folder (as peft saves them, in safetensors) added into its weights, W + (alpha / rank) B A; peft itself
+    is not needed. `where` begins messages.
 
     Raises:
-        ZooError: peft is not installed, the modules are missing, or they are another model's.
+        ZooError: the modules are missing, are of another kind, or are another model's.
     """
     if not (folder / "adapter_model.safetensors").is_file():
         raise ZooError(f"{where}: no adapter_model.safetensors at {folder}; check the path")
     try:
-        from peft import PeftModel
-    except ImportError:
-        raise ZooError(f"{where} has an adapter, which needs peft: pip install 'opd-zoo[peft]'") from None
-    try:
-        return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-    except Exception as error:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        for name, change in _changes(config, load_file(folder / "adapter_model.safetensors")).items():
+            weight = model.get_submodule(name).weight
+            if weight.shape != change.shape:
+                raise ValueError(f"{name} is {tuple(weight.shape)}, its module {tuple(change.shape)}")
+            weight.add_(change.to(weight))
+    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
         line = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise ZooError(f"{where}: the adapter at {folder} does not fit ({line.rstrip('.:')}); is it another model's?") from None
+    return model
+
+
+def _changes(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What plain low-rank modules add to each weight, by the name of its linear map."""
+    further = [key for key in ("use_dora", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "modules_to_save") if config.get(key)]
+    if config.get("peft_type") != "LORA" or further:
+        raise ValueError(f"only plain LoRA is merged, and it is {config.get('peft_type')}{' with ' + further[0] if further else ''}")
+    first, second = ".lora_A.weight", ".lora_B.weight"
+    if stray := [key for key in tensors if not key.endswith((first, second))]:
+        raise ValueError(f"it holds {stray[0]}, which is no low-rank factor")
+    if unlike := [key for key, value in tensors.items() if key.endswith(first) and len(value) != config["r"]]:
+        raise ValueError(f"{unlike[0]} has rank {len(tensors[unlike[0]])}, its configuration {config['r']}")
+    scale = float(config["lora_alpha"]) / int(config["r"])
+    names = [key.removesuffix(first) for key in tensors if key.endswith(first)]
+    return {name.removeprefix("base_model.model."): scale * tensors[name + second].float() @ tensors[name + first].float() for name in names}
 
 
 def learner_model(spec: Peer | TeacherAdapter, pair: LoadedPair, name: str) -> Any:

@@ -31,13 +31,15 @@ class Task(Protocol):
 
 
 def make_task(kind: str, folder: Path | None = None, hub: str | None = None) -> Task:
-    """The task of a pair: `micro` or `chores` (made by us, need no data) or `gsm8k` (read from `folder`, else from the hub's data set)."""
+    """The task of a pair: `micro`, `micro-two` or `chores` (made by us, need no data) or `gsm8k` (read from `folder`, else from the hub's data set)."""
     from zoo.tasks.chores import ChoresTask
     from zoo.tasks.gsm8k import HUB
     from zoo.tasks.gsm8k_feedback import Gsm8kWithFeedback
     from zoo.tasks.micro import MicroTask
+    from zoo.tasks.micro_two import MicroTwoTask
 
-    made: dict[str, Callable[[], Task]] = {"micro": MicroTask, "chores": ChoresTask, "gsm8k": lambda: Gsm8kWithFeedback(folder, hub or HUB)}
+    made: dict[str, Callable[[], Task]] = {"micro": MicroTask, "micro-two": MicroTwoTask, "chores": ChoresTask}
+    made["gsm8k"] = lambda: Gsm8kWithFeedback(folder, hub or HUB)
     if kind not in made:
         raise ZooError(f"no task '{kind}'{suggest(kind, made)}")
     return made[kind]()
