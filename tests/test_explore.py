@@ -102,15 +102,17 @@ def test_futures_are_what_both_models_write(pair: LoadedPair) -> None:
     trainer, context = judged(FILTERED, pair)
     statistic, found_BT = column(context)
     table = torch.nn.functional.normalize(pair.teachers["teacher"].get_input_embeddings().weight.detach(), dim=-1)
-    rollout, kept_BT, tokens = context.rollout, statistic.within.keep(context, None), 0
+    rollout, kept_BT, tokens, teacher = context.rollout, statistic.within.keep(context, None), 0, 0
     for b, t in kept_BT.nonzero().tolist():
         before = [*rollout.prompt_ids[b], *rollout.response_BT[b, :t].tolist()]
         one, two = (greedy(model, before, pair.stop_ids, 5) for model in (pair.teachers["teacher"], pair.student))
-        tokens += len(one) + len(two)
+        tokens, teacher = tokens + len(one) + len(two), teacher + len(one)
         cost_MN = 1.0 - table[one] @ table[two].T
         every = [torch.ones(1, n, dtype=torch.bool) for n in cost_MN.shape]
         assert float(found_BT[b, t]) == pytest.approx(float(transport_cost(cost_MN[None], *every)), abs=1e-5)
     assert trainer.spent.generated_tokens == rollout.tokens + tokens
+    trainer.accounts.after_step({})
+    assert trainer.accounts.figures()["teacher"] == {"scored_tokens": rollout.tokens, "written_tokens": teacher}
     gate = trainer.entry.objective[0].gates[0]
     dropped_BT = context.mask_BT & ~gate.keep(context, None)
     assert int(dropped_BT.sum()) >= int(0.3 * int(kept_BT.sum())) > 0 and not bool((dropped_BT & ~kept_BT).any())
@@ -206,6 +208,12 @@ def test_votes_are_those_of_the_initial_student_s_answers(pair: LoadedPair) -> N
     wanted = sorted(range(40), key=lambda v: (-votes[v], v))[:4]
     assert trainer.entry.objective[0].support.ids == tuple(sorted(wanted))  # type: ignore[attr-defined]
     assert (trainer.spent.generated_tokens, trainer.spent.teacher_tokens) == (tokens, tokens)
+    again = trainer_of(made("trial", **SAFE), pair)
+    again.accounts.load_state_dict({"tokens": {"steered:steered": {"scored_tokens": 7, "written_tokens": 0}}})
+    again.accounts.after_step({})
+    trainer.accounts.after_step({})
+    figures = [each.accounts.figures()["steered:steered"]["scored_tokens"] for each in (trainer, again)]
+    assert figures == [tokens, 7], "a run that goes on has paid for its votes"
     [row] = list(trainer.iterate())[:1]
     assert row["grad_norm"] > 0
 

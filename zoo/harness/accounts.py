@@ -22,17 +22,22 @@ class Accounts(Part):
         models = {key.weights for key in bank.keys.values()} - set(UNCOUNTED)
         self.names = sorted(name for name in models if not name.startswith((MIX, LABELS)))
         self.tokens = {name: {"scored_tokens": 0, "written_tokens": 0} for name in self.names}
+        if not processes.main:  # before the first step every process has asked the same
+            bank.scored.clear()
 
     def after_step(self, metrics: Mapping[str, float]) -> None:
-        wrote = dict.fromkeys(self.names, 0)
+        wrote = {name: self.bank.explored.get(name, 0) for name in self.names}
         for teacher, tokens in self.engine.wrote.items():
             if (model := self.bank.keys[teacher].weights) in wrote:
                 wrote[model] += tokens
         for name in self.names:
             self.tokens[name]["scored_tokens"] += self.processes.total_int(self.bank.scored.get(name, 0))
             self.tokens[name]["written_tokens"] += self.processes.total_int(wrote[name])
-        self.bank.scored.clear()
-        self.engine.wrote.clear()
+        self._settled()
+
+    def _settled(self) -> None:
+        for asked in (self.bank.scored, self.bank.explored, self.engine.wrote):
+            asked.clear()
 
     def figures(self) -> dict[str, dict[str, int]]:
         """The accounts of those that were asked for anything."""
@@ -42,4 +47,5 @@ class Accounts(Part):
         return {"tokens": self.tokens}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._settled()  # what is asked again before a run goes on was counted when it began
         self.tokens = {name: dict(own) for name, own in state["tokens"].items()}

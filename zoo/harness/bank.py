@@ -61,6 +61,7 @@ class Bank:
     scored_tokens: int = 0
     scored: Counter[str] = field(default_factory=Counter)  # the same by model, since the last step
     explored_tokens: int = 0  # written by any model for columns alone
+    explored: Counter[str] = field(default_factory=Counter)  # the same by model, since the last step
     writers: Any = None  # of zoo.harness.explore
     discriminators: dict[str, Any] = field(default_factory=dict)
     endpoints: dict[str, Any] = field(default_factory=dict)

@@ -170,6 +170,7 @@ def _window(bank: Bank, name: str, rollout: Rollout, at_BT: Tensor, length: int)
         width = written.mask_BT.shape[1]
         ids_UT[chunk, :width], mask_UT[chunk, :width] = written.response_BT.cpu(), written.mask_BT.cpu()
     bank.explored_tokens += int(mask_UT.sum())
+    bank.explored[bank.keys[name].weights] += int(mask_UT.sum())
     return ids_UT, mask_UT
 
 
