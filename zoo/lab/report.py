@@ -19,6 +19,7 @@ from zoo.lab.engine import PROGRESS, Bench
 from zoo.lab.joint import root_of
 from zoo.lab.laws import Exempt
 from zoo.lab.measured import Measured
+from zoo.lab.numbers import numbers_of
 from zoo.lab.points import FixedPoint, fixed_point
 from zoo.lab.world import World, world_of
 
@@ -196,21 +197,6 @@ def _term(entry: MethodEntry, bench: Bench, tables: Tables, start: Measured, ind
     found.runs.append(_run(bench, start, index, tables, full, entry))
     if found.runs[-1].null and extremes(entry.objective[index].coefficient) != (0.0, 0.0):
         found.contradictions.append(f"objective[{index}]: the expected update is zero and only noise is left; no baseline can be a reward (D.6)")
-
-
-def numbers_of(bench: Bench, tables: Tables, start: Measured) -> dict[str, Any]:
-    """What anybody needs to reckon it again: the states in order, the logits (S, V) of student and scorers, the rewards of texts, and the
-    update, minus the gradient, of each term."""
-    scorers = ["reference", *(name for name in bench.entry.teachers if name not in bench.method.aligned and not tables.given(name))]
-    rewards = {name: bench.text_values(name) for name, reward in bench.entry.rewards.items() if reward.per_sequence}
-    return {
-        "moment": bench.progress,
-        "states": [list(state) for state in bench.world.states],
-        "student": tables.student.tolist(),
-        "scorers": {name: tables.logits(name).tolist() for name in scorers},
-        "rewards": {name: values.tolist() for name, values in rewards.items() if values is not None},
-        "update": {str(index): (-gradient).tolist() for index, gradient in start.by_term.items()},
-    }
 
 
 def _rest(entry: MethodEntry, world: World, bench: Bench, tables: Any, start: Any, follow: int) -> FixedPoint:
