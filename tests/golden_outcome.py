@@ -9,7 +9,7 @@ from tests import golden_cross, golden_hidden, golden_signal
 from tests.golden.fixture import Fixture
 from tests.golden.list_opd import CROWDED
 from tests.golden.list_outcome import OUTCOME_CROWDED, OUTCOME_MOMENTS
-from tests.golden.list_self import UNEVEN, mixed
+from tests.golden.list_self import SELF_MOMENTS, UNEVEN, mixed
 from tests.golden.list_signal import ELSEWHERE_SIGNAL, GRADIENT_ALONE, SIGNAL_MOMENTS
 from tests.golden.list_turns import TURNED, TURNED_MOMENTS
 from tests.golden.loss import Reference
@@ -30,16 +30,16 @@ AWAITED: dict[str, str] = {
     name: reason
     for reason, names in {
         "the cards of self-distillation come next": """
-        tms mtp_sd
+        mtp_sd
         """,
         "the cards of rewards, black boxes and other tokenizers come next": """
         omniopd score_agent dart_tool_use copd dskd_cma dwa_kd bld
         """,
         "the cards of further signals of the surveys come next": """
-        pipo promptkd atesd comap
+        pipo comap
         """,
         "it waits for its entry": """
-        safesteer dskd
+        dskd
         """,
     }.items()
     for name in names.split()
@@ -56,7 +56,7 @@ def staged(name: str) -> None:
     """An entry of several phases, in each of them."""
     test_entry_has_the_gradient_and_the_value_of_its_card(name)
     entry = load(name)
-    for progress, reference in {**OUTCOME_MOMENTS, **SIGNAL_MOMENTS}[name].items():
+    for progress, reference in {**OUTCOME_MOMENTS, **SIGNAL_MOMENTS, **SELF_MOMENTS}[name].items():
         assert_equal(entry, reference, as_written(entry), progress=progress)
 
 
@@ -93,10 +93,11 @@ ELSEWHERE: dict[str, Callable[[str], None]] = {
     **dict.fromkeys((*CROWDED, *OUTCOME_CROWDED), crowded),
     **dict.fromkeys(TURNED, turned),
     **dict.fromkeys(ELSEWHERE_SIGNAL, placed),
-    **dict.fromkeys((*OUTCOME_MOMENTS, *SIGNAL_MOMENTS), staged),
+    **dict.fromkeys((*OUTCOME_MOMENTS, *SIGNAL_MOMENTS, *SELF_MOMENTS), staged),
     **dict.fromkeys(golden_cross.CROSSED, golden_cross.compare),
     **dict.fromkeys(golden_signal.CROSSED, golden_signal.compare_across),
     **dict.fromkeys(golden_signal.AHEAD, golden_signal.compare_ahead),
+    **dict.fromkeys(golden_signal.VOTED, golden_signal.compare_voted),
     "oprd_bridge": golden_signal.compare_bridge,
     **dict.fromkeys(UNEVEN, uneven),
     "oprd": golden_hidden.compare,

@@ -77,6 +77,7 @@ SELF: dict[str, Reference] = {
     "rft": Reference(lambda fixture: texts.right(fixture, "main", also=DATA), ("main", "data")),
     "star": Reference(lambda fixture: texts.right(fixture, "main", "theirs"), BOTH),
     "sdzero": Reference(lambda fixture: texts.right(fixture, "main", "theirs"), BOTH),
+    "tms": Reference(lambda fixture: texts.chosen(fixture, {"main": None})),  # a quarter gold, the rest of earlier checkpoints: one likelihood
     "ddt": Reference(texts.ddt, DATA),
     "dasd": Reference(texts.dasd, THEIRS),
     "pbsd": Reference(partial(texts.preferred, winner="theirs", loser="main"), BOTH),
