@@ -1,4 +1,4 @@
-"""Entries of further signals that need more than logits on the six tokens: what would follow a token, a teacher with its own tokens, hidden states of both."""
+"""Entries that need more than logits on the six tokens: what would follow a token, votes, a teacher with its own tokens, hidden states of both."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.golden.fixture_cross import OTHERS, crossed
 from tests.golden.loss import Reference
 from tests.golden.reference_signal_cross import btb, oprd_bridge
 from tests.golden_hidden import LAYERS, NARROW, WIDE, central
-from tests.golden_kit import CROWD, RELATIVE, as_written, context_of, load, view_of
+from tests.golden_kit import CROWD, RELATIVE, SIX, as_written, assert_equal, context_of, load, view_of
 from zoo.components.gates.ahead import FutureGap
 from zoo.components.rewards.ahead import OneAhead, candidates, standing, sureness
 from zoo.method import Method
@@ -21,12 +21,23 @@ from zoo.statistics import Explored, TokenContext
 from zoo.views import LogitView
 
 CROSSED: dict[str, Reference] = {"btb": Reference(btb)}
+VOTED: dict[str, Reference] = {"safesteer": Reference(ahead.safesteer)}
 AHEAD: dict[str, Reference] = {"lgr": Reference(ahead.lgr), "topd_nearfuture": Reference(ahead.topd_nearfuture)}
 
 
 def compare_across(name: str) -> None:
     """On both tokenisations of two texts."""
     golden_cross.assert_equal(load(name), CROSSED[name])
+
+
+def compare_voted(name: str) -> None:
+    """With the set that the six tokens elect; its published sizes exceed their vocabulary."""
+    entry, data = load(name), SIX["main"]
+    (term,) = entry.objective
+    support = term.support.model_copy(update={"size": 3, "top": 2})  # type: ignore[attr-defined]
+    votes_V = support.votes(*(torch.from_numpy(data.logp(model)[data.mask_BT]) for model in ("self", "reference"))).sum(0)
+    entry = entry.model_copy(update={"objective": (term.model_copy(update={"support": support.elected(votes_V)}),)})
+    assert_equal(entry, VOTED[name], as_written(entry))
 
 
 def explored(statistic: Explored, data: GoldenStream, context: TokenContext) -> torch.Tensor:

@@ -12,6 +12,7 @@ from tests.golden import reference_classic as classic
 from tests.golden import reference_classic_more as more
 from tests.golden import reference_guided as guided
 from tests.golden import reference_objective as objective
+from tests.golden import reference_signal_direct as signal
 from tests.golden.loss import Reference
 from tests.golden.reference_outcome import group_advantage
 from tests.golden.reference_states import adakd_shares, raft_weights, taid_shares
@@ -111,3 +112,12 @@ def test_the_module_of_okd_stays_right_and_moves_towards_the_student() -> None:
     """L_T = CE(y, p_phi) + b KL(sg[q] || p_phi), b = 1 in the entry; the pupil is played by `self`, as every self-teacher."""
     module = SIX.with_logits("data", student=SIX["data"].logits["teacher"], self=SIX["data"].logits["student"], teacher=SIX["data"].logits["student"])
     assert_equal(learner_entry("okd", "module"), Reference(more.okd, ("data",)), module)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.5])
+def test_the_module_of_promptkd_moves_to_the_student_and_is_held_less_and_less(progress: float) -> None:
+    """L_P = KL(p_P || sg[q]) + (1 - k/K) KL(p_P || sg[p]); the module is played by `student`, the pupil by `self`."""
+    both = (signal.divergence, partial(signal.divergence, model="teacher", scale=1.0 - progress))
+    reference = Reference(lambda fixture: signal.summed(*(build(fixture) for build in both)))
+    entry = learner_entry("promptkd", "module")
+    assert_equal(entry, reference, as_written(entry), progress=progress)

@@ -18,12 +18,14 @@ THEIRS, DATA, PAIRS, THREE = ("theirs",), ("data",), ("data", "theirs"), ("main"
 
 SIGNAL: dict[str, Reference] = {
     "mpd": Reference(partial(direct.divergence, kind="forward", model="teacher", stream_name="theirs", reduce=sequence_mean), THEIRS),
+    "promptkd": Reference(partial(direct.divergence, model="second")),
     "csd": Reference(direct.csd),
     "dudi": Reference(direct.dudi, THREE),
     "prism": Reference(policy.prism, THEIRS),
     "msd": Reference(direct.msd),
     "visd": Reference(policy.visd),
     "copsd": Reference(direct.copsd),
+    "atesd": Reference(partial(direct.divergence, kind="forward", reduce=sequence_mean)),
     "trace": Reference(policy.trace),
     "avsd": Reference(policy.avsd),
     "sgsd": Reference(direct.sgsd),
@@ -106,6 +108,7 @@ SIGNAL_STREAMS: dict[str, dict[str, str]] = {
     "vpg_ea": {"hinted": "theirs"},
 }
 SIGNAL_MODELS: dict[str, dict[str, str]] = {
+    "promptkd": {"prompted": "second"},
     "dudi": {"told": "second", "before": "reference"},
     "avsd": {"half": "right", "short": "wrong"},
     "ar_opd": {"half": "elsewhere", "anchored": "elsewhere"},

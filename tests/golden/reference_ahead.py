@@ -1,4 +1,4 @@
-"""Cards that look at what would follow a token: where it leads, and whether both models would go the same way.
+"""Cards that look beyond the written tokens: where a token leads, whether both models would go the same way, which tokens a teacher lifts everywhere.
 
 Notation as in `reference_opd_policy`. The fixture's tokens have no future, so these draw one: `laws_ahead` the teacher's law behind each token of each state,
 `future_gaps` the distance of the texts that teacher and student would write there.
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from .fixture import VOCABULARY, Fixture, Loss, Stream, Terms
-from .numerics import Array, at_tokens, entropy, kl, log_softmax, token_mean, top_k
+from .numerics import Array, at_tokens, entropy, kl, log_softmax, sequence_mean, token_mean, top_k
 from .reference_direct import nll
 from .reference_opd_policy import log_ratio
 from .reference_signal_direct import furthest
@@ -69,5 +69,27 @@ def topd_nearfuture(fixture: Fixture, *, suspects: float = 0.2, alarms: float = 
 
     def loss(student: Mapping[str, Array]) -> Terms:
         return {"divergence": token_mean(kl(log_softmax(student["main"]), log_p), kept_BT)}
+
+    return loss
+
+
+def elected(stream: Stream, *, size: int, top: int) -> list[int]:
+    """The tokens that most often rank among the `top` of log pT(v) - log p_base(v); of equal votes the smaller id (open)."""
+    gain = (stream.logp("self") - stream.logp("reference"))[stream.mask_BT]
+    votes = np.bincount(np.argsort(-gain, axis=-1, kind="stable")[:, :top].ravel(), minlength=VOCABULARY)
+    return sorted(sorted(range(VOCABULARY), key=lambda v: (-votes[v], v))[:size])
+
+
+def safesteer(fixture: Fixture, *, size: int = 3, top: int = 2) -> Loss:
+    """(1/T) sum_t sum_{v in S} q(v) log(q(v)/p(v)), raw on a set S that positions and prompts vote on (2606.02530), p the steered self.
+
+    size 3 of votes for 2 (entry: 16 of votes for 8; both open), voted here on the tokens of `main`. open: mean over answers.
+    """
+    stream = fixture["main"]
+    chosen, log_p = elected(stream, size=size, top=top), stream.logp("self")
+
+    def loss(student: Mapping[str, Array]) -> Terms:
+        log_q = log_softmax(student["main"])
+        return {"divergence": sequence_mean((np.exp(log_q) * (log_q - log_p))[..., chosen].sum(axis=-1), stream.mask_BT)}
 
     return loss
