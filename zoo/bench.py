@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from zoo.components.teachers import External
 from zoo.entry import MethodEntry
 from zoo.harness.cell import make_trainer
 from zoo.harness.comparison import Budget, Comparison, Settings
@@ -70,14 +71,25 @@ class Bench:
         return replace(pair, task=FewPrompts(pair.task))
 
     def suited(self, entry: MethodEntry) -> Bench:
-        """The bench of an entry: with the micro pair of two tokenizers where a teacher has an alignment."""
-        return self.cross if any(getattr(teacher, "alignment", None) is not None for teacher in entry.teachers.values()) else self
+        """The bench of an entry: with the micro pair of two tokenizers where a teacher has an alignment, with that of two specialists where one is named."""
+        if any(getattr(teacher, "alignment", None) is not None for teacher in entry.teachers.values()):
+            return self.cross
+        named = {teacher.model for teacher in entry.teachers.values() if isinstance(teacher, External)} - self.pair.teachers.keys()
+        return self.two if named and named <= load_pair_spec("micro-two").teachers.keys() else self
+
+    @cached_property
+    def two(self) -> Bench:
+        """The same with two domains and a specialist for each."""
+        return self._other("micro-two")
 
     @cached_property
     def cross(self) -> Bench:
         """The same with a teacher that has another tokenizer."""
+        return self._other("micro-cross")
+
+    def _other(self, name: str) -> Bench:
         other = Bench({}, self.rollouts, self.new_tokens)
-        pair = load_pair(load_pair_spec("micro-cross"))
+        pair = load_pair(load_pair_spec(name))
         other.pair = replace(pair, task=FewPrompts(pair.task))
         return other
 
