@@ -12,7 +12,8 @@ from harness_kit import REVERSE_KL, made, read_pair, trainer_of
 from zoo.compat import pair_problems, problems
 from zoo.components.teachers import Route
 from zoo.coordinates import derive_coordinates
-from zoo.harness.models import LoadedPair
+from zoo.harness.models import LoadedPair, load_pair, load_pair_spec
+from zoo.harness.routes import with_specialists
 from zoo.harness.scoring import chunk_view, score
 from zoo.method import Method
 from zoo.statistics import LogProb
@@ -104,3 +105,25 @@ def test_a_route_needs_its_field_and_a_teacher_for_every_prompt() -> None:
         Route(of={"maths": "one"}, by="domain").chosen({"domain": "law"})
     with pytest.raises(ValueError, match="no context of its own"):
         composed({"kind": "route", "of": {"a": "one"}, "context": HINT})
+
+
+def test_a_route_takes_up_the_specialists_of_the_pair() -> None:
+    entry = composed({"kind": "route", "of": {"copy": "one"}, "specialists": True, "otherwise": "two"})
+    assert with_specialists(entry, ["teacher"]) is entry
+    fitted = with_specialists(entry, ["teacher", "add", "times"]).teachers
+    chosen = {domain: fitted[fitted["all"].chosen({"domain": domain})] for domain in ("add", "times", "copy", "law")}  # type: ignore[attr-defined]
+    assert [chosen[domain].model for domain in ("add", "times")] == ["add", "times"]  # type: ignore[attr-defined]
+    assert [chosen[domain] for domain in ("copy", "law")] == [entry.teachers["one"], entry.teachers["two"]]
+    with pytest.raises(ValueError, match="for pairs that have none"):
+        Route(specialists=True)
+
+
+def test_specialists_score_the_prompts_of_their_domain() -> None:
+    route = {"kind": "route", "of": {}, "specialists": True, "otherwise": "one"}
+    entry = made(rollout={"author": "student"}, teachers={"one": OUTSIDE, "all": route}, objective=[{**REVERSE_KL, "teacher": "all"}])
+    trainer = trainer_of(entry, load_pair(load_pair_spec("micro-two")), budget={"amount": 10_000})
+    [rollout] = trainer.write(Method(trainer.entry)).values()
+    score(Method(trainer.entry), trainer.bank, "main", rollout, lambda value: value)
+    assert {p.fields["domain"] for p in rollout.prompts} == {"add", "times"}
+    tokens = {domain: int(rollout.mask_BT[[i for i, p in enumerate(rollout.prompts) if p.fields["domain"] == domain]].sum()) for domain in ("add", "times")}
+    assert trainer.bank.scored == {**tokens, "teacher": 0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -123,12 +124,20 @@ class Composite(Teacher):
 
 @component("teacher")
 class Route(Composite):
-    """One of several teachers, by a field of the prompt: `of` maps the field's values to teachers, `otherwise` serves all others."""
+    """One of several teachers, by a field of the prompt: `of` maps the field's values to teachers, `otherwise` serves all others. With `specialists` the
+    pair's models that no other teacher names are added, each for the value that it is called by."""
 
     kind: Literal["route"] = "route"
     by: str = "domain"
-    of: dict[str, str] = Field(min_length=1)
+    of: dict[str, str] = {}
     otherwise: str | None = None
+    specialists: bool = Field(False, exclude_if=operator.not_)
+
+    @model_validator(mode="after")
+    def _some(self) -> Route:
+        if not self.of and not (self.specialists and self.otherwise):
+            raise ValueError("name teachers under of, or set specialists: true and otherwise, for pairs that have none")
+        return self
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -170,6 +179,28 @@ class Ensemble(Composite):
             return torch.stack([logp(name) + math.log(share / total) for name, share in self.of.items()]).logsumexp(0)
         power = {name: 1.0 if self.mean == "product" else share / total for name, share in self.of.items()}
         return torch.stack([power[name] * logp(name) for name in self.of]).sum(0).log_softmax(-1)
+
+
+@component("teacher")
+class Projected(Composite):
+    """A teacher's hidden states carried over to the student by a learner, or the student's to the teacher (DSKD 2406.17328, 2504.11426).
+
+    `space: student` is the law softmax(P(h_T) W_S^T) over the student's vocabulary, the student's head W_S and the learner's map P held fixed,
+    and can be read as any teacher's. `space: teacher` compares the student there, softmax(P'(h_S) W_T^T) with gradient, with the teacher's own
+    law, over the teacher's vocabulary: for a divergence alone.
+    """
+
+    kind: Literal["projected"] = "projected"
+    of: str = "teacher"
+    learner: str
+    space: Literal["student", "teacher"] = "student"
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return (self.of,)
+
+    def combine(self, logp: Callable[[str], Tensor], index_N: Tensor) -> Tensor:
+        raise ValueError("a projected teacher reads hidden states, which log-probabilities alone do not give")
 
 
 @component("teacher")

@@ -24,8 +24,10 @@ from zoo.harness.moves import Mover, Pull, mover_of
 from zoo.harness.parallel import Processes
 from zoo.harness.parts import Part
 from zoo.harness.peers import make_peers
+from zoo.harness.prompts import Drawn
 from zoo.harness.remembered import Remembered
 from zoo.harness.replay import buffer_for
+from zoo.harness.routes import with_specialists
 from zoo.harness.scoring import bank_for
 from zoo.harness.state import Measured, lineage_copies
 from zoo.harness.train import Trainer
@@ -35,7 +37,7 @@ from zoo.harness.votes import with_votes
 
 def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: LoadedPair, processes: Processes) -> Trainer:
     """A cell at its first step: the student at its initial weights, nothing spent."""
-    settings, student = comparison.settings, pair.reset_student()
+    entry, settings, student = with_specialists(entry, pair.teachers), comparison.settings, pair.reset_student()
     if (adapter := getattr(entry.update, "adapter", None)) is not None:
         attach(student, adapter, comparison.id, seed)
     student.eval()  # no dropout in any model; gradients flow all the same
@@ -68,6 +70,7 @@ def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: Lo
     )
     trainer.spent.generated_tokens, trainer.spent.teacher_tokens = engine.generated_tokens, bank.scored_tokens  # what votes have cost
     trainer.remembered = Remembered(entry, pair.vocab_size)
+    trainer.drawn = Drawn(entry, prompts, (comparison.id, seed), processes)
     trainer.mover = mover_for(entry, trainer)
     anchor = getattr(entry.update, "anchor", None)
     trainer.pull = None if anchor is None else Pull(anchor, trainer)
@@ -75,7 +78,7 @@ def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: Lo
     peers = make_peers(entry, bank, processes, settings.clip_norm)
     peers |= make_discriminators(entry, bank, processes, settings.clip_norm, (comparison.id, seed))
     buffers |= lessons_for(entry, bank.judge, processes, prompts)
-    buffers |= {"measured": trainer.measured, "remembered": trainer.remembered, "mover": trainer.mover}
+    buffers |= {"measured": trainer.measured, "remembered": trainer.remembered, "drawn": trainer.drawn, "mover": trainer.mover}
     trainer.accounts = Accounts(bank, engine, processes)
     buffers["accounts"] = trainer.accounts
     trainer.parts = {**peers, **lineage_copies(entry, bank), **critics, **buffers}

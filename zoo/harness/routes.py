@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from zoo.components.targets import with_inputs
-from zoo.components.teachers import Composite, Route
+from zoo.components.teachers import Composite, External, Route
 from zoo.entry import MethodEntry
 from zoo.tensors import Rollout
 
@@ -30,6 +31,19 @@ class Routes:
         mix = self.mixes[scorer]
         place = [mix.members.index(mix.chosen(p.fields)) if isinstance(mix, Route) else 0 for p in rollout.prompts]
         return torch.tensor(place, device=rollout.mask_BT.device)[rollout.mask_BT.nonzero()[:, 0]]
+
+
+def with_specialists(entry: MethodEntry, models: Collection[str]) -> MethodEntry:
+    """The entry with the specialists of a pair that has these models: under each route that asks for them, the models that no teacher of the entry
+    names, each for the value that it is called by."""
+    wanting = {name: t for name, t in entry.teachers.items() if isinstance(t, Route) and t.specialists}
+    named = {teacher.model for teacher in entry.teachers.values() if isinstance(teacher, External)}
+    added = {model: f"specialist_{model}" for model in models if model not in named}
+    if not wanting or not added:
+        return entry
+    routes = {name: route.model_copy(update={"of": {**route.of, **added}}) for name, route in wanting.items()}
+    specialists = {name: External(model=model) for model, name in added.items()}
+    return entry.model_copy(update={"teachers": {**entry.teachers, **specialists, **routes}})
 
 
 def routes_of(entry: MethodEntry) -> Routes:
