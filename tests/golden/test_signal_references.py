@@ -12,14 +12,18 @@ from . import reference_signal_direct as direct
 from . import reference_signal_policy as policy
 from . import reference_turns_more as more
 from .fixture import Loss, crowd, dialogues, six_tokens
+from .fixture_cross import crossed
 from .list_signal import ELSEWHERE_SIGNAL, SIGNAL, fours, shown, told
 from .loss import Reference
-from .numerics import at_tokens, entropy, generalized_jsd, kl, log_softmax, per_sequence, token_mean
+from .numerics import at_tokens, entropy, generalized_jsd, kl, log_softmax, per_sequence, sequence_mean, token_mean
+from .reference_cross import rows
+from .reference_cross_pairs import same_bytes
 from .reference_direct import sum_then_mean
 from .reference_guided import along
-from .values_signal import VALUES_ELSEWHERE
+from .reference_signal_cross import btb, shared_advantage
+from .values_signal import VALUES_BEYOND, VALUES_ELSEWHERE
 
-SIX, MANY, TALKS = six_tokens(), crowd(), dialogues()
+SIX, MANY, TALKS, TWO = six_tokens(), crowd(), dialogues(), crossed()
 MAIN = SIX["main"]
 EVEN = SIX.with_logits("main", old=MAIN.logits["student"])
 
@@ -34,6 +38,8 @@ def slope(build: object, fixture: object = SIX, stream: str = "main", streams: t
 
 def test_the_values_on_tokens_of_their_own_are_those_that_were_published() -> None:
     assert {name: reference(fixture).loss for name, (reference, fixture) in ELSEWHERE_SIGNAL.items()} == pytest.approx(VALUES_ELSEWHERE, rel=1e-9)
+    found = {name: value(getattr(ahead, name), MANY) for name in ("lgr", "topd_nearfuture")}
+    assert {**found, "safesteer": value(ahead.safesteer), "btb": value(btb, TWO)} == pytest.approx(VALUES_BEYOND, rel=1e-9)
 
 
 def test_the_sum_over_pairs_is_a_variance() -> None:
@@ -171,3 +177,21 @@ def test_looking_ahead_has_clear_candidates_and_false_alarms() -> None:
     even = MANY.with_logits("main", old=main.logits["student"])
     assert value(ahead.topd_nearfuture, even) != pytest.approx(value(partial(ahead.topd_nearfuture, alarms=0.0), even), rel=1e-4)
     assert value(partial(ahead.topd_nearfuture, alarms=0.0), even) == pytest.approx(value(partial(direct.divergence, model="teacher"), even))
+
+
+def test_the_advantages_of_a_chunk_add_up_to_its_log_ratio() -> None:
+    stream, advantage_BT = TWO["main"], shared_advantage(TWO)
+    for i, row in enumerate(rows(TWO, "main", stream.logits["old"])):
+        chunks = same_bytes(*row.words)
+        assert max(len(mine) for mine, _ in chunks) > 1
+        for pair in chunks:
+            own, their = row.chance(pair)
+            assert abs(their - own) < 10.0 and advantage_BT[i, pair[0]].sum() == pytest.approx(their - own)
+    assert not shared_advantage(TWO, longest=0).any()
+
+
+def test_a_voted_set_is_small_and_the_whole_vocabulary_is_a_divergence() -> None:
+    assert len(ahead.elected(MAIN, size=3, top=2)) == 3
+    assert value(partial(ahead.safesteer, size=7)) == pytest.approx(value(partial(direct.divergence, reduce=sequence_mean)))
+    lifted = (MAIN.logp("self") - MAIN.logp("reference"))[MAIN.mask_BT]
+    assert ahead.elected(MAIN, size=1, top=1) == [int(np.bincount(lifted.argmax(axis=-1)).argmax())]

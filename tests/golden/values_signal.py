@@ -43,3 +43,11 @@ VALUES_ELSEWHERE: dict[str, float] = {
     "opcod": 0.2915146833449235,
     "world_model_pi": 0.8682427234605287,
 }
+
+# What follows a token on the crowd, votes on the six tokens, chunks on both tokenisations.
+VALUES_BEYOND: dict[str, float] = {
+    "lgr": -0.7697581736495271,
+    "topd_nearfuture": 1.1643033175429378,
+    "safesteer": 0.0891349872398082,
+    "btb": 0.05438900658785148,
+}
