@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,9 +24,10 @@ class Budget(Strict):
 
 
 class Settings(Strict):
-    """How every method is trained. Everything here affects results except `micro_tokens`, `chunk_tokens`, `engine` (to rounding) and
-    `checkpoint_every`. `engine: reference` decodes everything step by step; `auto` decodes natively what can be (see
-    `zoo.harness.writers`)."""
+    """How every method is trained. Everything here affects results except `micro_tokens`, `chunk_tokens`, `engine` (to rounding),
+    `checkpoint_every` and `leakage_every`. `engine: reference` decodes everything step by step; `auto` decodes natively what can be (see
+    `zoo.harness.writers`). Every `leakage_every` iterations (0: never) a control tells what scorers take from their contexts (see
+    `zoo.harness.leakage`)."""
 
     rollouts_per_step: Positive
     max_new_tokens: Positive
@@ -40,6 +42,7 @@ class Settings(Strict):
     decode_batch: Positive = 256
     engine: Literal["auto", "reference"] = "auto"
     checkpoint_every: Positive = 10
+    leakage_every: int = Field(0, ge=0, exclude_if=operator.not_)
 
 
 class Override(Strict):
@@ -104,5 +107,5 @@ def load_comparison(name: str | Path) -> Comparison:
 
 def settings_that_matter(comparison: Comparison, method: str) -> dict[str, Any]:
     """The settings that affect a cell's result, for its run key."""
-    values = comparison.settings.model_dump(exclude={"micro_tokens", "chunk_tokens", "checkpoint_every", "decode_batch", "engine"})
+    values = comparison.settings.model_dump(exclude={"micro_tokens", "chunk_tokens", "checkpoint_every", "decode_batch", "engine", "leakage_every"})
     return {**values, "learning_rate": comparison.learning_rate(method), "budget": comparison.budget.model_dump(), "selection": comparison.selection}

@@ -17,6 +17,7 @@ from zoo.errors import ZooError
 from zoo.harness.accounts import Accounts
 from zoo.harness.comparison import Comparison
 from zoo.harness.engine import ReferenceEngine
+from zoo.harness.leakage import leakage
 from zoo.harness.ledger import Diverged, Phases, Spent, measures_of, row_of
 from zoo.harness.likelihoods import cross_entropy
 from zoo.harness.models import LoadedPair
@@ -92,9 +93,12 @@ class Trainer:
         cuts = {name: [len(part) * s.group for part in self.places(s)] for name, s in method.streams.items()}
         for _ in range(self.reuse("refresh_every")):
             scored = self.judge(method, streams)
+            self.drawn.observe({name: part.context for name, part in scored.items()})
+            controls = self.controls(method, scored)
             for _ in range(self.reuse("epochs")):
                 for part in split(scored, cuts):
-                    yield self.step(method, part)
+                    yield {**self.step(method, part), **controls}
+                    controls = {}
                     if self.done:
                         return
 
@@ -148,6 +152,11 @@ class Trainer:
         self.spent.generated_tokens += self.processes.total_int(self.bank.explored_tokens - explored)
         self._clock("score", began, judged)
         return scored
+
+    def controls(self, method: Method, scored: dict[str, Scored]) -> dict[str, float]:
+        """Now and then, what scorers with a context take from it; it changes nothing that the run does."""
+        every = self.comparison.settings.leakage_every
+        return leakage(method, self.bank, scored, self.processes.total) if every and self.iteration % every == 0 else {}
 
     def step(self, method: Method, scored: dict[str, Scored]) -> dict[str, Any]:
         """One optimizer step; returns its row of metrics."""
