@@ -85,6 +85,7 @@ H_01 = {"kind": "scaled", "of": ENTROPY, "by": "min_max"}
 KL_01 = {"kind": "scaled", "of": DIVERGENCE, "by": "min_max"}
 REFERENCES: dict[str, list[tuple[dict[str, Any], Array]]] = {
     "entropy": [({}, H), ({"of": "teacher"}, -(Q * logp("teacher")).sum(-1))],
+    "normalised_entropy": [({}, H / np.log(6.0)), ({"of": "teacher"}, -(Q * logp("teacher")).sum(-1) / np.log(6.0))],
     "divergence": [
         ({}, KL),
         ({"of": "teacher", "to": "student"}, states(lambda p, q, y: kl(q, p))),

@@ -114,17 +114,17 @@ def dail(fixture: Fixture, *, gamma: float = 0.1) -> Loss:
     return loss
 
 
-def gui_sd(fixture: Fixture, *, per_nat: float = 0.27, early: tuple[float, float] = (1.5, 0.5)) -> Loss:
+def gui_sd(fixture: Fixture, *, early: tuple[float, float] = (1.5, 0.5)) -> Loss:
     """(1/|y|) sum_t w(t) KL(pS || pT^c), w = significance times confidence (2605.00642, text core, w a reconstruction).
 
-    Confidence 1 - H_T / log V; open: V of the text core; taken: log of the micro pair's 40 characters, 1 - 0.27 H (entry). Significance falls along the
-    response in place of a coordinate's digits: from 1.5 to 0.5 in a straight line, a token standing in the middle of its 1/|y| (entry).
+    Confidence 1 - H_T / log V. Significance falls along the response in place of a coordinate's digits: from 1.5 to 0.5 in a straight line, a token
+    standing in the middle of its 1/|y| (entry).
     """
     stream = fixture["main"]
     log_p = stream.logp("self")
     length_B1 = stream.mask_BT.sum(axis=1, keepdims=True)
     place_BT = (np.arange(stream.mask_BT.shape[1]) + 0.5) / length_B1
-    weight_BT = (1.0 - per_nat * entropy(log_p)) * (early[0] + (early[1] - early[0]) * place_BT)
+    weight_BT = (1.0 - entropy(log_p) / np.log(log_p.shape[-1])) * (early[0] + (early[1] - early[0]) * place_BT)
     return lambda student: {"divergence": sequence_mean(weight_BT * kl(log_softmax(student["main"]), log_p), stream.mask_BT)}
 
 

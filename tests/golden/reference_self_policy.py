@@ -46,11 +46,11 @@ def rlsd(fixture: Fixture, *, lam: float = 0.5, eps: float = 0.2) -> Loss:
     return surrogate(fixture, group_BT * (1.0 - lam + lam * evidence_BT), high=0.28, reduce=sequence_mean)
 
 
-def egrsd(fixture: Fixture, *, floor: float = 0.3, per_nat: float = 0.27, eps: float = 0.2, window: int | None = None) -> Loss:
+def egrsd(fixture: Fixture, *, floor: float = 0.3, eps: float = 0.2, window: int | None = None) -> Loss:
     """A_i m_t g_t (2605.13255, a reconstruction): m_t = clip(exp(sign(A) D_t), 1 -+ eps), g_t = max(g_min, 1 - H_T / log V_eff); mean over tokens.
 
     `window` W (cl_egrsd): min(H_T(t), mean of H_T over the next W tokens of the response), the last token having its own.
-    open: g_min, V_eff, W, the clip range; taken: 0.3, the micro pair's 40 characters (0.27 a nat), 16, 0.2 (entries).
+    open: g_min, V_eff, W, the clip range; taken: 0.3, the vocabulary, 16, 0.2 (entries).
     """
     stream = fixture["main"]
     entropy_BT = entropy(stream.logp("self"))
@@ -61,7 +61,7 @@ def egrsd(fixture: Fixture, *, floor: float = 0.3, per_nat: float = 0.27, eps: f
                 entropy_BT[i, t] = min(own[t], own[t + 1 : t + 1 + window].mean())
     group_BT = along(stream, group_advantage(stream))
     evidence_BT = np.clip(np.exp(np.sign(group_BT) * gain(stream)), 1.0 - eps, 1.0 + eps)
-    return surrogate(fixture, group_BT * evidence_BT * np.maximum(floor, 1.0 - per_nat * entropy_BT))
+    return surrogate(fixture, group_BT * evidence_BT * np.maximum(floor, 1.0 - entropy_BT / np.log(stream.logits["self"].shape[-1])))
 
 
 def pi_distill(fixture: Fixture, *, alpha: float = 0.5, beta: float = 0.25, inside: bool = False, pessimistic: bool = False) -> Loss:

@@ -95,6 +95,7 @@ SCHEDULES = {
 }
 MEASURES = {
     "entropy": r"H(<of>)",
+    "normalised_entropy": r"\frac{H(<of>)}{\log V}",
     "probability": r"<of>(y_t)",
     "confidence": r"\max_v <of>_v",
     "length": r"|y|",

@@ -3,7 +3,7 @@
 from zoo.components.measures.base import Measure
 from zoo.components.measures.made import Combined, Scaled
 from zoo.components.measures.places import Events, Length, Position, Repetition, Spent
-from zoo.components.measures.states import Confidence, DivergenceOf, EntropyOf, LogRatio, Margin, Mass, Overlap, Probability, Rank
+from zoo.components.measures.states import Confidence, DivergenceOf, EntropyOf, LogRatio, Margin, Mass, NormalisedEntropy, Overlap, Probability, Rank
 
 __all__ = [
     "Combined",
@@ -16,6 +16,7 @@ __all__ = [
     "Margin",
     "Mass",
     "Measure",
+    "NormalisedEntropy",
     "Overlap",
     "Position",
     "Probability",

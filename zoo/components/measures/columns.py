@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from zoo.statistics import View, kl_NV
+from zoo.statistics import Entropy, View, kl_NV
 
 Distance = Literal["kl", "jsd", "hellinger", "total_variation"]
 
@@ -39,6 +40,20 @@ class Distances:
         if self.by == "hellinger":
             return (0.5 * ((0.5 * of_NV).exp() - (0.5 * to_NV).exp()).square().sum(-1)).sqrt()
         return 0.5 * (of_NV.exp() - to_NV.exp()).abs().sum(-1)
+
+
+@dataclass(frozen=True)
+class EntropyShare:
+    """A scorer's entropy over that of a uniform distribution on the vocabulary."""
+
+    scorer: str
+
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        return (self.scorer,)
+
+    def compute(self, view: View) -> Tensor:
+        return Entropy(self.scorer).compute(view) / math.log(view.logp_NV(self.scorer).shape[-1])
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.components.base import Number, component
 from zoo.components.measures.base import Measure
-from zoo.components.measures.columns import Distance, Distances, Largest, OnTop, Ranks
+from zoo.components.measures.columns import Distance, Distances, EntropyShare, Largest, OnTop, Ranks
 from zoo.statistics import Entropy, LogProb, Statistic, TokenContext, log_probs
 
 
@@ -26,6 +26,21 @@ class EntropyOf(Measure):
 
     def value(self, context: TokenContext) -> Tensor:
         return context.column(Entropy(self.of))
+
+
+@component("measure")
+class NormalisedEntropy(Measure):
+    """H / log V of a scorer in the state, in [0, 1], V the number of tokens: 1 less it is how sure the scorer is on any vocabulary (EGRSD
+    2605.13255, GUI-SD 2605.00642)."""
+
+    kind: Literal["normalised_entropy"] = "normalised_entropy"
+    of: str = "student"
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        return (EntropyShare(self.of),)
+
+    def value(self, context: TokenContext) -> Tensor:
+        return context.column(EntropyShare(self.of))
 
 
 @component("measure")
