@@ -93,7 +93,6 @@ class Trainer:
         cuts = {name: [len(part) * s.group for part in self.places(s)] for name, s in method.streams.items()}
         for _ in range(self.reuse("refresh_every")):
             scored = self.judge(method, streams)
-            self.drawn.observe({name: part.context for name, part in scored.items()})
             controls = self.controls(method, scored)
             for _ in range(self.reuse("epochs")):
                 for part in split(scored, cuts):
