@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from zoo.components.base import PLAIN, Context
-from zoo.components.teachers import Composite, External, LearnedTeacher, SelfTeacher
+from zoo.components.teachers import Composite, External, LearnedTeacher, Projected, SelfTeacher
 from zoo.entry import MethodEntry
 from zoo.lab.laws import Exempt
 from zoo.lab.world import Array, World
@@ -69,8 +69,9 @@ DOUBLES = {
 EXEMPT = {
     "environment": "turns need an environment that answers",
     "term.representation": "it matches hidden states, and a table has none",
+    "teacher.projected": "a learner carries hidden states over, and a table has none",
 }
-SORTS = {"environment": "environment", "term.representation": "representation"}
+SORTS = {"environment": "environment", "term.representation": "representation", "teacher.projected": "representation"}
 INITIAL, RECENT, SHIFT, SCALE = "initial", 0.5, 0.8, 1.0
 
 
@@ -149,6 +150,8 @@ class Tables:
             found = self.world.table("external:" + teacher.model)
         elif isinstance(teacher, SelfTeacher):
             found = self._weights(teacher.weights)
+        elif isinstance(teacher, Projected):
+            raise Exempt(f"teacher.projected: {EXEMPT['teacher.projected']}", SORTS["teacher.projected"])
         elif isinstance(teacher, Composite):
             index_S = torch.zeros(len(self.world.states), dtype=torch.long)
             return teacher.combine(lambda name: self.logits(name).detach().log_softmax(-1), index_S)

@@ -79,11 +79,11 @@ def _routing() -> Figure:
     figure = Figure(figsize=(9.6, 3.4))
     panels = np.atleast_1d(figure.subplots(1, len(written), sharey=True))
     figure.subplots_adjust(left=0.08, right=0.98, top=0.8, bottom=0.14, wspace=0.08)
-    colours = (STUDENT, BLUE, GREEN, ORANGE)
+    colours = (STUDENT, INK, BLUE, GREEN, ORANGE)
     for axes, token in zip(panels, written, strict=True):
         for k, (n, colour) in enumerate(zip(found, colours, strict=True)):
-            places = np.arange(len(n.moved[token])) + 0.2 * (k - 1.5)
-            axes.bar(places, np.round(n.moved[token], PLACES), width=0.18, color=colour, label=n.row.name)
+            places = np.arange(len(n.moved[token])) + 0.16 * (k - 2)
+            axes.bar(places, np.round(n.moved[token], PLACES), width=0.15, color=colour, label=n.row.name)
         axes.axhline(0, color=INK, linewidth=0.8)
         axes.set_xticks(range(len(found[0].moved[token])), [f"token {v + 1}" for v in range(len(found[0].moved[token]))])
         axes.set_title(f"token {token + 1} was written", fontsize=10, loc="left")
@@ -91,5 +91,5 @@ def _routing() -> Figure:
         axes.set_axisbelow(True)
         axes.tick_params(axis="x", length=0)
     panels[0].set_ylabel("Δp per unit of learning rate")
-    panels[0].legend(loc="lower left", bbox_to_anchor=(0, 1.1), ncols=4, frameon=False, fontsize=9)
+    panels[0].legend(loc="lower left", bbox_to_anchor=(0, 1.1), ncols=5, frameon=False, fontsize=9)
     return figure

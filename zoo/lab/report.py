@@ -115,6 +115,9 @@ def refused(entry: MethodEntry) -> tuple[str, str] | None:
         return f"not executable: {entry.blocked_by}", "not executable"
     if not entry.objective:
         return "no objective: evaluated as it is", "no objective"
+    parts = [f"teacher.{teacher.kind}" for teacher in entry.teachers.values()]  # type: ignore[attr-defined]
+    if found := next((part for part in parts if part in EXEMPT), None):
+        return f"{found}: {EXEMPT[found]}", SORTS[found]
     without = [f"term.{term.term}" for term in entry.objective if f"term.{term.term}" in EXEMPT]  # type: ignore[attr-defined]
     return (f"{without[0]}: {EXEMPT[without[0]]}", SORTS[without[0]]) if len(without) == len(entry.objective) else None
 

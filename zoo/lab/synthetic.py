@@ -105,9 +105,10 @@ def truncation_rows() -> list[Row]:
 
 
 def routing_rows() -> list[Row]:
-    """Every routing of a negative update (D.9, D.10, Part 5 items 9 and 10)."""
+    """Every routing of a negative update (D.9, D.10, Part 5 items 9 and 10) but `multi_sample`, whose mean is that of `sampled`."""
     routings = {
         "sampled": ("ρ = p", "sampled"),
+        "student's top 2": ("each of the two by its own A", {"kind": "student_topk", "k": 2}),
         "teacher": ("ρ = q", {"kind": "teacher"}),
         "teacher's top 2": ("ρ = q on its top 2", {"kind": "teacher_topk", "k": 2}),
         "counterfactual": ("ρ ∝ q p among better tokens", {"kind": "counterfactual"}),

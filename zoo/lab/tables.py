@@ -149,6 +149,7 @@ def routing_table() -> Table:
         f"One state: p = {_vector(STUDENT)}, q = {_vector(TEACHER)}; immediate log-ratio, first order, per unit of learning rate.",
         "reach: share of the mass that other tokens gain which goes to the teacher's two best; ΔKL: change of KL(p‖q); "
         "losers: tokens that lose mass although they were not written.",
+        "Student's top 2: the same whatever was written. Several samples (multi_sample of n): 1/n of the sampled row and the rest of its mean.",
     )
     return Table("Routing: where a negative update moves probability", columns, tuple(rows), remarks, labels=3)
 
