@@ -241,6 +241,8 @@ def moving_entries() -> list[MethodEntry]:
             {**REVERSE_KL, "gates": [{"kind": "persistent", "of": {"kind": "divergence"}, "level": 0.7, "rounds": 8, "streak": 1}]},
             {"term": "likelihood", "coefficient": 0.1, "reduce": "token_mean", "gates": [
                 {"kind": "hysteresis", "of": {"kind": "entropy"}, "down": 0.99, "warmup": 0.1}]}]),
+        made("drawing", rollout={"author": "student", "group": 2, "prompts": {"kind": "pass_rate", "name": "correct", "pool": 6, "floor": 0}}, **TEACHER,
+             rewards={"correct": {"kind": "verifier"}}, objective=[REVERSE_KL]),
         made("adapted", **own, **TEACHER, objective=[REVERSE_KL], update={
             "kind": "adamw", "adapter": {"kind": "lora", "rank": 2, "alpha": 4.0, "targets": ["q_proj", "up_proj"]}}),
     ]  # fmt: skip
@@ -255,6 +257,6 @@ def shared_entries() -> dict[str, tuple[MethodEntry, dict[str, Any]]]:
         "grpo": (shipped("grpo"), {**several, "rollouts_per_step": 24}),  # three groups in two minibatches: one process has none in the first
         "minillm": (shipped("minillm"), {**several, "rollouts_per_step": 10, "budget": {"amount": 500}}),
         "orpo_distill": (shipped("orpo_distill"), {**several, "rollouts_per_step": 30}),
-        **{entry.id: (entry, several) for entry in stateful_entries() if entry.id in ("average", "critic")},
+        **{entry.id: (entry, several) for entry in stateful_entries() if entry.id in ("average", "critic", "drawing")},
         "trusting": (made("trusting", rollout={"author": "student"}, **TEACHER, objective=[REVERSE_KL], update={"kind": "trust_region"}), several),
     }

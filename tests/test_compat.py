@@ -56,6 +56,7 @@ def tuples(value: Any) -> Any:
 FIRST, SECOND, THIRD, FOURTH = (f"objective.{i}" for i in range(4))
 STATE = {"kind": "state_divergence"}
 HINT = {"fields": ["hint"], "template": "hint"}
+RATE = {"kind": "pass_rate", "name": "correct"}
 # rule: [(what is changed, the whole message)]
 RULES: dict[str, list[tuple[dict[str, Any], str]]] = {
     "unknown_names": [
@@ -229,6 +230,24 @@ RULES: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"rewards.gap": CONTRAST, "rewards.both": {"kind": "sum", "of": {"correct": 1.0, "gap": 1.0}}},
          "rewards.both: 'gap' is given per token, and rewards of whole answers are summed here; advantages are summed by `plus`"),
         ({"rewards.both": {"kind": "sum", "of": {"correct": 1.0, "both": 1.0}}}, "rewards: "),
+    ],
+    "drawn_names": [
+        ({"rollouts.main.prompts": {"kind": "pass_rate", "name": "corect"}},
+         "rollouts.main.prompts: reward 'corect' is not under rewards; did you mean 'correct'?"),
+        ({"rollouts.main.prompts": {"kind": "delta", "name": "correct", "against": "thers"}},
+         "rollouts.main.prompts: stream 'thers' is not under rollouts; did you mean 'theirs'?"),
+    ],
+    "drawn_prompts": [
+        ({"rollouts.main.prompts": RATE, "rollouts.theirs.prompts": {**RATE, "floor": 0}},
+         "rollouts.main and rollouts.theirs draw prompts in two ways, and a step has one set of prompts; keep one prompts"),
+        ({"rewards.ratio": CONTRAST, "rollouts.main.prompts": {**RATE, "name": "ratio"}},
+         "rollouts.main.prompts reads whole answers, but rewards.ratio is given per token; name a verifier"),
+        ({"rollouts.text": "corpus", "rollouts.main.prompts": {"kind": "delta", "name": "correct", "against": "text"}},
+         "rollouts.main.prompts: 'text' does not answer the step's prompts (author corpus); name another stream"),
+        ({"rollouts.main.prompts": {"kind": "delta", "name": "correct", "against": "main"}},
+         "rollouts.main.prompts compares the stream with itself; name another stream"),
+        ({"rollouts.alone": {"author": "student", "prompts": RATE}, f"{SECOND}.on": "alone"},
+         "rollouts.alone.prompts reads the pass rate of a group, but the stream has group 1; set group to 2 or more"),
     ],
     "pairs_of_streams": [
         ({f"{FOURTH}.chosen": "main"}, "objective[3]: chosen and rejected are both 'main', so every preference is 0; name two streams"),

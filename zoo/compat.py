@@ -203,13 +203,13 @@ def chained_targets(entry: MethodEntry) -> Messages:
 def unused_parts(entry: MethodEntry) -> Messages:
     """Declared but never read: usually a misspelling."""
     streams = {s for term in entry.objective for s in term.streams()} | context_rules.read_streams(entry)
-    streams |= {s for learner in entry.learners.values() for s in learner.streams()}
+    streams |= {s for learner in entry.learners.values() for s in learner.streams()} | {s for _, draw in placement.draws(entry) for s in draw.others}
     beside = [term for learner in entry.learners.values() for term in getattr(learner, "objective", ())]
     named = (s for term in (*entry.objective, *beside) for s in term.scorers(entry.rewards) if s != "pupil")
     read = {*with_inputs(named, entry.teachers), *(m for s in entry.rollouts.values() for m in s.reads)}
     rewarded = {name for term in entry.objective for name in term.reward_names()}
     measured = [reward for reward in entry.rewards.values() if isinstance(reward, SequenceReward)]
-    rewarded |= {part for reward in measured for part in reward.reads()}
+    rewarded |= {part for reward in measured for part in reward.reads()} | {draw.name for _, draw in placement.draws(entry)}
     read |= {judge for reward in measured for judge in reward.asks()}
     yield from (f"rollouts.{name} is written but no term reads it; remove it or name it with `on:`" for name in entry.rollouts if name not in streams)
     yield from (f"teachers.{name} is declared but nothing reads it; remove it" for name in entry.teachers if name not in read)

@@ -13,7 +13,7 @@ from zoo.components.base import Strict
 from zoo.components.rewards import SequenceReward, measured_in_order
 from zoo.components.rollouts import Edited, Mixture, Prefix, Replay, Stream
 from zoo.components.targets import with_inputs
-from zoo.components.teachers import Composite, InitialWeights, SelfTeacher
+from zoo.components.teachers import Composite, InitialWeights, LearnedTeacher, SelfTeacher
 from zoo.components.terms.direct import DivergenceTerm, LikelihoodTerm
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
 from zoo.components.terms.preference import LogProbLossTerm
@@ -106,9 +106,16 @@ def _given(entry: MethodEntry, term: Any) -> bool:
     return author == "corpus" or (author == "dataset" and isinstance(term, LikelihoodTerm))
 
 
+def descends(entry: MethodEntry, name: str) -> bool:
+    """Whether a teacher's weights come from the student's: its own, or those of a learner that began as the student."""
+    teacher = entry.teachers[name]
+    learner = entry.learners.get(teacher.learner) if isinstance(teacher, LearnedTeacher) else None
+    return teacher.lineage or getattr(learner, "model", None) == "student"
+
+
 def external_scorers(entry: MethodEntry, term: Any) -> tuple[str, ...]:
     """Scorers of a term that are other models, the members of composite ones among them."""
-    return tuple(s for s in voices(entry, term) if s not in RESERVED and not entry.teachers[s].lineage and not entry.teachers[s].given)
+    return tuple(s for s in voices(entry, term) if s not in RESERVED and not descends(entry, s) and not entry.teachers[s].given)
 
 
 def voices(entry: MethodEntry, term: Any) -> tuple[str, ...]:
@@ -123,6 +130,8 @@ def derive_term(entry: MethodEntry, index: int, part: int = 0) -> TermCoordinate
     signals: list[str] = []
     reward = term.resolved_reward(entry.rewards) if isinstance(term, PolicyGradientTerm) else None
     outcome_factor = any(part.outcome for _, part in term.parts()) or (isinstance(term, PolicyGradientTerm) and bool(term.outcomes()))
+    # Drawing a prompt more often is a weight on all answers to it.
+    outcome_factor = outcome_factor or any(entry.rollouts[name].prompts is not None for name in term.streams())
     seen = [entry.teachers[s].context for s in with_inputs(scorers, entry.teachers) if s in entry.teachers]
     shown = [part for context in seen if context is not None for outer in context.made for part in outer.alternatives()]
     shown += [part for name in term.streams() if isinstance(stream := entry.rollouts[name], Edited) for part in stream.put.alternatives()]
@@ -130,7 +139,7 @@ def derive_term(entry: MethodEntry, index: int, part: int = 0) -> TermCoordinate
         signals.append("logit")
     if outcome_factor or (reward is not None and (reward.per_sequence or reward.per_turn)) or any(part.outcome for part in shown):
         signals.append("outcome")
-    if any(s != "student" and s in entry.teachers and entry.teachers[s].lineage and not _initial(entry, s) for s in voices(entry, term)):
+    if any(s != "student" and s in entry.teachers and descends(entry, s) and not _initial(entry, s) for s in voices(entry, term)):
         signals.append("self_play")
     labelled = any(s in entry.teachers and entry.teachers[s].given for s in voices(entry, term))
     if labelled or (not signals and isinstance(term, LikelihoodTerm)):
@@ -196,7 +205,7 @@ def _measured(entry: MethodEntry) -> list[SequenceReward]:
 
 def names_external(entry: MethodEntry, names: tuple[str, ...]) -> bool:
     """Whether one of the names is another model."""
-    return any(name not in RESERVED and not entry.teachers[name].lineage and not entry.teachers[name].given for name in names)
+    return any(name not in RESERVED and not descends(entry, name) and not entry.teachers[name].given for name in names)
 
 
 def _reads_while_writing(entry: MethodEntry) -> bool:

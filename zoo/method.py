@@ -78,6 +78,15 @@ class Method:
         """Streams that a learner beside the student reads."""
         return {name for learner in self.entry.learners.values() for name in learner.streams()}
 
+    @property
+    def weighed(self) -> dict[str, set[str]]:
+        """Streams whose answers decide which prompts are drawn, each with the rewards that say how."""
+        found: dict[str, set[str]] = {}
+        for name, draw in [(name, stream.prompts) for name, stream in self.streams.items() if stream.prompts is not None]:
+            for read in (name, *draw.others):
+                found.setdefault(read, set()).add(draw.name)
+        return found
+
     def statistics(self, stream: str) -> tuple[Statistic, ...]:
         """Columns that some term needs on a stream."""
         terms = [term for _, term in self.terms if stream in term.streams()]
@@ -120,7 +129,7 @@ class Method:
         return {name: partial(teacher.combine, index_N=index[name]) for name, teacher in made.items()}  # type: ignore[attr-defined]
 
     def sequence_rewards(self, stream: str) -> dict[str, SequenceReward]:
-        """Rewards of whole answers that some term reads on a stream, by name, and those they are made of, parts before wholes."""
+        """Rewards of whole answers that some term, or the draw of prompts, reads on a stream, by name, and those they are made of, parts before wholes."""
         read = [name for _, term in self.terms if stream in term.streams() for name in term.reward_names()]
         return measured_in_order(read, self.entry.rewards)
 
@@ -128,6 +137,7 @@ class Method:
         """Rewards of turns that some term reads on a stream, by name."""
         read = {name for _, term in self.terms if stream in term.streams() for name in term.reward_names()}
         return {name: reward for name, reward in self.entry.rewards.items() if name in read and reward.per_turn}
+        read += sorted(self.weighed.get(stream, ()))
 
     def verifiers(self, stream: str) -> dict[str, Verifier]:
         """Those among them that the task's checks decide."""

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from zoo.components.base import walk
 from zoo.components.gates import AuthorGate, Gate
+from zoo.components.prompts import Draw
 from zoo.components.rewards import SequenceReward, measured_in_order
-from zoo.components.rollouts import Continued, Corpus, Dataset, Edited, Mixture, Stream
+from zoo.components.rollouts import Continued, Corpus, Dataset, Edited, Mixture, Replay, Stream
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
 from zoo.components.terms.preference import LogProbLossTerm
 from zoo.errors import suggest
@@ -83,6 +84,40 @@ def reward_parts(entry: MethodEntry) -> Messages:
         yield f"rewards: {error}"
 
 
+def draws(entry: MethodEntry) -> list[tuple[str, Draw]]:
+    """The draws of prompts, with their streams."""
+    return [(name, stream.prompts) for name, stream in entry.rollouts.items() if stream.prompts is not None]
+
+
+def drawn_names(entry: MethodEntry) -> Messages:
+    """A draw reads declared rewards and streams."""
+    for name, draw in draws(entry):
+        if draw.name not in entry.rewards:
+            yield f"rollouts.{name}.prompts: reward '{draw.name}' is not under rewards{suggest(draw.name, entry.rewards)}"
+        yield from (
+            f"rollouts.{name}.prompts: stream '{other}' is not under rollouts{suggest(other, entry.rollouts)}"
+            for other in draw.others
+            if other not in entry.rollouts
+        )
+
+
+def drawn_prompts(entry: MethodEntry) -> Messages:
+    """A step has one draw, by answers to its own prompts."""
+    found = draws(entry)
+    if len({draw for _, draw in found}) > 1:
+        yield f"rollouts.{found[0][0]} and rollouts.{found[1][0]} draw prompts in two ways, and a step has one set of prompts; keep one prompts"
+    for name, draw in found:
+        if not entry.rewards[draw.name].per_sequence:
+            yield f"rollouts.{name}.prompts reads whole answers, but rewards.{draw.name} is given per token; name a verifier"
+        for other in (name, *draw.others):
+            if isinstance(entry.rollouts[other], Replay | Corpus):
+                yield f"rollouts.{name}.prompts: '{other}' does not answer the step's prompts (author {entry.rollouts[other].author}); name another stream"
+        if name in draw.others:
+            yield f"rollouts.{name}.prompts compares the stream with itself; name another stream"
+        if draw.grouped and entry.rollouts[name].group < 2:
+            yield f"rollouts.{name}.prompts reads the pass rate of a group, but the stream has group 1; set group to 2 or more"
+
+
 def group_statistics(entry: MethodEntry) -> Messages:
     """Over a group of one, a pass rate is 0 or 1."""
     for i, term in enumerate(entry.objective):
@@ -151,6 +186,8 @@ def _student_takes_part(stream: Stream) -> bool:
     return len(stream.reads) == 1 or getattr(stream, "per", "token") == "token"
 
 
+NAMES = (reward_parts, drawn_names)
 RULES = (
-    ignored_shaping, ignored_gate, ignored_ratio, sequence_rewards, group_statistics, behaviour_distribution, unknown_probabilities, pairs_of_streams,
+    ignored_shaping, ignored_gate, ignored_ratio, sequence_rewards, drawn_prompts, group_statistics, behaviour_distribution, unknown_probabilities,
+    pairs_of_streams,
 )  # fmt: skip

@@ -24,7 +24,7 @@ from zoo.harness.models import LoadedPair
 from zoo.harness.moves import Mover, Pull
 from zoo.harness.parallel import Processes
 from zoo.harness.parts import VALIDATION_LOSS, Part
-from zoo.harness.prompts import prompt_order, prompts_written
+from zoo.harness.prompts import Drawn, prompts_written
 from zoo.harness.remembered import Remembered
 from zoo.harness.replay import ReplayBuffer
 from zoo.harness.scoring import Bank, Scored, refreshed, score, verified
@@ -56,6 +56,7 @@ class Trainer:
     parts: dict[str, Part] = field(default_factory=dict)
     mover: Mover = field(init=False)
     remembered: Remembered = field(init=False)
+    drawn: Drawn = field(init=False)
     accounts: Accounts = field(init=False)
     pull: Pull | None = None
     spent: Spent = field(default_factory=Spent)
@@ -115,13 +116,13 @@ class Trainer:
         began, settings = time.perf_counter(), self.comparison.settings
         streams: dict[str, Rollout] = {}
         generated = self.engine.generated_tokens
+        counts = {name: prompts_written(settings.rollouts_per_step, s.share, s.group) for name, s in method.streams.items()}
+        orders = self.drawn.orders(method.streams, counts, self.iteration)
         for name, stream in in_order(method.streams):
-            count = prompts_written(settings.rollouts_per_step, stream.share, stream.group)
+            count, order = counts[name], orders[name]
             if self.processes.idle(count, self.reuse("minibatches")):
                 raise ZooError(f"method '{self.entry.id}' writes {count} x {stream.group} sequences a step, too few for {self.processes.count} processes; "
                                "use fewer processes or more rollouts_per_step")  # fmt: skip
-            wanted = range(self.iteration * count, (self.iteration + 1) * count)
-            order = prompt_order(len(self.prompts), wanted, (self.comparison.id, self.seed))
             axes = (self.comparison.id, self.seed, "corpus" if isinstance(stream, Corpus) else "rollout", name, self.iteration)
             streams[name] = self.engine.rollout(
                 stream,
@@ -144,8 +145,9 @@ class Trainer:
         """Rewards, columns and frozen scorers' states of every stream that a term reads; others are there for contexts to show."""
         began, before, explored = time.perf_counter(), self.bank.scored_tokens, self.bank.explored_tokens
         total, steps = self.processes.total, self.spent.steps
-        wanted = method.learned | method.taught
+        wanted = method.learned | method.taught | method.weighed.keys()
         scored = {name: score(method, self.bank, name, rollout, total, steps, streams) for name, rollout in streams.items() if name in wanted}
+        self.drawn.observe({name: part.context for name, part in scored.items()})
         judged = self.processes.total_int(self.bank.scored_tokens - before)
         self.spent.teacher_tokens += judged
         self.spent.generated_tokens += self.processes.total_int(self.bank.explored_tokens - explored)

@@ -53,6 +53,7 @@ DOUBLES = {
     "its own tokens' prefixes scores them; put at the teacher, the student has its tokens too",
     "rollout.student": "exact: the student's table, warped as the stream says",
     "rollout.teacher": "exact: that scorer's table",
+    "prompts": "nothing to draw from: the lab has one prompt",
     "rollout.dataset": "exact: the law of a table of its own; nobody's probability is known",
     "rollout.corpus": "as dataset, with another table",
     "rollout.mixture": "exact, by token (joint with the author drawn), by sequence or by place in the group",

@@ -29,8 +29,8 @@ class Stream(Component):
     """Fields of every stream. `group` answers are written to each prompt; `max_new_tokens` shortens the horizon of the
     comparison, never lengthens it, and `horizon_share` shortens it to a share, rounded down; `share` is the part of a step's
     prompts that this stream takes. An `environment` answers the author, who then writes again; each turn has the whole horizon, and nobody
-    learns from the environment's words. `context` is the author's alone: a rollout carries the plain prompt, so what was written
-    with a hint is learned without it."""
+    learns from the environment's words. `prompts` draws those of the whole step by the answers to them. `context` is the author's alone: a
+    rollout carries the plain prompt, so what was written with a hint is learned without it."""
 
     tag: ClassVar[str] = "author"
     in_turns: ClassVar[bool] = False  # whether it can write turn by turn
@@ -45,6 +45,7 @@ class Stream(Component):
     reuse: Reuse = Reuse()
     share: Number = 1.0
     environment: Annotated[Any, Slot("environment")] | None = None
+    prompts: Annotated[Any, Slot("prompts")] | None = Field(None, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")
     def _ranges(self) -> Self:
