@@ -22,6 +22,7 @@ STREAMS_IN_CONTEXT: dict[str, dict[str, str]] = {
     "pi_distill": {"told": "main", "seen": "theirs"},
     "pbsd": {"told": "theirs", "own": "main"},
     "rltf_sd": {"reread": "theirs", "second": "data"},
+    "distill_step_by_step": {"rationale": "theirs"},
     "x_opd": {"heard": "theirs"},
     "rft": {"main": "main"},
     "star": {"main": "main", "hinted": "theirs"},

@@ -56,6 +56,7 @@ MADE_CONTEXTS = {
     "partial_solution": "?{partial_solution}?{prompt}",
     "ablated": "{ablated}",
     "answer": "?{answer}?{prompt}",
+    "explain": "?{domain}?{prompt}",
     "observation": "?{observation}?{prompt}",
     "observation_reflection": "?{reflection}?{observation}?{prompt}",
     "history": "{history}",
