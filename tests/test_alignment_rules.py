@@ -51,6 +51,15 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         entry("byte_spans", {"term": "likelihood", "reduce": "token_mean", "on": "main"}, access="black_box"),
         "teachers.teacher gives texts only, which need no alignment; drop alignment, or set access: white_box",
     ),
+    "carried_pairs": (
+        {**entry("byte_spans", {**KL, "teacher": "seen"}), "learners": {"bridge": {"kind": "dual_projector"}}, "teachers": {
+            "teacher": {"kind": "external", "alignment": "byte_spans"}, "seen": {"kind": "projected", "learner": "bridge"}}},
+        "teachers.seen: dual_projector pairs single tokens; set teachers.teacher.alignment to byte_spans or running_text with only: single",
+    ),
+    "attended": (
+        entry("whole_response", {"term": "likelihood", "reduce": "token_mean"}),
+        "teachers.teacher.alignment whole_response pairs everything with everything; read it through a teacher of kind projected",
+    ),
 }  # fmt: skip
 
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from zoo.components.alignments import Alignment, Event, Units
+from zoo.components.alignments import Alignment, Event, TextAlignment, Units, WholeResponse
+from zoo.components.gates.plain import AgreementGate
+from zoo.components.learners import Bridge, CrossAttention, DualProjector
 from zoo.components.routings import Spread
 from zoo.components.supports import Full
-from zoo.components.teachers import External
+from zoo.components.teachers import External, Projected
 from zoo.components.terms.direct import DivergenceTerm
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
+from zoo.errors import suggest
 from zoo.statistics import LogProb
 
 if TYPE_CHECKING:
@@ -90,7 +93,7 @@ def no_law(entry: MethodEntry) -> Messages:
     for name, teacher in entry.teachers.items():
         if name in spans and teacher.target is not None:
             yield f"teachers.{name}.target transforms a law over the student's vocabulary, {_remedy(spans[name])}"
-        others = (*teacher.members, *(teacher.target.reads if teacher.target is not None else ()))
+        others = (*(() if isinstance(teacher, Projected) else teacher.members), *(teacher.target.reads if teacher.target is not None else ()))
         for other in others:
             if other in spans:
                 yield f"teachers.{name} is made of the law of '{other}' over the student's vocabulary, {_remedy(spans[other])}"
@@ -119,6 +122,63 @@ def pair_tokenizers(entry: MethodEntry, same_vocabulary: bool) -> Messages:
                 yield f"rollouts.{stream} is written by '{name}' in tokens that the student does not have; use author: dataset, or a pair with one tokenizer"
 
 
+def projected(entry: MethodEntry) -> dict[str, Projected]:
+    """Teachers that a learner carries over, by name."""
+    return {name: teacher for name, teacher in entry.teachers.items() if isinstance(teacher, Projected)}
+
+
+def carriers(entry: MethodEntry) -> Messages:
+    """A projected teacher is another model's states, through a learner that can carry them."""
+    for name, teacher in projected(entry).items():
+        other, learner = entry.teachers.get(teacher.of), entry.learners.get(teacher.learner)
+        if not isinstance(learner, Bridge):
+            yield (
+                f"teachers.{name}: '{teacher.learner}' is no learner that carries states{suggest(teacher.learner, entry.learners)}; declare it: "
+                f"learners: {{{teacher.learner}: {{kind: dual_projector}}}}"
+            )
+        if not isinstance(other, External) or other.access == "black_box":
+            yield f"teachers.{name} carries the hidden states of '{teacher.of}', which is no other model with open weights; name an external white-box teacher"
+    for i, term in enumerate(entry.objective):
+        for _, part in term.parts():
+            if isinstance(part, AgreementGate) and not isinstance(entry.teachers.get(part.of), Projected):
+                yield f"objective[{i}]: gate agreement compares a projected teacher with itself; name one with kind: projected, not '{part.of}'"
+
+
+def carried_pairs(entry: MethodEntry) -> Messages:
+    """What each kind of carrier can pair, and what a comparison in the teacher's space can be."""
+    for name, teacher in projected(entry).items():
+        other, learner = entry.teachers[teacher.of], entry.learners[teacher.learner]
+        alignment = getattr(other, "alignment", None)
+        if isinstance(learner, CrossAttention) and not isinstance(alignment, WholeResponse):
+            yield f"teachers.{name}: cross_attention reads whole responses; set teachers.{teacher.of}.alignment: whole_response"
+        if isinstance(learner, DualProjector) and alignment is not None and not (isinstance(alignment, TextAlignment) and alignment.only == "single"):
+            yield (
+                f"teachers.{name}: dual_projector pairs single tokens; set teachers.{teacher.of}.alignment to byte_spans or running_text with only: single, or "
+                "to none where both have one tokenizer"
+            )
+        if teacher.space == "student":
+            continue
+        for i, term in enumerate(entry.objective):
+            if any(name in statistic.scorers for statistic in term.statistics(entry.rewards)):
+                yield f"objective[{i}] reads the law of '{name}' over the student's vocabulary, and it meets the student in its own; set space: student"
+            if name not in term.update_scorers():
+                continue
+            if not isinstance(term, DivergenceTerm) or not isinstance(term.support, Full) or term.divergence.whole or term.divergence.sampled_only:
+                yield f"objective[{i}]: '{name}' is compared over the teacher's vocabulary, which a plain divergence with support: full can do"
+            elif term.temperature_by is not None or term.divergence.positions:
+                yield f"objective[{i}]: '{name}' is compared position by position at one temperature; drop temperature_by, or choose another divergence"
+        if teacher.target is not None:
+            yield f"teachers.{name}.target transforms a law over the student's vocabulary, and it meets the student in its own; drop target"
+
+
+def attended(entry: MethodEntry) -> Messages:
+    """Whole responses are for attention."""
+    read = {teacher.of for teacher in projected(entry).values()}
+    for name, alignment in aligned(entry).items():
+        if isinstance(alignment, WholeResponse) and name not in read:
+            yield f"teachers.{name}.alignment whole_response pairs everything with everything; read it through a teacher of kind projected"
+
+
 def _remedy(alignment: Alignment) -> str:
     return f"which alignment {_kind(alignment)} does not give; use prefix_cover, or a divergence on columns"
 
@@ -127,4 +187,5 @@ def _kind(component: Any) -> str:
     return str(component.kind)
 
 
-RULES = (columns_needed, whole_sequences, same_text, no_law, closed_teachers)
+NAMES = (carriers,)
+RULES = (columns_needed, whole_sequences, same_text, no_law, closed_teachers, carried_pairs, attended)

@@ -17,7 +17,7 @@ from zoo.components.rollouts import Continued, Stream, Switch
 from zoo.components.routings import Spread
 from zoo.components.supports import Detach, Full, Sampled
 from zoo.components.targets import with_inputs
-from zoo.components.teachers import External, LearnedTeacher, SelfTeacher
+from zoo.components.teachers import External, LearnedTeacher, Projected, SelfTeacher
 from zoo.components.terms.direct import DivergenceTerm
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
 from zoo.components.updates import TrustRegion
@@ -216,7 +216,7 @@ def unused_parts(entry: MethodEntry) -> Messages:
     yield from (f"rewards.{name} is declared but nothing reads it; remove it" for name in entry.rewards if name not in rewarded)
     critics = {t.critic() for t in entry.objective if isinstance(t, PolicyGradientTerm)} | {getattr(t, "projector", None) for t in entry.objective}
     critics |= {reward.learner for reward in measured if isinstance(reward, Learned)}
-    critics |= {teacher.learner for name, teacher in entry.teachers.items() if isinstance(teacher, LearnedTeacher) and name in read}
+    critics |= {teacher.learner for name, teacher in entry.teachers.items() if isinstance(teacher, LearnedTeacher | Projected) and name in read}
     yield from (f"learners.{name} is declared but nothing reads it; remove it" for name in entry.learners if name not in critics)
 
 
@@ -237,7 +237,8 @@ def labelled_k3(entry: MethodEntry) -> Messages:
             yield f"objective[{i}]: direct k3 descends the FORWARD KL; use k2 for the reverse KL, or role: anchor where it only holds the student"
 
 
-NAMES = (reserved_names, unknown_names, placement.reward_parts, *context_rules.NAMES, *movement_rules.NAMES, *asked_rules.NAMES, *turn_rules.NAMES)
+NAMES = (reserved_names, unknown_names, *placement.NAMES, *context_rules.NAMES, *movement_rules.NAMES, *asked_rules.NAMES, *turn_rules.NAMES,
+         *alignment_rules.NAMES)  # fmt: skip
 RULES: tuple[Callable[[Any], Messages], ...] = (
     black_box_probabilities, sampled_divergence, whole_vocabulary, truncated_mass, null_advantage, *advantage_rules.RULES, foreign_tokens,
     idle_ratio, spread_candidates, zero_signal, chained_targets, unused_parts, warped_sampling, labelled_k3, *placement.RULES, *context_rules.RULES,
@@ -265,7 +266,7 @@ def pair_problems(entry: MethodEntry, *, templates: Collection[str], fields: Col
             found.append(f"teachers.{name}.model '{teacher.model}' is no teacher of this pair{suggest(teacher.model, teachers)}")
     found += alignment_rules.pair_tokenizers(entry, same_vocabulary)
     for name, reward in entry.rewards.items():
-        check = getattr(reward, "check", None)
+        check = getattr(getattr(reward, "reward", reward), "check", None)
         if check is not None and checks is not None and check not in checks:
             found.append(f"rewards.{name}.check '{check}' is not among the task's checks{suggest(check, checks)}")
     return found

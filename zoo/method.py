@@ -18,7 +18,7 @@ from zoo.components.base import Component, resolve
 from zoo.components.rewards import SequenceReward, Verifier, measured_in_order
 from zoo.components.rollouts import Stream
 from zoo.components.targets import Target, with_inputs
-from zoo.components.teachers import Composite
+from zoo.components.teachers import Composite, Projected
 from zoo.components.terms.base import Signal, TokenTerm, unique
 from zoo.components.terms.direct import DivergenceTerm
 from zoo.components.terms.representation import RepresentationTerm
@@ -95,7 +95,13 @@ class Method:
     def _paired(self, term: Any) -> tuple[Paired, ...]:
         """Where a direct term's comparison with a teacher of another tokenizer stands."""
         direct = isinstance(term, RepresentationTerm) or (isinstance(term, DivergenceTerm) and not term.divergence.teacherless)
-        return (Paired(term.teacher),) if direct and term.teacher in self.aligned else ()
+        apart = direct and (term.teacher in self.aligned or isinstance(self.entry.teachers.get(term.teacher), Projected))
+        return (Paired(term.teacher),) if apart else ()
+
+    @property
+    def projected(self) -> dict[str, Projected]:
+        """Teachers that a learner carries over, by name."""
+        return {name: teacher for name, teacher in self.entry.teachers.items() if isinstance(teacher, Projected)}
 
     @property
     def aligned(self) -> dict[str, Any]:
@@ -125,19 +131,19 @@ class Method:
 
     def mixes(self, index: Mapping[str, Tensor]) -> dict[str, Mix]:
         """How scorers made of others combine them; `index` says of each where its tokens are routed."""
-        made = {name: self.entry.teachers[name] for name in index if isinstance(self.entry.teachers.get(name), Composite)}
+        made = {name: self.entry.teachers[name] for name in index if isinstance(self.entry.teachers.get(name), Composite) and name not in self.projected}
         return {name: partial(teacher.combine, index_N=index[name]) for name, teacher in made.items()}  # type: ignore[attr-defined]
 
     def sequence_rewards(self, stream: str) -> dict[str, SequenceReward]:
         """Rewards of whole answers that some term, or the draw of prompts, reads on a stream, by name, and those they are made of, parts before wholes."""
         read = [name for _, term in self.terms if stream in term.streams() for name in term.reward_names()]
+        read += sorted(self.weighed.get(stream, ()))
         return measured_in_order(read, self.entry.rewards)
 
     def turn_rewards(self, stream: str) -> dict[str, Any]:
         """Rewards of turns that some term reads on a stream, by name."""
         read = {name for _, term in self.terms if stream in term.streams() for name in term.reward_names()}
         return {name: reward for name, reward in self.entry.rewards.items() if name in read and reward.per_turn}
-        read += sorted(self.weighed.get(stream, ()))
 
     def verifiers(self, stream: str) -> dict[str, Verifier]:
         """Those among them that the task's checks decide."""

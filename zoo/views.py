@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,8 @@ class LogitView:
     others that it reads reach it without gradient. Logits that are wider than the narrowest scorer's are cut, never padded. Tokens that
     a scorer rules out (-inf) get the log-probability `FLOOR`. `mixes` are scorers made of others, as functions of their
     log-probabilities; a temperature warms the members. `pairings` are scorers with another tokenizer, whose logits (M, W) are over their own
-    tokens and vocabulary.
+    tokens and vocabulary. `crossings` are teachers that a learner carries to the student or the student to
+    them, each with the space in which they meet (`zoo.harness.dual.Crossing`).
     """
 
     def __init__(
@@ -37,8 +39,9 @@ class LogitView:
         mixes: Mapping[str, Mix] | None = None,
         states: Mapping[str, Callable[[str], list[Tensor]]] | None = None,
         pairings: Mapping[str, Pairing] | None = None,
+        crossings: Mapping[str, tuple[Any, str]] | None = None,
     ) -> None:
-        self._states, self._pairings = states or {}, pairings or {}
+        self._states, self._pairings, self.crossings = states or {}, pairings or {}, crossings or {}
         self.token_N = token_N
         self._mixes = mixes or {}
         self._logits, self._targets, self._values, self._vocabulary = logits, targets or {}, values or {}, vocabulary
@@ -49,6 +52,8 @@ class LogitView:
         """Log-probabilities (N, V) of a scorer, cached for the life of the view."""
         if scorer in self._pairings:
             return self._carried(scorer, temperature)
+        if self._there(scorer):
+            raise ZooError(f"scorer '{scorer}' meets the student in its own space and has no law over the student's vocabulary; set space: student")
         key = (scorer, temperature)
         if key not in self._logp:
             if scorer in self._mixes:
@@ -71,6 +76,9 @@ class LogitView:
 
     def compared(self, scorer: str, temperature: float = 1.0) -> tuple[Tensor, Tensor] | None:
         """Both sides' log-masses (G, K), for a teacher whose alignment compares spans."""
+        if self._there(scorer):
+            both = self.crossings[scorer][0].there(temperature)
+            return both[0].clamp(min=FLOOR), both[1].detach().clamp(min=FLOOR)
         if scorer not in self._pairings or self._pairings[scorer].alignment.law:
             return None
         student_GK, teacher_GK = self._pairings[scorer].alignment.compared(self._rows(scorer, temperature))
@@ -78,8 +86,14 @@ class LogitView:
 
     def places(self, scorer: str) -> tuple[Tensor, Tensor] | None:
         """The row and the sequence of each span (G,), for a teacher with an alignment."""
+        if scorer in self.crossings:
+            crossing, space = self.crossings[scorer]
+            return crossing.places(space)  # type: ignore[no-any-return]
         pairing = self._pairings.get(scorer)
         return None if pairing is None else (pairing.alignment.place(pairing.span_G4), pairing.sequence_G)
+
+    def _there(self, scorer: str) -> bool:
+        return scorer in self.crossings and self.crossings[scorer][1] == "teacher"
 
     def _rows(self, scorer: str, temperature: float) -> Rows:
         raw_MW = self._raw_logits(scorer, len(self._pairings[scorer].vocabularies.teacher))

@@ -26,26 +26,40 @@ class ValueHead(Learner):
     learning_rate: float = Field(1e-3, gt=0)
 
 
-@component("learner")
-class Peer(Learner):
-    """A copy of one of the pair's models that learns beside the student, on the same sequences, by terms of its own. In these `student` is
-    the learner itself and `pupil` the entry's student, as it is now."""
+class Model(Learner):
+    """Base of models that learn beside the student, on the same sequences, by terms of their own. In these `student` is the learner itself and
+    `pupil` the entry's student, as it is now."""
 
-    kind: Literal["peer"] = "peer"
     model: str = "teacher"
     objective: tuple[Annotated[Any, Slot("term")], ...] = Field(min_length=1)
     learning_rate: float = Field(1e-3, gt=0)
 
 
 @component("learner")
-class TeacherAdapter(Learner):
+class Peer(Model):
+    """A copy of one of the pair's models that learns beside the student, on the same sequences, by terms of its own; `model: student` is a branch
+    of the student's own initial weights (CoPD 2604.27083)."""
+
+    kind: Literal["peer"] = "peer"
+
+
+@component("learner")
+class SoftPrompt(Model):
+    """`length` learned embeddings before the prompt of one of the pair's models, whose own weights stay (2104.08691; PromptKD 2402.12842). They
+    begin as the embeddings of the text `init`, repeated or cut to the length, else of tokens drawn from the vocabulary. It scores, and does not
+    write."""
+
+    kind: Literal["soft_prompt"] = "soft_prompt"
+    length: int = Field(ge=1)
+    init: str | None = None
+
+
+@component("learner")
+class TeacherAdapter(Model):
     """A low-rank module on one of the pair's models, whose own weights stay (2106.09685; peft, optional extra `peft`); its terms are written
     as those of a peer."""
 
     kind: Literal["adapter"] = "adapter"
-    model: str = "teacher"
-    objective: tuple[Annotated[Any, Slot("term")], ...] = Field(min_length=1)
-    learning_rate: float = Field(1e-3, gt=0)
     module: Annotated[Any, Slot("adapter")]
 
 
@@ -56,6 +70,36 @@ class Projector(Learner):
 
     kind: Literal["projector"] = "projector"
     learning_rate: float = Field(5e-4, gt=0)
+
+
+class Bridge(Learner):
+    """Base of learners that carry hidden states between the student and one teacher, for teachers of kind projected. What such a learner is
+    trained by is its own: neither its loss nor its step reaches the student."""
+
+    learning_rate: float = Field(5e-4, gt=0)
+
+
+@component("learner")
+class DualProjector(Bridge):
+    """P (d_T, d_S), from the teacher's last state to the student's space, trained by the cross-entropy of softmax(h_T P W_S^T) on the teacher's
+    own best token (DSKD v2 2504.11426); begins at W_T^T pinv(W_S^T). Back goes W_S^T pinv(W_T^T), computed anew each step, without parameters.
+
+    W are the output heads, of tokens that both vocabularies have. Positions whose best token the student's vocabulary lacks say nothing.
+    """
+
+    kind: Literal["dual_projector"] = "dual_projector"
+
+
+@component("learner")
+class CrossAttention(Bridge):
+    """Each student token reads the teacher's states of the whole response by attention, and the reverse (DSKD-CMA 2406.17328), trained by the
+    cross-entropy of the projected teacher on the written token.
+
+    With e = [input embedding; target embedding] and s the scores (e_S W_q) (e_T / std)^T / sqrt(2 d_T): the teacher in the student's space is
+    softmax_j(s) ((h_T + e_target) / std W_t) W_S^T, the student in the teacher's softmax_i(s^T) (h_S W_s) W_T^T. A position looks at later ones.
+    """
+
+    kind: Literal["cross_attention"] = "cross_attention"
 
 
 @component("learner")

@@ -94,6 +94,16 @@ class SteeredWeights(Weights):
         return self
 
 
+@component("weights_of")
+class SnapshotWeights(Weights):
+    """Copies of the student made and kept at `count` equal parts of the run up to `until`; from then on each step draws one of them, so that the
+    texts of many steps come from their mixture (1/T) sum_k p_k (TMS 2602.03073). Before, the initial student."""
+
+    kind: Literal["snapshots"] = "snapshots"
+    count: int = Field(ge=2)
+    until: float = Field(gt=0, lt=1)
+
+
 class Teacher(Component):
     """Base of all teachers. `lineage` marks weights reachable from this run's student, `given` scorers that are no model but given text."""
 

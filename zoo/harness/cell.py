@@ -13,6 +13,7 @@ from zoo.entry import MethodEntry
 from zoo.errors import ZooError
 from zoo.harness.accounts import Accounts
 from zoo.harness.adapters import attach
+from zoo.harness.bridges import make_carriers
 from zoo.harness.comparison import Comparison
 from zoo.harness.discriminators import make_discriminators
 from zoo.harness.engine import ReferenceEngine
@@ -42,7 +43,7 @@ def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: Lo
         attach(student, adapter, comparison.id, seed)
     student.eval()  # no dropout in any model; gradients flow all the same
     bank = bank_for(entry, pair, micro_tokens=settings.micro_tokens, chunk_tokens=settings.chunk_tokens)
-    critics = {**make_critics(entry, bank), **make_bridges(entry, bank, (comparison.id, seed))}
+    critics = {**make_critics(entry, bank), **make_bridges(entry, bank, (comparison.id, seed)), **make_carriers(entry, bank, (comparison.id, seed))}
     engine = ReferenceEngine(
         student,
         {name: t if isinstance(t, Labels) else bank.models.get(bank.keys[name].weights, pair.teachers.get(name)) for name, t in entry.teachers.items()},
@@ -81,7 +82,7 @@ def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: Lo
     buffers |= {"measured": trainer.measured, "remembered": trainer.remembered, "drawn": trainer.drawn, "mover": trainer.mover}
     trainer.accounts = Accounts(bank, engine, processes)
     buffers["accounts"] = trainer.accounts
-    trainer.parts = {**peers, **lineage_copies(entry, bank), **critics, **buffers}
+    trainer.parts = {**peers, **lineage_copies(entry, bank, (comparison.id, seed)), **critics, **buffers}
     return trainer
 
 

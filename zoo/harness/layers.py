@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.components.learners import Projector
+from zoo.components.learners import CrossAttention, Projector
+from zoo.components.teachers import Projected
 from zoo.components.terms.representation import RepresentationTerm
 from zoo.entry import MethodEntry
 from zoo.errors import ZooError
@@ -47,14 +48,17 @@ def layers_of(entry: MethodEntry, models: Mapping[str, Any], weights: Mapping[st
         ZooError: student and teacher differ in width and no projector is named.
     """
     terms = [term for term in entry.objective if isinstance(term, RepresentationTerm)]
-    if not terms:
+    attended = [t.of for t in entry.teachers.values() if isinstance(t, Projected) and isinstance(entry.learners.get(t.learner), CrossAttention)]
+    if not terms and not attended:
         return Layers()
     depth, width = models["student"].config.num_hidden_layers, models["student"].config.hidden_size
-    union = tuple(sorted({number for term in terms for number in chosen(term.layers, depth)}))
-    wanted = {"student": union}
+    # In front of the first block, as layer 0, stand the embeddings of the tokens read.
+    inputs = (0,) if attended else ()
+    union = tuple(sorted({*inputs, *(number for term in terms for number in chosen(term.layers, depth))}))
+    wanted = {"student": union, **{weights[name]: inputs for name in attended}}
     for term in terms:
         model = models[weights[term.teacher]]
-        wanted[weights[term.teacher]] = tuple(max(1, round(number * model.config.num_hidden_layers / depth)) for number in union)
+        wanted[weights[term.teacher]] = tuple(max(min(number, 1), round(number * model.config.num_hidden_layers / depth)) for number in union)
         if model.config.hidden_size != width and term.projector is None:
             raise ZooError(
                 f"method '{entry.id}': the student's states are {width} wide and those of '{term.teacher}' {model.config.hidden_size}; "

@@ -7,7 +7,7 @@ Backbones run on micro-batches of like length; heads and everything after them o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,7 +20,9 @@ from zoo.components.targets import with_inputs
 from zoo.harness.alignment import Foreign, paired
 from zoo.harness.asked import Asking
 from zoo.harness.bank import LABELS, MIX, Bank, ScorerKey, bank_for, response_hidden
+from zoo.harness.bridges import crossings_of, fits
 from zoo.harness.contexts import TaskJudge, absent, made_prompts
+from zoo.harness.cuts import chunks, chunks_of, micro_batches
 from zoo.harness.explore import explored
 from zoo.harness.labels import labels_N, point_mass
 from zoo.harness.models import LoadedPair
@@ -31,41 +33,6 @@ from zoo.tensors import Rollout
 from zoo.views import LogitView
 
 __all__ = ["Bank", "Scored", "ScorerKey", "backward", "bank_for", "hidden_states", "refreshed", "response_hidden", "score"]
-
-
-def micro_batches(rollout: Rollout, micro_tokens: int, prompts: Sequence[Sequence[int]] | None = None, asked: Container[int] | None = None) -> list[list[int]]:
-    """Row indices in groups of like length whose padded size stays within `micro_tokens` (one row at least); `prompts` where a scorer
-    reads others than the student, `asked` where not all rows are wanted."""
-    before = rollout.prompt_ids if prompts is None else prompts
-    size = [len(p) + int(n) for p, n in zip(before, rollout.written_BT.sum(1).tolist(), strict=True)]
-    wanted = range(len(rollout)) if asked is None else [i for i in range(len(rollout)) if i in asked]
-    order = sorted((i for i in wanted if bool(rollout.mask_BT[i].any())), key=lambda i: (-size[i], i))
-    groups: list[list[int]] = []
-    for i in order:
-        if groups and (len(groups[-1]) + 1) * size[groups[-1][0]] <= micro_tokens:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    return groups
-
-
-def chunks_of(count: int, size: int, hidden: Mapping[str, Any]) -> Iterator[slice]:
-    """The same, none of which cuts a stretch that a teacher with another tokenizer sees as one; a longer stretch is a chunk of its own."""
-    breaks = [states.breaks_N for states in hidden.values() if isinstance(states, Foreign)]
-    if not breaks:
-        yield from chunks(count, size)
-        return
-    ends, start = [*torch.stack(breaks).all(0).nonzero()[:, 0].tolist(), count], 0
-    while start < count:
-        within = [end for end in ends if start < end <= start + size]
-        end = max(within) if within else min(end for end in ends if end > start)
-        yield slice(start, end)
-        start = end
-
-
-def chunks(count: int, size: int) -> Iterator[slice]:
-    """Consecutive slices of at most `size`."""
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
 @dataclass
@@ -225,7 +192,10 @@ def chunk_view(method: Method, bank: Bank, token_N: Tensor, hidden: Mapping[str,
     values = {name: partial(head, last_NH) for name, head in bank.values.items()} if last_NH is not None else {}
     states = {name: partial(bank.states, name, states_NH) for name, states_NH in hidden.items() if name not in mixes and name not in pairings}
     states |= {name: partial(_ends, partial(bank.states, name, hidden[name]), pairing.span_G4, len(token_N)) for name, pairing in pairings.items()}
-    return LogitView(token_N, logits, method.targets, {**values, **bank.projectors}, bank.pair.vocab_size, mixes, states, pairings)
+    crossings = crossings_of(method.entry, bank, token_N, hidden, pairings)
+    logits |= {name: partial(crossing.seen_logits) for name, (crossing, _) in crossings.items()}
+    values |= {name: partial(crossing.agrees_N) for name, (crossing, _) in crossings.items()}
+    return LogitView(token_N, logits, method.targets, {**values, **bank.projectors}, bank.pair.vocab_size, mixes, states, pairings, crossings)
 
 
 def _ends(states: Callable[[str], list[Tensor]], span_G4: Tensor, count: int, layers: str) -> list[Tensor]:
@@ -266,6 +236,7 @@ def backward(method: Method, bank: Bank, scored: Scored, parts: Sequence[Prepare
     """
     rollout = scored.context.rollout
     totals = [torch.zeros((), device=bank.device) for _ in parts]
+    count = scored.context.total(rollout.mask_BT.sum()).clamp(min=1)
     for group in micro_batches(rollout, bank.micro_tokens):
         piece = scored.rows(group)
         part_rows = [part.rows(group) for part in parts]
@@ -279,7 +250,7 @@ def backward(method: Method, bank: Bank, scored: Scored, parts: Sequence[Prepare
             view = chunk_view(method, bank, token_N[chunk], {"student": leaf_NH[chunk], **{n: h[chunk] for n, h in piece.hidden.items()}})
             at = partial(_pick, place_N[chunk])
             loss, shares = method.chunk_loss(part_rows, view, at)
-            (loss + _critics(method, view, part_rows, at)).backward()
+            (loss + _critics(method, view, part_rows, at) + fits(view.crossings) / count).backward()
             totals = [total + share for total, share in zip(totals, shares, strict=True)]
         if leaf_NH.grad is not None:
             hidden_NH.backward(leaf_NH.grad)

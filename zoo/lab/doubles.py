@@ -36,6 +36,8 @@ DOUBLES = {
     "weights_of.ema": "half-way between the first table and the student's at the start; frozen",
     "weights_of.periodic": "as ema",
     "weights_of.gated": "as ema",
+    "weights_of.snapshots": "the copy of half-way, as ema",
+    "weights_of.snapshots": "as ema",
     "weights_of.steered": "the first table plus a table for what it is steered toward",
     "support.voted": "each state votes as often as the first table's texts come there",
     "reward.lookahead": "exact: the states behind all tokens are there to be read; 0 in last states",
@@ -46,14 +48,15 @@ DOUBLES = {
     "learner.value_head": "the exact discounted value of the term's own reward, or of what is credited, less a known part (or a test's table)",
     "reward.verifier": "a fair coin for each text and check, drawn once from a named seed",
     "reward": "other rewards of whole answers run as they are, on letters for tokens; coins for checks, judges, reward models and discriminators",
+    "learner": "a teacher that is one is a table of its own; what else is trained beside the student does not reach it",
     "learner.discriminator": "the reward that it gives is a fair coin, like a verifier's",
     "teacher.endpoint": "as external, for its texts",
     "teacher.labels": "the given answer, drawn from the data set's law, lies beside each text; its token of an index is the label",
     "alignment": "the teacher has letters and one pair as its tokens, the student other ones: texts are split anew, by longest match, and a table of "
     "its own tokens' prefixes scores them; put at the teacher, the student has its tokens too",
+    "prompts": "nothing to draw from: the lab has one prompt",
     "rollout.student": "exact: the student's table, warped as the stream says",
     "rollout.teacher": "exact: that scorer's table",
-    "prompts": "nothing to draw from: the lab has one prompt",
     "rollout.dataset": "exact: the law of a table of its own; nobody's probability is known",
     "rollout.corpus": "as dataset, with another table",
     "rollout.mixture": "exact, by token (joint with the author drawn), by sequence or by place in the group",
@@ -64,6 +67,7 @@ DOUBLES = {
     "rollout.branch": "as prefix, from the law of the stream it leaves",
     "rollout.edited": "exact, row by row: the first token is the mark, and the computed text is one token by its size",
     "rollout.reread": "the source's law; who reads it in a context has that context's table added",
+    "verify": "exact: what the verifier accepts in each state",
     "verify.window": "exact: every way to stray, be cut and go on, by the stream's own rule, at T = 4",
     "rollout.switch": "the stream's own rule on a lattice of 4,096 uniforms; the error is printed",
 }
@@ -170,7 +174,7 @@ class Tables:
             return first
         if weights.kind == "steered":
             return first + self.context_table(weights.toward)
-        if weights.kind in ("ema", "periodic", "gated"):
+        if weights.kind in ("ema", "periodic", "gated", "snapshots"):
             return RECENT * first + (1.0 - RECENT) * self.initial_student
         raise Exempt(f"weights_of.{weights.kind}: no double yet")
 

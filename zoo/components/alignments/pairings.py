@@ -58,6 +58,22 @@ class Positions(Alignment):
 
 
 @component("alignment")
+class WholeResponse(Alignment):
+    """Every token with the whole of the other side's response: what meets what is left to attention (DSKD-CMA 2406.17328)."""
+
+    kind: Literal["whole_response"] = "whole_response"
+    columns: None = None
+    written = False
+
+    @property
+    def sequences(self) -> bool:
+        return True
+
+    def spans(self, student: Tokens, teacher: Tokens) -> list[Span]:
+        return [(i, i + 1, 0, len(teacher.ids)) for i in range(len(student.ids))] if teacher.ids else []
+
+
+@component("alignment")
 class TimeWarping(Alignment):
     """Dynamic time warping over the texts of the tokens (CDM 2502.11104): a cell costs ed(a, b) / (|a| + |b|) * H_S(i) / log V_S * H_T(j) / log V_T, ed
     being the edit distance; the path goes down, right or both. Each student token meets the mean of the teacher's log-laws in its row."""

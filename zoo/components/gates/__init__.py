@@ -5,13 +5,24 @@ from zoo.components.gates.ahead import ContinuationMatch, FutureGap
 from zoo.components.gates.base import Gate, Threshold
 from zoo.components.gates.chosen import Acceptance, ChangePoint, ClassBalance, Finished, TokenSet
 from zoo.components.gates.measured import MeasureThreshold, Quantile, Share
-from zoo.components.gates.plain import AdvantageGate, AuthorGate, Position, ProbabilityGap, RewardGate, StudentEntropy, TeacherEntropy, TopEntropyShare
+from zoo.components.gates.plain import (
+    AdvantageGate,
+    AgreementGate,
+    AuthorGate,
+    Position,
+    ProbabilityGap,
+    RewardGate,
+    StudentEntropy,
+    TeacherEntropy,
+    TopEntropyShare,
+)
 from zoo.components.gates.remembering import Hysteresis, Persistent, Remembering
 from zoo.components.gates.turns import RoleGate, TurnGate
 
 __all__ = [
     "Acceptance",
     "AdvantageGate",
+    "AgreementGate",
     "AuthorGate",
     "ChangePoint",
     "ClassBalance",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from zoo.components.base import component
 from zoo.components.gates.base import Gate, Threshold
-from zoo.statistics import Entropy, LogProb, Statistic, TokenContext
+from zoo.statistics import Entropy, LogProb, Statistic, TokenContext, View
 from zoo.tensors import Author
 
 
@@ -29,6 +30,37 @@ class TeacherEntropy(Threshold):
 
     def keep(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
         return self.passes(context.column(Entropy(self.teacher)))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """1 where a projected teacher's best token is that of the teacher itself, else 0."""
+
+    scorer: str
+
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        return (self.scorer,)
+
+    def compute(self, view: View) -> Tensor:
+        return view.value_N(self.scorer)
+
+
+@component("gate")
+class AgreementGate(Gate):
+    """Tokens at which a projected teacher, seen in the student's space, has the best token of the teacher itself (DSKD v2 2504.11426)."""
+
+    kind: Literal["agreement"] = "agreement"
+    of: str
+
+    def scorers(self) -> tuple[str, ...]:
+        return (self.of,)
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        return (Agreement(self.of),)
+
+    def keep(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
+        return context.column(Agreement(self.of)) > 0
 
 
 @component("gate")
