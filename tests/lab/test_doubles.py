@@ -12,11 +12,11 @@ import torch
 from tests.lab.brute import Array, Brute, softmax
 from tests.lab.test_engine import bench_of
 from zoo.components.alignments import Tokens
-from zoo.components.base import Context
+from zoo.components.base import Context, kinds
 from zoo.entry import MethodEntry
 from zoo.lab import laws
 from zoo.lab.claims import claim_of
-from zoo.lab.doubles import verified
+from zoo.lab.doubles import DOUBLES, EXEMPT, SORTS, verified
 from zoo.lab.engine import Bench
 from zoo.lab.report import study
 from zoo.lab.synthetic import LOG_RATIO, direct, entry_of, score_function
@@ -243,6 +243,16 @@ def test_an_expected_reward_of_any_kind_has_a_formula() -> None:
     bench = Bench(entry_of(score_function("return_to_go", reward="both"), rewards=rewards), world_of(4, 3))
     claim = claim_of(bench, bench.tables(), 0)
     assert claim.says.startswith("(c) the expected reward, sum") and claim.holds
+
+
+@pytest.mark.parametrize("slot", ["rollout", "teacher", "weights_of", "verify", "alignment", "environment", "learner", "context", "reward", "term"])
+def test_every_kind_has_a_double_or_is_exempt_by_name(slot: str) -> None:
+    """A new kind of stream or scorer is not in the lab until somebody says what stands for it."""
+    told = {**DOUBLES, **EXEMPT}
+    whole = slot in told and slot not in ("rollout", "teacher", "weights_of")
+    formulas = {"divergence", "likelihood", "policy_gradient", "log_prob_loss"} if slot == "term" else set()
+    assert [kind for kind in kinds(slot) if f"{slot}.{kind}" not in told and not whole and kind not in formulas] == []
+    assert set(SORTS) == set(EXEMPT) and set(SORTS.values()) <= {"representation", "environment", "text only"}
 
 
 def test_a_context_shifts_each_model_in_its_own_way() -> None:

@@ -112,6 +112,11 @@ class TermReferences:
         """Whether the written tokens have the student's own law."""
         return bool(np.allclose(self.counts, self.weight[:, None] * self.p, atol=1e-12))
 
+    @cached_property
+    def behaviour(self) -> Array:
+        """The law of the written tokens in each state, 0 where none is written."""
+        return np.asarray(self.counts / np.maximum(self.counts.sum(-1, keepdims=True), 1e-300))
+
     def logp(self, scorer: str, temperature: float = 1.0) -> Array:
         """A scorer's log-probabilities after its target transform: data here, as the tables are."""
         if scorer == "behaviour":
@@ -203,8 +208,9 @@ def claim_of(bench: Bench, tables: Tables, index: int, part: int = 0) -> Claim:
     if wanted is None:
         return claim
     bias, cosine = ref.compare(mean, wanted)
-    # A likelihood of the student's own text has no expected gradient, so there is no direction to compare: only its gates and weights act.
-    return replace(claim, against=against if size_of(wanted) > max(NULL * size, ROUNDING) else None, bias=bias, cosine=cosine)
+    if size_of(wanted) <= max(NULL * size, ROUNDING):
+        return replace(claim, altered=(*claim.altered, "which is zero: no direction to compare, and only gates and weights act"))
+    return replace(claim, against=against, bias=bias, cosine=cosine)
 
 
 def size_of(value: Array) -> float:
@@ -220,7 +226,7 @@ def _expected(at: TermReferences, term: Any, found: Measured) -> tuple[str, Agai
     if isinstance(term, DivergenceTerm):
         return formulas.direct(at, term, found)
     if isinstance(term, PolicyGradientTerm):
-        return formulas.policy_gradient(at, term)
+        return formulas.policy_gradient(at, term, found)
     if isinstance(term, LogProbLossTerm):
         return formulas.preference(at, term, found)
     at.altered.append(f"term {term.term}: no formula in the lab")

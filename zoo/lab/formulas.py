@@ -111,15 +111,16 @@ class _Moved(LogitView):
         return (self._moved if scorer == "student" else self._before).logp_NV(scorer, temperature)
 
 
-def policy_gradient(at: TermReferences, term: Any) -> Expected:
+def policy_gradient(at: TermReferences, term: Any, found: Measured) -> Expected:
     """A score function's mean, from its reward, credit, shaping and the law of its tokens."""
     rewards = at.bench.entry.rewards
     reward = term.resolved_reward(rewards)
     if getattr(reward, "state_only", False) and term.credit.estimator() == "pg_immediate":
         return "exactly zero: a quantity of the state alone (D.6)", "null", None
-    reward_SV, name = _reward(at, reward, term)
+    reward_SV, name = _reward(at, reward, term, found)
     if reward_SV is None:
-        return nothing(at, f"reward {reward.kind}: no formula in the lab" if name == reward.kind else f"{name}: what a token gets depends on its whole span")
+        own = f"{name}: what a token gets depends on its whole span"
+        return nothing(at, own if reward.kind == "contrast" else f"reward {reward.kind}: depends on what is written later, no formula in the lab")
     unknown = [f"ratio {r.kind}" for r in term.ratio if r.kind not in RATIOS]
     unknown += [f"baseline {term.baseline.kind}"] if term.baseline.kind not in (*STATE_ONLY, *OWN_SHARE) else []
     if unknown:
@@ -129,7 +130,7 @@ def policy_gradient(at: TermReferences, term: Any) -> Expected:
     return _credited(at, term, reward_SV, name)
 
 
-def _reward(at: TermReferences, reward: Any, term: Any) -> tuple[Array | None, str]:
+def _reward(at: TermReferences, reward: Any, term: Any, found: Measured) -> tuple[Array | None, str]:
     if reward.kind == "contrast":
         if not all(at.has_law(scorer) for scorer in reward.of):
             return None, "a scorer with tokens of its own"
@@ -138,8 +139,10 @@ def _reward(at: TermReferences, reward: Any, term: Any) -> tuple[Array | None, s
         plain = part["map"] == "log" and own == -1 and len(part["of"]) == 2
         return ref.contrast(part, {s: at.logp(s) for s in part["of"]}), "reverse KL" if plain else "contrast reward"
     if reward.per_sequence and isinstance(term.reward, str):
-        return at.bench.text_values(term.reward), reward.kind
-    return None, reward.kind
+        values_SV = at.bench.text_values(term.reward)
+        if values_SV is not None:
+            return values_SV, reward.kind
+    return texts.measured_reward(at, term, found), f"{reward.kind} as it is given"
 
 
 def _credited(at: TermReferences, term: Any, reward_SV: Array, name: str) -> Expected:
@@ -161,7 +164,7 @@ def _credited(at: TermReferences, term: Any, reward_SV: Array, name: str) -> Exp
                 return nothing(at, f"shaping {shaping.kind}: no formula in the lab")
             advantage_SV, says = bent, f"{says}, advantage after {shaping.kind}"
         return says, against, at.mean(advantage_SV)  # type: ignore[return-value]
-    if not at.on_policy:
+    if not at.on_policy and (later or kind in ("group", "leave_one_out") or term.baseline.kind != "none"):
         return nothing(at, f"credit {kind} on a stream that others write")
     if bad := [s.kind for s in later if s.kind != "whiten"]:
         return nothing(at, f"shaping {bad[0]} of a return: no formula in the lab")
@@ -171,13 +174,13 @@ def _credited(at: TermReferences, term: Any, reward_SV: Array, name: str) -> Exp
         return _group(at, term, reward_SV, name, "parallel" if later or kind == "group" else "equal")
     gamma, start = float(getattr(credit, "gamma", 1.0)), getattr(credit, "start", "this")
     steps = 1.0 if kind == "immediate" else float(credit.k) if kind == "k_step" else ref.MOST
-    values_SV = ref.action_values(world, at.reached, reward_SV, gamma, steps)
+    values_SV = ref.action_values(world, at.reached if at.on_policy else at.behaviour, reward_SV, gamma, steps)
     if start == "next":
         values_SV = values_SV - reward_SV
     whole = _whole(at, term, name)
     if gamma < 1.0 or steps < world.horizon or start == "next":
         whole = f"the {credit.estimator()} field of the {name}, the gradient of no scalar (D.5)"
-    wanted = ref.field(at.weight, at.p, values_SV)
+    wanted = at.mean(values_SV)
     if term.baseline.kind in OWN_SHARE:
         share = 1.0 if term.baseline.kind == "sequence_mean" else at.law.outcomes / len(at.law)
         whole += f", less {share:g} of each answer's own mean"
@@ -189,6 +192,8 @@ def _whole(at: TermReferences, term: Any, name: str) -> str:
     """What the whole return's gradient is."""
     if name in ("reverse KL", "contrast reward"):
         return f"(b) sequence {name}"
+    if name.endswith("as it is given"):
+        return f"the whole text's {name}, held fixed"
     return "(c) the expected reward" if name == "verifier" else f"(c) the expected reward, {name}"
 
 

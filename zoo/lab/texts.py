@@ -65,6 +65,20 @@ def of_pairs(at: TermReferences, term: Any, found: Measured) -> Array:
     return differentiated(value, plain.student.detach())
 
 
+def measured_reward(at: TermReferences, term: Any, found: Measured) -> Array | None:
+    """A reward without a formula as the component itself gives it, (S, V), since a state is a whole beginning; None where it depends on what
+    is written later, or beside."""
+    with Weighing() as weighing, torch.no_grad():
+        context = at.bench.context(term.on, at.law, at.tables.read_in(None), weighing.weigher(weights(at.law)), [])
+        name = term.reward if isinstance(term.reward, str) else None
+        reward_RT = term.resolved_reward(at.bench.entry.rewards).tokens(context, name).double().numpy()
+    at_RT = at.law.state_RT >= 0
+    place = at.law.state_RT[at_RT], at.law.token_RT[at_RT]
+    values_SV = np.zeros_like(at.p)
+    values_SV[place] = reward_RT[at_RT]
+    return values_SV if np.allclose(values_SV[place], reward_RT[at_RT], rtol=1e-12, atol=1e-12) else None
+
+
 def credited(law: Law, reward_SV: Array, gamma: float, steps: float, start: str) -> Array:
     """The return of each written token, (R, T)."""
     learned_RT = law.state_RT >= 0
