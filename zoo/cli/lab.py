@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from zoo.lab.claims import Compared
     from zoo.lab.report import LabReport
 
+FOLLOW, FOLLOW_ONE = 150, 400  # steps along an update: of the whole registry, which takes minutes, and of an entry that is looked at
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -43,7 +45,7 @@ def lab(
     reports = []
     with _progress(len(entries), as_json or not every) as advance:
         for entry in entries:
-            reports.append(study(entry, follow=0 if quick else 400, full=not quick, numbers=as_json and not every))
+            reports.append(study(entry, follow=0 if quick else FOLLOW if every else FOLLOW_ONE, full=not quick, numbers=as_json and not every))
             advance(entry.id)
     if as_json:
         print_json({"entries": [report.to_json() for report in reports], **coverage(reports)})
