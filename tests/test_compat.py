@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from zoo import alignment_rules, asked_rules, compat, context_rules, movement_rules, turn_rules
+from zoo import alignment_rules, asked_rules, compat, context_rules, explore_rules, movement_rules, turn_rules
 from zoo.compat import pair_problems, problems
 from zoo.entry import MethodEntry
 
@@ -271,7 +271,7 @@ def test_rule(rule: str, changes: dict[str, Any], message: str) -> None:
 
 
 def test_every_rule_is_tested() -> None:
-    modules = (alignment_rules, asked_rules, context_rules, movement_rules, turn_rules)  # each has a test module of its own
+    modules = (alignment_rules, asked_rules, context_rules, explore_rules, movement_rules, turn_rules)  # each has a test module of its own
     elsewhere = [rule for module in modules for rule in (*getattr(module, "NAMES", ()), *module.RULES)]
     assert set(RULES) == {rule.__name__ for rule in (*compat.NAMES, *compat.RULES) if rule not in elsewhere}
 
