@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from tests.golden.fixture import Stream
-from tests.golden.numerics import Mask
+from tests.golden.numerics import Array, Mask
 from tests.golden.reference_self_direct import alone
+from tests.golden.reference_self_policy import pass_rate
 from tests.golden.reference_self_routed import gains
-from zoo.components.rewards import on_last
+from zoo.components.rewards import Elsewhere, on_last
 from zoo.entry import MethodEntry
 from zoo.method import Method
 
@@ -21,8 +22,8 @@ STREAMS_IN_CONTEXT: dict[str, dict[str, str]] = {
     "hdpo": {"hinted": "theirs"},
     "pi_distill": {"told": "main", "seen": "theirs"},
     "pbsd": {"told": "theirs", "own": "main"},
-    "rltf_sd": {"reread": "theirs", "second": "data"},
     "distill_step_by_step": {"rationale": "theirs"},
+    "rltf_sd": {"reread": "theirs", "second": "data"},
     "x_opd": {"heard": "theirs"},
     "rft": {"main": "main"},
     "star": {"main": "main", "hinted": "theirs"},
@@ -54,3 +55,8 @@ def turn_rewards_of(method: Method, name: str, data: Stream) -> dict[str, Tensor
         last_BT = torch.stack([on_last(mask_BT & (turn_BT == k)) for k in range(int(turn_BT.max()) + 1)]).any(0)
         found[own] = torch.where(last_BT, value_BT, torch.zeros_like(value_BT))
     return found
+
+
+def verdict_elsewhere(reward: Elsewhere, other: Stream) -> Array:
+    """The verdict on the same row of another stream, or its mean over the row's group."""
+    return other.reward_B if reward.scope == "sequence" else pass_rate(other)

@@ -22,9 +22,9 @@ from tests.golden.fixture import Stream as GoldenStream
 from tests.golden.list_signal import SIGNAL_MODELS, SIGNAL_STREAMS
 from tests.golden.loss import Reference
 from tests.golden.reference_outcome_policy import mark
-from tests.golden_contexts import MODELS_IN_CONTEXT, STREAMS_IN_CONTEXT, absent_of, turn_rewards_of
+from tests.golden_contexts import MODELS_IN_CONTEXT, STREAMS_IN_CONTEXT, absent_of, turn_rewards_of, verdict_elsewhere
 from zoo.components.base import Slot, Strict
-from zoo.components.rewards import Consensus, Overlong, Structure, Verifier
+from zoo.components.rewards import Consensus, Elsewhere, Overlong, Structure, Verifier
 from zoo.components.rewards.asked import Asked
 from zoo.components.rewards.base import Answered
 from zoo.components.rollouts import Corpus, Dataset, Interleaved, Mixture, Prefix, Stream, Student, Teacher
@@ -204,15 +204,19 @@ def rollout_of(stream: Stream, data: GoldenStream) -> Rollout:
     )
 
 
-def rewards_of(method: Method, name: str, data: GoldenStream, rollout: Rollout) -> dict[str, Tensor]:
-    """The sequence rewards of a stream: the verdict on an answer, another rule's, what judges say, each its own, and what is made of these."""
+def rewards_of(
+    method: Method, name: str, data: GoldenStream, rollout: Rollout, streams: Mapping[str, GoldenStream] | None = None
+) -> dict[str, Tensor]:
+    """The sequence rewards of a stream: the verdict on an answer, another rule's, what judges say, each its own, what is made of these, and verdicts
+    on the same prompt in another of `streams`."""
     values: dict[str, Tensor] = {}
-    asked = [own for own, reward in method.sequence_rewards(name).items() if isinstance(reward, Asked) and not isinstance(reward, Consensus)]
+    asked = [own for own, reward in method.sequence_rewards(name).items() if isinstance(reward, Asked) and not isinstance(reward, Consensus | Elsewhere)]
     finished = rollout.finished_B.tolist()
     answers = [Answered("", int(tokens), ended) for tokens, ended in zip(data.mask_BT.sum(axis=1), finished, strict=True)]
     for own, reward in method.sequence_rewards(name).items():
         given_B = data.reward_B if isinstance(reward, Consensus) or (isinstance(reward, Verifier) and reward.check == "answer") else data.shape_B
         given_B = mark(data, asked.index(own)) if own in asked else given_B
+        given_B = verdict_elsewhere(reward, (streams or {})[reward.on]) if isinstance(reward, Elsewhere) else given_B
         counted = isinstance(reward, Overlong) or (isinstance(reward, Structure) and reward.at_least is not None)
         values[own] = reward.measure(answers, values, lambda _: torch.zeros(0)) if counted or reward.reads() else torch.from_numpy(given_B)
     return values
@@ -235,12 +239,12 @@ def view_of(method: Method, data: GoldenStream, student_BTV: Tensor, chunk: slic
     return LogitView(torch.from_numpy(data.response_BT).flatten()[place_N], logits, method.targets, values, mixes=mixes), place_N
 
 
-def context_of(method: Method, name: str, data: GoldenStream) -> TokenContext:
+def context_of(method: Method, name: str, data: GoldenStream, streams: Mapping[str, GoldenStream] | None = None) -> TokenContext:
     """Columns and rewards as they are when the stream has just been written."""
     rollout, columns = rollout_of(method.entry.rollouts[name], data), dict[Statistic, Tensor]()
     view, _ = view_of(method, data, torch.from_numpy(data.logits["old"]), slice(None))
     annotate(method.statistics(name), view, rollout.mask_BT, slice(None), columns)
-    rewards, turns = rewards_of(method, name, data, rollout), turn_rewards_of(method, name, data)
+    rewards, turns = rewards_of(method, name, data, rollout, streams), turn_rewards_of(method, name, data)
     return TokenContext(rollout, columns, rewards, absent=absent_of(method.entry, data), turn_rewards=turns)
 
 
@@ -251,8 +255,9 @@ def evaluate(entry: MethodEntry, fixture: Fixture, chunk: int = 6, progress: flo
     """
     method = Method(entry, progress, measured)
     playing = played_by(entry)
-    data = {name: fixture[stream] for name, stream in playing.items() if name in method.learned}
-    prepared = method.prepare({name: context_of(method, name, stream) for name, stream in data.items()})
+    streams = {name: fixture[stream] for name, stream in playing.items()}
+    data = {name: stream for name, stream in streams.items() if name in method.learned}
+    prepared = method.prepare({name: context_of(method, name, stream, streams) for name, stream in data.items()})
     # A preference is a function of whole sequences: its value is known beforehand, and its chunks carry only the gradient.
     known = {part.term: float(part.value) for part in prepared if part.value is not None}
     values, gradients = [known.get(i, 0.0) for i in range(len(entry.objective))], dict[str, Tensor]()

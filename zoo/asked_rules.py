@@ -65,7 +65,8 @@ def paired_texts(entry: MethodEntry) -> Messages:
 
 def pair_lacks(entry: MethodEntry, fields: Collection[str] | None, reward_models: Collection[str] | None) -> Messages:
     """What a pair lacks for an entry's rewards: prompt fields and reward models."""
-    for name, reward in entry.rewards.items():
+    for name, outer in entry.rewards.items():
+        reward = getattr(outer, "reward", outer)
         if isinstance(reward, Match | UnitTests) and fields is not None and reward.field not in fields:
             yield f"rewards.{name} reads the prompt field '{reward.field}', which this pair's prompts lack{suggest(reward.field, fields)}"
         if isinstance(reward, RewardModel) and reward_models is not None and reward.model not in reward_models:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.components.base import PLAIN, Context, walk
 from zoo.components.baselines import BatchMean, GroupMean
 from zoo.components.contexts import Part
-from zoo.components.rewards import Judge
+from zoo.components.rewards import Elsewhere, Judge, measured_in_order
 from zoo.components.rollouts import Corpus, Edited, Replay, Reread, Stream, in_order
 from zoo.components.targets import with_inputs
 from zoo.components.teachers import SelfTeacher, SteeredWeights
@@ -46,6 +46,7 @@ def all_contexts(entry: MethodEntry) -> Iterator[tuple[str, Context]]:
 def read_streams(entry: MethodEntry) -> set[str]:
     """Streams that another stream or a scorer's context reads."""
     shown = {part.stream for _, context in all_contexts(entry) for part in parts_of(context) if part.stream is not None}
+    shown |= {reward.on for reward in entry.rewards.values() if isinstance(reward, Elsewhere)}
     return shown | {source for stream in entry.rollouts.values() for source in stream.sources}
 
 
@@ -59,6 +60,9 @@ def unknown_sources(entry: MethodEntry) -> Messages:
         for part in parts_of(teacher.context) if teacher.context is not None else ():
             if part.stream is not None and part.stream not in entry.rollouts:
                 yield f"teachers.{name}.context: stream '{part.stream}' is not under rollouts{suggest(part.stream, entry.rollouts)}"
+    for name, reward in entry.rewards.items():
+        if isinstance(reward, Elsewhere) and reward.on not in entry.rollouts:
+            yield f"rewards.{name}: stream '{reward.on}' is not under rollouts{suggest(reward.on, entry.rollouts)}"
     order = [name for name, _ in in_order(entry.rollouts)]
     for place, name in enumerate(order):
         if late := [s for s in entry.rollouts[name].sources if s in entry.rollouts and order.index(s) >= place]:
@@ -78,6 +82,8 @@ def side_by_side(entry: MethodEntry) -> Messages:
     """Streams read row by row need the same prompts, groups and order."""
     pairs = [(name, source) for name, stream in entry.rollouts.items() for source in stream.sources]
     for term in entry.objective:
+        read = measured_in_order(term.reward_names(), entry.rewards).values()
+        pairs += [(on, reward.on) for on in term.streams() for reward in read if isinstance(reward, Elsewhere)]
         for scorer in with_inputs(term.scorers(entry.rewards), entry.teachers):
             context = entry.teachers[scorer].context if scorer in entry.teachers else None
             pairs += [(on, part.stream) for on in term.streams() for part in (parts_of(context) if context else ()) if part.stream is not None]

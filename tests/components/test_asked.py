@@ -23,6 +23,7 @@ from .six import build
 from .test_sums import GROUP, GRPO
 
 ATTEMPT = {"made": ({"kind": "attempt"},), "template": "attempt"}
+MATCH = {"kind": "match", "field": "solution"}
 TEXTS = ("3 8#8", "3 8#9", "8", "3 8#8", "1#8", "")
 # What each reward asks for, and of the texts above what it gives, where numbers without a model say so.
 REFERENCES: dict[str, list[tuple[dict[str, Any], list[float] | None]]] = {
@@ -36,6 +37,11 @@ REFERENCES: dict[str, list[tuple[dict[str, Any], list[float] | None]]] = {
     "reward_model": [({"model": "rm"}, None)],
     "judge": [({"ask": "likelihood"}, None), ({"ask": "verdict", "context": ATTEMPT}, None), ({"ask": "score", "context": ATTEMPT}, None)],
     "learner": [({"learner": "critic"}, None)],
+    "elsewhere": [
+        ({"on": "other", "reward": MATCH}, [0, 0, 1, 1, 0, 0]),
+        ({"on": "other", "reward": MATCH, "scope": "group"}, [1 / 3] * 6),
+        ({"on": "other", "reward": {"kind": "structure", "at_least": 3}}, [0, 1, 1, 1, 1, 0]),
+    ],
 }
 
 
@@ -57,7 +63,8 @@ def asking(pair: LoadedPair, micro_tokens: int = 4096) -> Asking:
     )  # fmt: skip
     keys = {"student": ScorerKey("student"), "teacher": ScorerKey("teacher")}
     bank = Bank(pair, {"student": pair.student, "teacher": pair.teachers["teacher"]}, keys, micro_tokens, 64)
-    return Asking(bank, rollout, TEXTS, {})
+    # In the other stream the rows stand the other way round: an empty text first, the right ones third and sixth.
+    return Asking(bank, rollout, TEXTS, {"other": rollout.rows([5, 4, 3, 0, 1, 2]), "short": rollout.rows([0])})
 
 
 @pytest.mark.parametrize(("kind", "fields", "expected"), [(k, f, e) for k, cases in REFERENCES.items() for f, e in cases if e is not None])
@@ -103,6 +110,11 @@ def test_a_missing_field_or_reward_model_is_said(pair: LoadedPair) -> None:
         asking(pair)(build("reward", "match", field="gold"))
     with pytest.raises(ZooError, match="has no reward model 'rm'"):
         asking(pair)(build("reward", "reward_model", model="rm"))
+
+
+def test_another_stream_is_read_row_by_row(pair: LoadedPair) -> None:
+    with pytest.raises(ZooError, match="'short' row by row, which has another number of answers"):
+        asking(pair)(build("reward", "elsewhere", on="short", reward=MATCH))
 
 
 def test_mathematics_needs_its_package_and_reads_equal_forms(pair: LoadedPair) -> None:
@@ -169,6 +181,11 @@ def test_a_span_reads_its_part_of_the_text(pair: LoadedPair) -> None:
             },
             "answer different numbers of prompts",
         ),
+        ({"rewards": {"total": {"kind": "elsewhere", "on": "nowhere", "reward": MATCH}}}, "rewards.total: stream 'nowhere' is not under rollouts"),
+        (
+            {"rewards": {"total": {"kind": "elsewhere", "on": "one", "reward": MATCH}}, "rollouts": {**GROUP, "one": {"author": "student"}}},
+            "rollouts.main and rollouts.one are read row by row; give both the same group and share",
+        ),
     ],
 )
 def test_rules(sections: dict[str, Any], message: str) -> None:
@@ -184,6 +201,9 @@ def test_rules(sections: dict[str, Any], message: str) -> None:
         ("match", {"extract": "("}, "extract is no regular expression"),
         ("consensus", {"at_least": 1}, "greater than or equal to 2"),
         ("unit_tests", {"seconds": 0}, "greater than 0"),
+        ("elsewhere", {"on": "other", "reward": {"kind": "judge", "ask": "likelihood"}}, "asks no judge and is made of no others"),
+        ("elsewhere", {"on": "other", "reward": {"kind": "sum", "of": {"correct": 1.0}}}, "asks no judge and is made of no others"),
+        ("elsewhere", {"on": "other", "reward": {"kind": "contrast", "of": {"teacher": 1}}}, "is one of whole answers"),
     ],
 )
 def test_refusals(kind: str, fields: dict[str, Any], message: str) -> None:

@@ -75,9 +75,9 @@ SELF: dict[str, Reference] = {
     "ssd": Reference(texts.ssd, THEIRS),
     "on_policy_sft": Reference(lambda fixture: texts.right(fixture, "main")),
     "rft": Reference(lambda fixture: texts.right(fixture, "main", also=DATA), ("main", "data")),
-    "star": Reference(lambda fixture: texts.right(fixture, "main", "theirs"), BOTH),
+    "star": Reference(texts.star, BOTH),
     "sdzero": Reference(lambda fixture: texts.right(fixture, "main", "theirs"), BOTH),
-    "tms": Reference(lambda fixture: texts.chosen(fixture, {"main": None})),  # a quarter gold, the rest of earlier checkpoints: one likelihood
+    "tms": Reference(lambda fixture: texts.chosen(fixture, {"data": None}), DATA),  # gold first, for the checkpoints
     "ddt": Reference(texts.ddt, DATA),
     "dasd": Reference(texts.dasd, THEIRS),
     "pbsd": Reference(partial(texts.preferred, winner="theirs", loser="main"), BOTH),
@@ -87,7 +87,7 @@ SELF: dict[str, Reference] = {
 # Cards that compare verdicts of several streams: on `mixed` alone. Others look there, and at the `crowd`, as well.
 UNEVEN: dict[str, Reference] = {"rltf_sd": Reference(policy.rltf_sd, THREE), "hdpo": Reference(routed.hdpo, BOTH)}
 MIXED = ("ssb", "star", "sdzero", "gates", "pi_distill", "dasd", "ssd", "pbsd", "spin", "x_opd", "rft", "dapo", "srpo", "ssopd", "rlsd", "ddt")
-COMPARING_SELF = ("sdft", "sdpo", "rlsd", "egrsd", "ssopd", "sdpo_user", "cord", "vold", "srpo", "gates", "dapo", "on_policy_sft", "rft", "star", "pi_distill")
+COMPARING_SELF = ("sdft", "sdpo", "rlsd", "egrsd", "ssopd", "sdpo_user", "cord", "vold", "srpo", "dapo", "on_policy_sft", "rft", "pi_distill")
 
 SELF_VARIANTS: dict[str, dict[str, Reference]] = {
     "sdft": {"forward": Reference(partial(direct.sdft, forward=True))},
@@ -98,7 +98,7 @@ SELF_VARIANTS: dict[str, dict[str, Reference]] = {
     "unisd": {"plain": Reference(direct.unisd), "published": Reference(partial(direct.unisd, gamma=0.001, contrast=0.01))},
     "pi_distill": {"card": Reference(partial(policy.pi_distill, inside=True, pessimistic=True), BOTH)},
     "srpo": {"card": Reference(partial(routed.srpo, routed=True))},
-    "gates": {"card": Reference(partial(routed.gates, tutors=True), BOTH)},
+    "star": {"card": Reference(partial(texts.star, pooled=True), BOTH)},
     "spin": {"hinge": Reference(partial(texts.preferred, winner="data", loser="theirs", hinge=True), ("data", "theirs"))},
     "sdzero": {"second_phase": Reference(direct.sdzero)},
     "dasd": {"last_stage": Reference(lambda fixture: texts.chosen(fixture, {"main": None}))},
@@ -106,6 +106,7 @@ SELF_VARIANTS: dict[str, dict[str, Reference]] = {
 
 # Later moments of a run, as `MOMENTS` of `list_opd`.
 SELF_MOMENTS: dict[str, dict[float, Reference]] = {
+    "tms": {0.75: Reference(lambda fixture: texts.chosen(fixture, {"main": None}))},  # a quarter gold, the rest of the checkpoints: one likelihood
     "rlsd": {0.125: Reference(partial(policy.rlsd, lam=0.25)), 0.25: Reference(partial(policy.rlsd, lam=0.0))},
     "sdzero": {0.5: SELF_VARIANTS["sdzero"]["second_phase"]},
     "dasd": {0.45: SELF["dasd"], 0.95: SELF_VARIANTS["dasd"]["last_stage"]},

@@ -119,12 +119,12 @@ def ssopd(fixture: Fixture, *, lam: float = 0.5, first: int = 16, cap: float = 0
     return loss
 
 
-def rltf_sd(fixture: Fixture, *, first_baseline: bool = False) -> Loss:
+def rltf_sd(fixture: Fixture, *, first_baseline: bool = True) -> Loss:
     """GRPO on both turns, and the second answer learned from the bare prompt by its advantage (2602.02482): L_SD = -E[A log pS(y1 | x0)], no ratio.
 
-    `main` holds first answers, `theirs` second ones read in their context, `data` the same read bare. A = R(y1) - mean_j R(y0_j) (`first_baseline`, variant
-    `card`). Taken, as the entry declares: the second answers' own mean, which the card says kills the signal. open: all means (per response), GRPO's
-    form on a dialogue (each turn by itself, entry).
+    `main` holds first answers, `theirs` second ones read in their context, `data` the same read bare. A = R(y1) - mean_j R(y0_j). `first_baseline`
+    false: the second answers' own mean, which the card says kills the signal. open: all means (per response), GRPO's form on a dialogue (each turn by
+    itself, entry).
     """
     first, read, bare = fixture["main"], fixture["theirs"], fixture["data"]
     centre_B = pass_rate(first) if first_baseline else pass_rate(bare)

@@ -50,24 +50,22 @@ def srpo(fixture: Fixture, *, k: int = TOP_K, b: float = 1.0, routed: bool = Fal
     return loss
 
 
-def hdpo(fixture: Fixture, *, lam: float = 0.01, k: int = TOP_K, tail: bool = False, cliff: bool = False) -> Loss:
+def hdpo(fixture: Fixture, *, lam: float = 0.01, k: int = TOP_K, tail: bool = False) -> Loss:
     """GRPO with a leave-one-out advantage, and a JSD on right hinted answers `theirs` to prompts whose plain answers all failed (2603.23871, audited).
 
     JSD of the whole student and the hinted self's renormalised top-k, k = 3 (64); token means, the second over the kept answers' tokens; clip 0.2, no KL;
     lam 0.01.
-    Variant `card`: kept are right answers to prompts without a right plain one (`cliff`), and the entries outside the top-k count P_rest ln 2 / 2 (`tail`).
-    Taken, as the entry declares: all right hinted answers, weighed by the failing share of their own group, without those entries.
+    The entries outside the top-k count P_rest ln 2 / 2 (`tail`, variant `card`); taken, as the entry declares: without those.
     """
     stream, hinted = fixture["main"], fixture["theirs"]
     count_B = np.array([(stream.group_B == g).sum() for g in stream.group_B])
     leave_B = (stream.reward_B - pass_rate(stream)) * count_B / np.maximum(count_B - 1, 1)
     right_B, failed_B = hinted.reward_B > 0.5, np.isin(hinted.group_B, stream.group_B[pass_rate(stream) == 0.0])
-    kept_BT = hinted.mask_BT & (right_B & (failed_B if cliff else True))[:, None]
-    weight_B1 = (np.ones_like(hinted.reward_B) if cliff else 1.0 - pass_rate(hinted))[:, None]
+    kept_BT = hinted.mask_BT & (right_B & failed_B)[:, None]
     log_p = hinted.logp("self")
 
     def loss(student: Mapping[str, Array]) -> Terms:
-        distance_BT = weight_B1 * jsd_against_head(log_p, log_softmax(student["theirs"]), k, tail=tail)
+        distance_BT = jsd_against_head(log_p, log_softmax(student["theirs"]), k, tail=tail)
         return {
             "policy": token_mean(clipped(stream, student["main"], along(stream, leave_B), 0.2), stream.mask_BT),
             "divergence": lam * token_mean(distance_BT, kept_BT) if kept_BT.any() else 0.0,
@@ -76,18 +74,16 @@ def hdpo(fixture: Fixture, *, lam: float = 0.01, k: int = TOP_K, tail: bool = Fa
     return loss
 
 
-def gates(fixture: Fixture, *, weights: tuple[float, float, float] = (1.0, 0.1, 0.02), cap: float = 5.0, tutors: bool = False) -> Loss:
+def gates(fixture: Fixture, *, weights: tuple[float, float, float] = (1.0, 0.1, 0.02), cap: float = 5.0) -> Loss:
     """Likelihood of the tutor's agreeing texts `theirs`, the clipped log-ratio on the student's own, and a KL to the initial student (2602.20574).
 
     Off: mean over kept texts of (1/|y|) sum -log pS, kept being those that agree with their group's consensus; on: -A log pS, A = clip(D_t, -5, 5), over the
-    answers to questions with a consensus; 0.02 KL(pS || pRef), its form open. A verdict of the fixture stands for the vote.
-    open: the second mean (per response, then over kept ones). Taken, as the entry declares: the student's own consensus for the second gate; the
-    tutor's: `tutors`, variant `card`.
+    answers to questions on which the tutors agree; 0.02 KL(pS || pRef), its form open. A verdict of the fixture stands for the vote.
+    open: the second mean (per response, then over kept ones).
     """
     stream, tutor = fixture["main"], fixture["theirs"]
     kept_B = tutor.reward_B > 0.5
-    agreed = tutor.group_B[kept_B] if tutors else stream.group_B[stream.reward_B > 0.5]
-    open_B = np.isin(stream.group_B, agreed)
+    open_B = np.isin(stream.group_B, tutor.group_B[kept_B])
     advantage_BT, log_reference = np.clip(gain(stream), -cap, cap), stream.logp("reference")
 
     def loss(student: Mapping[str, Array]) -> Terms:

@@ -29,22 +29,26 @@ def right(fixture: Fixture, *names: str, also: tuple[str, ...] = ()) -> Loss:
     """Likelihood of right answers, mean over their tokens: on_policy_sft (2602.13407, own texts within the cap, all of the fixture's are), and
 
     rft (2308.01825): own samples of the first student, and the original data (`also`); the card pools both in one set, the entry takes two means and says so.
-    star (2203.14465): right answers, and right ones of hinted samples read without the hint; likewise. sdzero's first phase (2604.12002): right
-    revisions, from the bare prompt and in their context, summed over the same tuples.
+    sdzero's first phase (2604.12002): right revisions, from the bare prompt and in their context, summed over the same tuples.
     """
     kept: dict[str, Mask | None] = {name: fixture[name].reward_B > 0.5 for name in names}
     return chosen(fixture, {**kept, **dict.fromkeys(also)})
 
 
-def pooled(fixture: Fixture, *, failed_only: bool = True) -> Loss:
-    """star as the card has it: one mean over right answers and right hinted ones `theirs`, these only for prompts that failed without the hint."""
+def star(fixture: Fixture, *, pooled: bool = False) -> Loss:
+    """Right answers, and right hinted ones `theirs` read without the hint to prompts that failed without it (2203.14465, audited).
+
+    `pooled`, variant `card`: one set, so one mean. Taken, as the entry declares: a mean over each kind.
+    """
     stream, hinted = fixture["main"], fixture["theirs"]
-    kept = stream.mask_BT & (stream.reward_B > 0.5)[:, None]
-    theirs = hinted.mask_BT & ((hinted.reward_B > 0.5) & ((stream.reward_B < 0.5) if failed_only else True))[:, None]
+    kept_B = {"main": stream.reward_B > 0.5, "theirs": (hinted.reward_B > 0.5) & (stream.reward_B < 0.5)}
+    if not pooled:
+        return chosen(fixture, {name: kept for name, kept in kept_B.items() if kept.any()})
+    kept = {name: fixture[name].mask_BT & rows[:, None] for name, rows in kept_B.items()}
 
     def loss(student: Mapping[str, Array]) -> Terms:
-        total = nll(stream, student["main"])[kept].sum() + nll(hinted, student["theirs"])[theirs].sum()
-        return {"likelihood": float(total / (kept.sum() + theirs.sum()))}
+        total = sum(nll(fixture[name], student[name])[kept_BT].sum() for name, kept_BT in kept.items())
+        return {"likelihood": float(total / sum(kept_BT.sum() for kept_BT in kept.values()))}
 
     return loss
 

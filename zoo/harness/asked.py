@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo.components.contexts import Answers
-from zoo.components.rewards import Consensus, Judge, Learned, Match, RewardModel, SequenceReward, UnitTests
+from zoo.components.rewards import Answered, Consensus, Elsewhere, Judge, Learned, Match, RewardModel, SequenceReward, UnitTests
 from zoo.errors import ZooError
 from zoo.harness.bank import Bank, response_hidden
 from zoo.harness.contexts import made_prompts
@@ -19,6 +19,7 @@ from zoo.harness.endpoint.judging import judged_by
 from zoo.harness.foreign import foreign
 from zoo.harness.sandbox import Limits
 from zoo.harness.sandbox.outside import tests_passed
+from zoo.statistics import TokenContext
 from zoo.tensors import Author, Rollout
 
 
@@ -101,6 +102,17 @@ def agreed(asking: Asking, reward: Consensus) -> Tensor:
     return torch.tensor([float(part == best[g][0] and best[g][1] >= reward.at_least) for part, g in zip(parts, groups, strict=True)])
 
 
+def found_elsewhere(asking: Asking, reward: Elsewhere) -> Tensor:
+    """What another stream's text of the same row, or of its group, has."""
+    source = asking.others[reward.on]
+    if len(source) != len(asking.rollout):
+        raise ZooError(f"a reward reads stream '{reward.on}' row by row, which has another number of answers; give it the same group and share")
+    texts = asking.bank.judge.texts(source)
+    answers = [Answered(*each) for each in zip(texts, source.mask_BT.sum(1).tolist(), source.finished_B.tolist(), strict=True)]
+    found_B = reward.reward.measure(answers, {}, Asking(asking.bank, source, texts, asking.others)).to(torch.float32)
+    return found_B if reward.scope == "sequence" else TokenContext(source).group_mean(found_B.to(source.group_B.device))
+
+
 def judged(asking: Asking, reward: Judge) -> Tensor:
     """What a judge says of each answer; a sequence without a context has 0."""
     bank, rollout = asking.bank, asking.rollout
@@ -150,6 +162,7 @@ ANSWERS: dict[type[SequenceReward], Callable[[Asking, Any], Tensor]] = {
     RewardModel: classified,
     Learned: discriminated,
     Consensus: agreed,
+    Elsewhere: found_elsewhere,
     Judge: judged,
 }
 

@@ -2,7 +2,7 @@
 
 from zoo.components.rewards.ahead import Lookahead, OneAhead
 from zoo.components.rewards.answers import Budget, CosineLength, Overlong, Structure, Sum, Verified, Verifier
-from zoo.components.rewards.asked import Asked, Consensus, Judge, Learned, Match, RewardModel, UnitTests
+from zoo.components.rewards.asked import Asked, Consensus, Elsewhere, Judge, Learned, Match, RewardModel, UnitTests
 from zoo.components.rewards.base import Answered, Reward, SequenceReward, measured_in_order, on_last
 from zoo.components.rewards.tokens import Bellman, CentredLogit, Contrast, StateDivergence
 from zoo.components.rewards.turns import TurnState
@@ -16,6 +16,7 @@ __all__ = [
     "Consensus",
     "Contrast",
     "CosineLength",
+    "Elsewhere",
     "Judge",
     "Learned",
     "Lookahead",

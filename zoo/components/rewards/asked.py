@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from zoo.components.base import Context, component
+from zoo.components.base import Context, Slot, component
 from zoo.components.rewards.base import Answered, SequenceReward, Verify
 
 
@@ -123,3 +123,22 @@ class Consensus(Asked):
     def part(self, text: str) -> str | None:
         """What is compared; None where the answer has no such part."""
         return Match(extract=self.extract).part(text)
+
+
+@component("reward")
+class Elsewhere(Asked):
+    """What `reward` says of the same row of another stream, `on`, or (`scope: group`) its mean over that row's group: how the prompt fared there.
+    Hinted text for prompts that failed without the hint (HDPO 2603.23871, STaR 2203.14465), a vote of other texts (GATES 2602.20574), the first
+    answers as a baseline of the second (RLTF 2602.02482)."""
+
+    kind: Literal["elsewhere"] = "elsewhere"
+    on: str
+    reward: Annotated[Any, Slot("reward")]
+    scope: Literal["sequence", "group"] = "sequence"
+
+    @model_validator(mode="after")
+    def _alone(self) -> Elsewhere:
+        inner = self.reward
+        if not isinstance(inner, SequenceReward) or inner.reads() or inner.asks() or inner.adversarial or isinstance(inner, Elsewhere):
+            raise ValueError("reward is one of whole answers that asks no judge and is made of no others; write a verifier, match, structure or consensus")
+        return self
