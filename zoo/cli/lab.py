@@ -150,13 +150,19 @@ def _print_one(report: LabReport) -> None:
         ])  # fmt: skip
     console().print(add_rows(made, rows))
     typer.echo("  (a), (b), (c): relative bias and cosine against the per-state reverse KL, the sequence's, and the expected reward")
+    for claim in report.claims:
+        if claim.withheld is not None:
+            typer.echo(f"  objective[{claim.term}] leaves {claim.withheld:.4f} of the sequence's push on the stop token's logits out (D.4)")
     for label, lines in (("sizes that the world needed", report.changes), ("CONTRADICTS", report.contradictions)):
         for line in lines:
             typer.echo(f"  {label}: {line}")
     if report.fixed is not None:
         typer.echo(f"  fixed point: stated {report.fixed.claimed}; {report.fixed.found}")
         if report.fixed.masses is not None:
-            typer.echo(f"  mass on the support in the first state: student {report.fixed.masses[0]:.4f}, teacher {report.fixed.masses[1]:.4f}")
+            own, theirs = report.fixed.masses
+            typer.echo(
+                f"  mass on the support in the first state: student {own:.4f}, teacher {theirs:.4f}, ratio {own / theirs:.3f} (raw reverse KL: 1/e = 0.368)"
+            )
     if report.descent is not None and report.descent.ok is not None:
         typer.echo(f"  {report.descent.metric}: {report.descent.before:.6g} -> {report.descent.after:.6g} over exact steps")
     if report.error:

@@ -47,6 +47,7 @@ class Claim:
     """A statement about a term's mean; `bias` and `cosine` are its core's against the reference.
 
     `state`, `sequence` and `reward` compare the core with (a) and (b) of the reverse KL to its teacher and with (c), whatever it claims.
+    `withheld`, of a core that is (a): by how much (b) raises the logits of the stop token more, over all states (D.4).
     """
 
     term: int
@@ -59,6 +60,7 @@ class Claim:
     state: Compared | None = None
     sequence: Compared | None = None
     reward: Compared | None = None
+    withheld: float | None = None
 
     @property
     def holds(self) -> bool | None:
@@ -172,6 +174,13 @@ class TermReferences:
         wanted = {"state": self.reverse_kl("state"), "sequence": self.reverse_kl("sequence"), "reward": self.expected_reward()}
         return {name: None if one is None or size_of(one) <= ROUNDING else Compared(*ref.compare(mean, one)) for name, one in wanted.items()}
 
+    def withheld(self, mean: Array, state: Compared | None) -> float | None:
+        """The stop bonus that a core equal to (a) leaves out; its update is minus the gradient."""
+        sequence = self.reverse_kl("sequence")
+        if sequence is None or state is None or state.bias > EXACT:
+            return None
+        return float((mean - sequence)[:, self.bench.world.stop].sum())
+
 
 def core_of(bench: Bench, index: int, part: int = 0) -> Bench:
     """A bench on one term (one of its advantages) without gates, weights, coefficient and denominator."""
@@ -202,7 +211,8 @@ def claim_of(bench: Bench, tables: Tables, index: int, part: int = 0) -> Claim:
     at = TermReferences(core, tables, index, law)
     says, against, wanted = _expected(at, term, found)
     mean, size = found.by_term[index], np.sqrt(found.second[index])
-    claim = Claim(index, estimator, says, None, altered=tuple(at.altered), **at.three(mean))
+    three = at.three(mean)
+    claim = Claim(index, estimator, says, None, altered=tuple(at.altered), **three, withheld=at.withheld(mean, three["state"]))
     if against == "null":
         return replace(claim, against=against, bias=float(np.linalg.norm(mean) / size) if size else 0.0, cosine=0.0)
     if wanted is None:
