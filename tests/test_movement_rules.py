@@ -45,7 +45,7 @@ CASES: dict[str, list[tuple[dict[str, Any], str]]] = {
         ),
     ],
     "learned_teachers": [
-        (taught_by("mat"), "teachers.teacher: 'mat' is no learner of kind peer or adapter; did you mean 'mate'?"),
+        (taught_by("mat"), "teachers.teacher: 'mat' is no learner of kind peer, adapter or soft_prompt; did you mean 'mate'?"),
         (
             taught_by("mate", teacher="pupl"),
             "learners.mate.objective[0]: 'pupl' is not declared; a learner's terms read the entry's parts, itself as student and the entry's student as pupil",

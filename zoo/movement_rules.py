@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from zoo.components.base import walk
 from zoo.components.gates import Remembering
-from zoo.components.learners import Peer, Projector, TeacherAdapter
+from zoo.components.learners import Model, Peer, Projector, SoftPrompt
 from zoo.components.schedules import Adaptive
 from zoo.components.teachers import Composite, GatedWeights, LearnedTeacher, Route
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
 from zoo.components.terms.preference import LogProbLossTerm
 from zoo.components.terms.representation import RepresentationTerm
-from zoo.components.updates import Extrapolate, MatchNorm, PrivateStep, TrustRegion
+from zoo.components.updates import Extrapolate, MatchNorm, Merge, PrivateStep, TrustRegion
 from zoo.errors import suggest
 
 if TYPE_CHECKING:
@@ -117,10 +117,19 @@ def representations(entry: MethodEntry) -> Messages:
 def learned_teachers(entry: MethodEntry) -> Messages:
     """A learned teacher is a declared learner with terms of its own, which read what there is."""
     for name, teacher in entry.teachers.items():
-        if isinstance(teacher, LearnedTeacher) and not isinstance(entry.learners.get(teacher.learner), Peer | TeacherAdapter):
-            yield f"teachers.{name}: '{teacher.learner}' is no learner of kind peer or adapter{suggest(teacher.learner, entry.learners)}"
+        if isinstance(teacher, LearnedTeacher) and not isinstance(entry.learners.get(teacher.learner), Model):
+            yield f"teachers.{name}: '{teacher.learner}' is no learner of kind peer, adapter or soft_prompt{suggest(teacher.learner, entry.learners)}"
+    soft = {name for name, t in entry.teachers.items() if isinstance(t, LearnedTeacher) and isinstance(entry.learners.get(t.learner), SoftPrompt)}
+    for name, stream in entry.rollouts.items():
+        for who in soft & {*stream.reads}:
+            yield f"rollouts.{name} is written by '{who}', a soft prompt, which scores and does not write; use a peer or an adapter"
+    step = getattr(entry.update, "step", None)
+    for other in step.of if isinstance(step, Merge) else ():
+        branch = entry.learners.get(other)
+        if not isinstance(branch, Peer) or branch.model != "student":
+            yield f"update.step merge: '{other}' is no peer with model: student, so there is no mean of weights{suggest(other, entry.learners)}"
     for name, spec in entry.learners.items():
-        for i, term in enumerate(spec.objective if isinstance(spec, Peer | TeacherAdapter) else ()):
+        for i, term in enumerate(spec.objective if isinstance(spec, Model) else ()):
             known = {"student", "pupil", "reference", "behaviour", *entry.teachers}
             lacking = [s for s in (*term.streams(),) if s not in entry.rollouts] + [s for s in term.reward_names() if s not in entry.rewards]
             lacking += [] if lacking else [s for s in term.scorers(entry.rewards) if s not in known]

@@ -21,11 +21,13 @@ REFERENCES: dict[str, dict[str, dict[str, Any]]] = {
     "weights_of": {
         "initial": {}, "live": {}, "ema": {"decay": 0.9}, "periodic": {"every": 3, "rounds": None},
         "gated": {"measure": "reward.correct.main", "every": 10, "smooth": 0.9, "margin": 0.0, "tail": None, "limit": 1.0},
+        "snapshots": {"count": 4, "until": 0.5},  # their values: tests/test_branches.py
         "steered": {"strength": 1.0, "depth": 0.5, "prompts": 100},  # its states: tests/test_explore.py
     },
     "learner": {
         "value_head": {"learning_rate": 1e-3},
         "peer": {"model": "teacher", "learning_rate": 1e-3},
+        "soft_prompt": {"model": "teacher", "learning_rate": 1e-3, "length": 7, "init": None},
         "adapter": {"model": "teacher", "learning_rate": 1e-3, "module": build("adapter", "lora")},
         "projector": {"learning_rate": 5e-4},
         "discriminator": {"learning_rate": 1e-4, "span": (0.0, 1.0)},
@@ -38,6 +40,8 @@ REFERENCES: dict[str, dict[str, dict[str, Any]]] = {
         "dp": {"clip": 0.5, "noise": 1.0, "delta": None},
         "extrapolate": {"factor": 2.0, "trials": 5, "prompts": 50, "check": "answer"},
         "match_norm": {"to": 0},
+        "merge": {"of": ("branch",)},  # tests/test_branches.py, with restart
+        "restart": {"at": 0.5},
     },
     "anchor": {"l2": {"strength": 0.1}, "fisher": {"strength": 0.1, "samples": 64}},
     "adapter": {"lora": {"rank": 16, "alpha": 32.0}},
@@ -46,7 +50,8 @@ TERM = {"term": "likelihood", "reduce": "token_mean"}
 # What a kind cannot do without.
 GIVEN: dict[str, dict[str, Any]] = {
     "weights_of.ema": {"decay": 0.9}, "weights_of.periodic": {"every": 3}, "weights_of.gated": {"measure": "reward.correct.main"},
-    "weights_of.steered": {"toward": {"fields": ("hint",), "template": "hint"}},
+    "weights_of.snapshots": {"count": 4, "until": 0.5}, "learner.soft_prompt": {"objective": (TERM,), "length": 7},
+    "step.merge": {"of": ("branch",)}, "step.restart": {"at": 0.5}, "weights_of.steered": {"toward": {"fields": ("hint",), "template": "hint"}},
     "teacher.learner": {"learner": "pupil"}, "learner.peer": {"objective": (TERM,)}, "learner.adapter": {"objective": (TERM,), "module": "lora"},
     "learner.discriminator": {"real": "given"}, "step.dp": {"clip": 0.5, "noise": 1.0}, "anchor.l2": {"strength": 0.1}, "anchor.fisher": {"strength": 0.1},
 }  # fmt: skip
@@ -68,6 +73,12 @@ def test_defaults(slot: str, kind: str) -> None:
         ("weights_of", {"kind": "periodic"}),
         ("weights_of", {"kind": "periodic", "every": 2, "rounds": 2}),
         ("weights_of", {"kind": "gated", "measure": "loss", "smooth": 1.0}),
+        ("weights_of", {"kind": "snapshots", "count": 1, "until": 0.5}),
+        ("weights_of", {"kind": "snapshots", "count": 4, "until": 1.0}),
+        ("learner", {"kind": "soft_prompt", "objective": (TERM,), "length": 0}),
+        ("step", {"kind": "merge", "of": ()}),
+        ("step", {"kind": "restart", "at": 1.0}),
+        ("update", {"kind": "adamw", "adapter": "lora", "step": {"kind": "restart", "at": 0.5}}),
         ("learner", {"kind": "value_head", "learning_rate": 0}),
         ("learner", {"kind": "peer", "objective": ()}),
         ("learner", {"kind": "adapter", "objective": (TERM,)}),

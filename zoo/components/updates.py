@@ -54,6 +54,23 @@ class MatchNorm(Move):
     to: int = Field(0, ge=0)
 
 
+@component("step")
+class Merge(Move):
+    """After the run's last step theta <- mean of theta and the weights of the peers in `of`, branches of the same start (2604.27083)."""
+
+    kind: Literal["merge"] = "merge"
+    of: tuple[str, ...] = Field(min_length=1)
+
+
+@component("step")
+class Restart(Move):
+    """Once the share `at` of the run is over, theta <- theta_0, the initial weights, and the optimizer's moments are forgotten: the first part of
+    the run only made what the second learns from (TMS 2602.03073)."""
+
+    kind: Literal["restart"] = "restart"
+    at: float = Field(gt=0, lt=1)
+
+
 class Anchor(Component):
     """Base of the pulls of all weights towards the initial ones; their gradient is added before the clip."""
 
@@ -111,8 +128,8 @@ class AdamW(Update):
 
     @model_validator(mode="after")
     def _compatible(self) -> AdamW:
-        if self.adapter is not None and (self.anchor is not None or isinstance(self.step, Extrapolate)):
-            raise ValueError("an anchor and step extrapolate act on the student's own weights, which an adapter freezes; drop one of the two")
+        if self.adapter is not None and (self.anchor is not None or isinstance(self.step, Extrapolate | Merge | Restart)):
+            raise ValueError("an anchor and steps extrapolate, merge and restart act on the student's own weights, which an adapter freezes; drop one")
         return self
 
 

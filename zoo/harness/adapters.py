@@ -13,9 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from zoo.components.learners import Peer, TeacherAdapter
+from zoo.components.learners import Model, SoftPrompt, TeacherAdapter
 from zoo.components.updates import Lora
 from zoo.errors import ZooError, suggest
+from zoo.harness.soft_prompts import Prompted
 from zoo.seeds import seed_for
 
 if TYPE_CHECKING:
@@ -94,15 +95,20 @@ def _changes(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[s
     return {name.removeprefix("base_model.model."): scale * tensors[name + second].float() @ tensors[name + first].float() for name in names}
 
 
-def learner_model(spec: Peer | TeacherAdapter, pair: LoadedPair, name: str) -> Any:
-    """A learner's own copy of one of the pair's models, in fp32 at least.
+def learner_model(spec: Model, pair: LoadedPair, name: str) -> Any:
+    """A learner's own copy of one of the pair's models, in fp32 at least; `student` is a branch of the initial student. With a soft prompt it is
+    the model itself behind learned embeddings.
 
     Raises:
         ZooError: the pair has no such model.
     """
+    if spec.model == "student":
+        return pair.frozen_student().requires_grad_(True)
     if spec.model not in pair.teachers:
         raise ZooError(f"learners.{name}.model '{spec.model}' is no teacher of pair '{pair.spec.id}'{suggest(spec.model, pair.teachers)}")
     source = pair.teachers[spec.model]
+    if isinstance(spec, SoftPrompt):
+        return Prompted.before(source, pair.tokenizers[spec.model], spec, pair.spec.id, name)
     kind = next(source.parameters()).dtype
     model = copy.deepcopy(source).to(kind if kind == torch.float64 else torch.float32).requires_grad_(True)
     if isinstance(spec, TeacherAdapter):

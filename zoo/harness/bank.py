@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.components.alignments import Alignment, Vocabularies
+from zoo.components.alignments import Alignment, Vocabularies, Vocabulary
 from zoo.components.base import Context
-from zoo.components.learners import Peer, TeacherAdapter
+from zoo.components.learners import Model
 from zoo.components.targets import with_inputs
 from zoo.components.teachers import Composite, Endpoint, External, Labels, LearnedTeacher, SelfTeacher
 from zoo.entry import MethodEntry
@@ -167,7 +167,7 @@ def bank_for(entry: MethodEntry, pair: LoadedPair, *, micro_tokens: int, chunk_t
             keys[name] = ScorerKey(f"{MIX}{name}")
         elif isinstance(teacher, Labels):
             keys[name] = ScorerKey(f"{LABELS}{teacher.field}")
-    models |= {f"{LEARNER}{name}": learner_model(spec, pair, name) for name, spec in entry.learners.items() if isinstance(spec, Peer | TeacherAdapter)}
+    models |= {f"{LEARNER}{name}": learner_model(spec, pair, name) for name, spec in entry.learners.items() if isinstance(spec, Model)}
     dtype = torch.bfloat16 if next(pair.student.parameters()).is_cuda else None
     for name in read:
         if name in keys and keys[name].weights == "initial" and "initial" not in models:

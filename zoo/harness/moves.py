@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from zoo.components.updates import Anchor, Extrapolate, FisherAnchor, MatchNorm, Move, PrivateStep
+from zoo.components.updates import Anchor, Extrapolate, FisherAnchor, MatchNorm, Merge, Move, PrivateStep, Restart
 from zoo.errors import ZooError
+from zoo.harness.bank import LEARNER
 from zoo.harness.likelihoods import likelihood_squares
 from zoo.harness.parts import Part
 from zoo.harness.privacy import Accountant
@@ -176,8 +177,50 @@ class Foreseeing(Mover):
             value.copy_(state[name])
 
 
+class Merging(Mover):
+    """The mean with branches of the same start, after the last step; see `zoo.components.updates.Merge`. Parts step in the order of the trainer's
+    list, in which learners stand before the mover."""
+
+    def __init__(self, trainer: Trainer, spec: Merge) -> None:
+        super().__init__(trainer)
+        self.branches = [trainer.bank.models[f"{LEARNER}{name}"] for name in spec.of]
+
+    @torch.no_grad()
+    def after_step(self, metrics: Mapping[str, float]) -> None:
+        if metrics["progress"] < 1.0:
+            return
+        for p, *others in zip(self.trainer.pair.student.parameters(), *(branch.parameters() for branch in self.branches), strict=True):
+            p.copy_(torch.stack([p, *(other.to(p.dtype) for other in others)]).mean(0))
+
+
+class Restarting(Mover):
+    """From the initial weights once more; see `zoo.components.updates.Restart`."""
+
+    def __init__(self, trainer: Trainer, spec: Restart) -> None:
+        super().__init__(trainer)
+        self.spec, self.restarted = spec, False
+
+    @torch.no_grad()
+    def after_step(self, metrics: Mapping[str, float]) -> None:
+        if self.restarted or metrics["progress"] < self.spec.at:
+            return
+        self.trainer.pair.student.load_state_dict(self.trainer.pair.initial, strict=False)
+        self.trainer.optimizer.state.clear()
+        self.restarted = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"restarted": self.restarted}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.restarted = bool(state["restarted"])
+
+
 def mover_of(move: Move | None, trainer: Trainer) -> Mover:
     """How steps are taken."""
+    if isinstance(move, Merge):
+        return Merging(trainer, move)
+    if isinstance(move, Restart):
+        return Restarting(trainer, move)
     if isinstance(move, PrivateStep):
         return PrivateMover(trainer, move)
     if isinstance(move, MatchNorm):

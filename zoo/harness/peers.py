@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zoo.components.learners import Peer, TeacherAdapter
+from zoo.components.learners import Model
 from zoo.components.teachers import LiveWeights, SelfTeacher
 from zoo.entry import MethodEntry
 from zoo.harness.bank import LEARNER, Bank, ScorerKey
@@ -26,7 +26,7 @@ PUPIL = "pupil"
 class Learning(Part):
     """A peer, or a model with an adapter: its parameters, optimizer and terms."""
 
-    def __init__(self, name: str, spec: Peer | TeacherAdapter, entry: MethodEntry, bank: Bank, processes: Processes, clip_norm: float) -> None:
+    def __init__(self, name: str, spec: Model, entry: MethodEntry, bank: Bank, processes: Processes, clip_norm: float) -> None:
         self.model, self.processes, self.clip_norm = bank.models[f"{LEARNER}{name}"], processes, clip_norm
         teachers = {**entry.teachers, PUPIL: SelfTeacher(weights=LiveWeights())}
         self.entry = entry.model_copy(update={"objective": spec.objective, "teachers": teachers, "learners": {}})
@@ -68,5 +68,5 @@ class Learning(Part):
 
 def make_peers(entry: MethodEntry, bank: Bank, processes: Processes, clip_norm: float) -> dict[str, Part]:
     """The learners of an entry that have terms of their own."""
-    specs = {name: spec for name, spec in entry.learners.items() if isinstance(spec, Peer | TeacherAdapter)}
+    specs = {name: spec for name, spec in entry.learners.items() if isinstance(spec, Model)}
     return {f"{LEARNER}{name}": Learning(name, spec, entry, bank, processes, clip_norm) for name, spec in specs.items()}

@@ -9,10 +9,11 @@ import torch
 
 from zoo.components.base import walk
 from zoo.components.schedules import Adaptive
-from zoo.components.teachers import GatedWeights, PeriodicWeights, SelfTeacher
+from zoo.components.teachers import GatedWeights, PeriodicWeights, SelfTeacher, SnapshotWeights
 from zoo.entry import MethodEntry
 from zoo.harness.parts import Part
 from zoo.harness.scoring import Bank
+from zoo.seeds import seed_for
 
 
 class Copy(Part):
@@ -84,7 +85,39 @@ class Gated(Copy):
             numbers["since"], numbers["best"] = 0.0, mean
 
 
-def lineage_copies(entry: MethodEntry, bank: Bank) -> dict[str, Part]:
+class Snapshots(Copy):
+    """Copies by the clock, one of which is drawn anew for each step once all are there; `drawn_by` are the axes of that draw."""
+
+    def __init__(self, model: Any, student: Any, rule: SnapshotWeights, drawn_by: tuple[str | int, ...]) -> None:
+        super().__init__(model, student)
+        self.rule, self.drawn_by = rule, drawn_by
+        self.kept: list[dict[str, torch.Tensor]] = []
+
+    @torch.no_grad()
+    def after_step(self, metrics: Mapping[str, float]) -> None:
+        due = min(int(metrics["progress"] / self.rule.until * self.rule.count), self.rule.count)
+        if len(self.kept) < due:  # one step may pass several parts
+            now = {name: p.detach().to("cpu", copy=True) for name, p in self.student.named_parameters()}
+            self.kept += [now] * (due - len(self.kept))
+        if len(self.kept) == self.rule.count:
+            chosen = self.kept[seed_for("snapshot", *self.drawn_by, int(metrics["step"])) % self.rule.count]
+            for name, p in self.model.named_parameters():
+                p.copy_(chosen[name].to(p))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), **{f"kept.{i}.{name}": value for i, one in enumerate(self.kept) for name, value in one.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        found: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in state.items():
+            if key.startswith("kept."):
+                _, index, name = key.split(".", 2)
+                found.setdefault(int(index), {})[name] = value.to("cpu")
+        self.kept = [found[index] for index in sorted(found)]
+        super().load_state_dict({key: value for key, value in state.items() if not key.startswith("kept.")})
+
+
+def lineage_copies(entry: MethodEntry, bank: Bank, axes: tuple[str | int, ...] = ()) -> dict[str, Part]:
     """The moving copies of the student that an entry's teachers are, by the key of their weights."""
     found: dict[str, Part] = {}
     for name, teacher in entry.teachers.items():
@@ -95,6 +128,8 @@ def lineage_copies(entry: MethodEntry, bank: Bank) -> dict[str, Part]:
             continue
         if isinstance(rule, PeriodicWeights):
             found[key] = Periodic(bank.models[key], student, rule)
+        elif isinstance(rule, SnapshotWeights):
+            found[key] = Snapshots(bank.models[key], student, rule, (*axes, name))
         elif isinstance(rule, GatedWeights):
             found[key] = Gated(bank.models[key], student, rule)
         else:
