@@ -24,7 +24,7 @@ IN_CONTEXT = Reference(partial(opd.divergence, model="self", reduce=sequence_mea
 def mixed() -> Fixture:
     """Eight answers to three prompts in each of `main`, `theirs` and `data`, with verdicts of their own.
 
-    Nobody is right about the third prompt in `main`, and answers of `theirs` have one to four tokens.
+    Nobody is right about the third prompt in `main` and about the second in `theirs`, and answers of `theirs` have one to four tokens.
     """
     many = crowd()
     first = many["main"]
@@ -36,7 +36,7 @@ def mixed() -> Fixture:
 
     verdicts = {
         "main": (0, [1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]),
-        "theirs": (1, [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0]),
+        "theirs": (1, [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0]),
         "data": (3, [0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0]),
     }
     streams = {name: turned(*told) for name, told in verdicts.items()}

@@ -43,6 +43,6 @@ VALUES_SELF: dict[str, float] = {
 
 # On `mixed`.
 VALUES_UNEVEN: dict[str, float] = {
-    "rltf_sd": 1.1732531787033038,
+    "rltf_sd": 0.9922537773364726,
     "hdpo": 0.10170177886237275,
 }
