@@ -56,6 +56,11 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
             "teacher": {"kind": "external", "alignment": "byte_spans"}, "seen": {"kind": "projected", "learner": "bridge"}}},
         "teachers.seen: dual_projector pairs single tokens; set teachers.teacher.alignment to byte_spans or running_text with only: single",
     ),
+    "apart": (
+        {**entry(None, {**KL, "teacher": "there", "temperature_by": {"kind": "perplexity"}}), "learners": {"bridge": {"kind": "dual_projector"}}, "teachers": {
+            "teacher": {"kind": "external"}, "there": {"kind": "projected", "learner": "bridge", "space": "teacher"}}},
+        "objective[0]: 'there' is compared position by position at one temperature; drop temperature_by, or choose another divergence",
+    ),
     "attended": (
         entry("whole_response", {"term": "likelihood", "reduce": "token_mean"}),
         "teachers.teacher.alignment whole_response pairs everything with everything; read it through a teacher of kind projected",

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from zoo.components.alignments import Alignment, Event, TextAlignment, Units, WholeResponse
+from zoo.components.alignments import Alignment, BytePrefix, Event, TextAlignment, Units, WholeResponse
 from zoo.components.gates.plain import AgreementGate
-from zoo.components.learners import Bridge, CrossAttention, DualProjector
+from zoo.components.learners import Bridge, ByteHeads, CrossAttention, DualProjector
 from zoo.components.routings import Spread
 from zoo.components.supports import Full
-from zoo.components.teachers import External, Projected
+from zoo.components.teachers import ByteLabels, ByteLaw, Carried, External, Projected
 from zoo.components.terms.direct import DivergenceTerm
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
 from zoo.errors import suggest
@@ -93,7 +93,7 @@ def no_law(entry: MethodEntry) -> Messages:
     for name, teacher in entry.teachers.items():
         if name in spans and teacher.target is not None:
             yield f"teachers.{name}.target transforms a law over the student's vocabulary, {_remedy(spans[name])}"
-        others = (*(() if isinstance(teacher, Projected) else teacher.members), *(teacher.target.reads if teacher.target is not None else ()))
+        others = (*(() if teacher.carried else teacher.members), *(teacher.target.reads if teacher.target is not None else ()))
         for other in others:
             if other in spans:
                 yield f"teachers.{name} is made of the law of '{other}' over the student's vocabulary, {_remedy(spans[other])}"
@@ -128,14 +128,20 @@ def projected(entry: MethodEntry) -> dict[str, Projected]:
 
 
 def carriers(entry: MethodEntry) -> Messages:
-    """A projected teacher is another model's states, through a learner that can carry them."""
-    for name, teacher in projected(entry).items():
-        other, learner = entry.teachers.get(teacher.of), entry.learners.get(teacher.learner)
-        if not isinstance(learner, Bridge):
+    """A carried teacher is another model's states, or given text, through a learner that can carry them."""
+    for name, teacher in entry.teachers.items():
+        if not isinstance(teacher, Carried):
+            continue
+        wanted, kind = (Bridge, "dual_projector") if isinstance(teacher, Projected) else (ByteHeads, "byte_heads")
+        if not isinstance(entry.learners.get(teacher.learner), wanted):
             yield (
-                f"teachers.{name}: '{teacher.learner}' is no learner that carries states{suggest(teacher.learner, entry.learners)}; declare it: "
-                f"learners: {{{teacher.learner}: {{kind: dual_projector}}}}"
+                f"teachers.{name}: '{teacher.learner}' is no learner that carries states for kind {_kind(teacher)}{suggest(teacher.learner, entry.learners)}; "
+                f"declare it: learners: {{{teacher.learner}: {{kind: {kind}}}}}"
             )
+        if isinstance(teacher, ByteLabels):
+            continue
+        assert isinstance(teacher, Projected | ByteLaw)
+        other = entry.teachers.get(teacher.of)
         if not isinstance(other, External) or other.access == "black_box":
             yield f"teachers.{name} carries the hidden states of '{teacher.of}', which is no other model with open weights; name an external white-box teacher"
     for i, term in enumerate(entry.objective):
@@ -156,7 +162,15 @@ def carried_pairs(entry: MethodEntry) -> Messages:
                 f"teachers.{name}: dual_projector pairs single tokens; set teachers.{teacher.of}.alignment to byte_spans or running_text with only: single, or "
                 "to none where both have one tokenizer"
             )
-        if teacher.space == "student":
+    for name, other in entry.teachers.items():
+        if isinstance(other, ByteLaw) and not isinstance(getattr(entry.teachers[other.of], "alignment", None), BytePrefix):
+            yield f"teachers.{name}: a law over bytes is read behind a token's beginning; set teachers.{other.of}.alignment: byte_prefix"
+
+
+def apart(entry: MethodEntry) -> Messages:
+    """What meets the student outside its vocabulary is for a plain divergence alone."""
+    for name, teacher in entry.teachers.items():
+        if not teacher.carried or getattr(teacher, "space", "teacher") == "student":
             continue
         for i, term in enumerate(entry.objective):
             if any(name in statistic.scorers for statistic in term.statistics(entry.rewards)):
@@ -165,6 +179,8 @@ def carried_pairs(entry: MethodEntry) -> Messages:
                 continue
             if not isinstance(term, DivergenceTerm) or not isinstance(term.support, Full) or term.divergence.whole or term.divergence.sampled_only:
                 yield f"objective[{i}]: '{name}' is compared over the teacher's vocabulary, which a plain divergence with support: full can do"
+            elif isinstance(teacher, ByteLaw | ByteLabels) and term.temperature != 1.0:
+                yield f"objective[{i}]: byte heads have laws of their own, which no temperature bends; drop temperature"
             elif term.temperature_by is not None or term.divergence.positions:
                 yield f"objective[{i}]: '{name}' is compared position by position at one temperature; drop temperature_by, or choose another divergence"
         if teacher.target is not None:
@@ -172,9 +188,12 @@ def carried_pairs(entry: MethodEntry) -> Messages:
 
 
 def attended(entry: MethodEntry) -> Messages:
-    """Whole responses are for attention."""
+    """Whole responses are for attention, bytes for byte heads."""
     read = {teacher.of for teacher in projected(entry).values()}
+    spelled = {teacher.of for teacher in entry.teachers.values() if isinstance(teacher, ByteLaw)}
     for name, alignment in aligned(entry).items():
+        if isinstance(alignment, BytePrefix) and name not in spelled:
+            yield f"teachers.{name}.alignment byte_prefix gives laws over bytes; read them through a teacher of kind byte_law"
         if isinstance(alignment, WholeResponse) and name not in read:
             yield f"teachers.{name}.alignment whole_response pairs everything with everything; read it through a teacher of kind projected"
 
@@ -188,4 +207,4 @@ def _kind(component: Any) -> str:
 
 
 NAMES = (carriers,)
-RULES = (columns_needed, whole_sequences, same_text, no_law, closed_teachers, carried_pairs, attended)
+RULES = (columns_needed, whole_sequences, same_text, no_law, closed_teachers, carried_pairs, apart, attended)

@@ -17,7 +17,7 @@ from zoo.components.rollouts import Continued, Stream, Switch
 from zoo.components.routings import Spread
 from zoo.components.supports import Detach, Full, Sampled
 from zoo.components.targets import with_inputs
-from zoo.components.teachers import External, LearnedTeacher, Projected, SelfTeacher
+from zoo.components.teachers import Carried, External, LearnedTeacher, SelfTeacher
 from zoo.components.terms.direct import DivergenceTerm
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
 from zoo.components.updates import TrustRegion
@@ -216,7 +216,7 @@ def unused_parts(entry: MethodEntry) -> Messages:
     yield from (f"rewards.{name} is declared but nothing reads it; remove it" for name in entry.rewards if name not in rewarded)
     critics = {t.critic() for t in entry.objective if isinstance(t, PolicyGradientTerm)} | {getattr(t, "projector", None) for t in entry.objective}
     critics |= {reward.learner for reward in measured if isinstance(reward, Learned)}
-    critics |= {teacher.learner for name, teacher in entry.teachers.items() if isinstance(teacher, LearnedTeacher | Projected) and name in read}
+    critics |= {teacher.learner for name, teacher in entry.teachers.items() if isinstance(teacher, LearnedTeacher | Carried) and name in read}
     yield from (f"learners.{name} is declared but nothing reads it; remove it" for name in entry.learners if name not in critics)
 
 

@@ -120,7 +120,8 @@ def external_scorers(entry: MethodEntry, term: Any) -> tuple[str, ...]:
 
 def voices(entry: MethodEntry, term: Any) -> tuple[str, ...]:
     """The scorers of a term and those that they are made of or transformed with; what is made of others says nothing of its own."""
-    return tuple(s for s in with_inputs(term.scorers(entry.rewards), entry.teachers) if not isinstance(entry.teachers.get(s), Composite))
+    found = with_inputs(term.scorers(entry.rewards), entry.teachers)
+    return tuple(s for s in found if not isinstance(entry.teachers.get(s), Composite) or entry.teachers[s].given)
 
 
 def derive_term(entry: MethodEntry, index: int, part: int = 0) -> TermCoordinates:

@@ -18,7 +18,7 @@ from zoo.components.base import Component, resolve
 from zoo.components.rewards import SequenceReward, Verifier, measured_in_order
 from zoo.components.rollouts import Stream
 from zoo.components.targets import Target, with_inputs
-from zoo.components.teachers import Composite, Projected
+from zoo.components.teachers import Carried, Composite
 from zoo.components.terms.base import Signal, TokenTerm, unique
 from zoo.components.terms.direct import DivergenceTerm
 from zoo.components.terms.representation import RepresentationTerm
@@ -95,13 +95,12 @@ class Method:
     def _paired(self, term: Any) -> tuple[Paired, ...]:
         """Where a direct term's comparison with a teacher of another tokenizer stands."""
         direct = isinstance(term, RepresentationTerm) or (isinstance(term, DivergenceTerm) and not term.divergence.teacherless)
-        apart = direct and (term.teacher in self.aligned or isinstance(self.entry.teachers.get(term.teacher), Projected))
-        return (Paired(term.teacher),) if apart else ()
+        return (Paired(term.teacher),) if direct and (term.teacher in self.aligned or term.teacher in self.carried) else ()
 
     @property
-    def projected(self) -> dict[str, Projected]:
-        """Teachers that a learner carries over, by name."""
-        return {name: teacher for name, teacher in self.entry.teachers.items() if isinstance(teacher, Projected)}
+    def carried(self) -> dict[str, Carried]:
+        """Teachers that a learner brings together with hidden states, by name."""
+        return {name: teacher for name, teacher in self.entry.teachers.items() if isinstance(teacher, Carried)}
 
     @property
     def aligned(self) -> dict[str, Any]:
@@ -131,7 +130,7 @@ class Method:
 
     def mixes(self, index: Mapping[str, Tensor]) -> dict[str, Mix]:
         """How scorers made of others combine them; `index` says of each where its tokens are routed."""
-        made = {name: self.entry.teachers[name] for name in index if isinstance(self.entry.teachers.get(name), Composite) and name not in self.projected}
+        made = {name: self.entry.teachers[name] for name in index if isinstance(self.entry.teachers.get(name), Composite) and name not in self.carried}
         return {name: partial(teacher.combine, index_N=index[name]) for name, teacher in made.items()}  # type: ignore[attr-defined]
 
     def sequence_rewards(self, stream: str) -> dict[str, SequenceReward]:

@@ -103,6 +103,16 @@ class CrossAttention(Bridge):
 
 
 @component("learner")
+class ByteHeads(Learner):
+    """Linear heads on the student's last state: head j predicts the j-th byte of the next token (BLD 2604.07466), of 256 and a stop. They learn by the
+    divergences that read them, whose gradient reaches the student as well, and are left behind after training; they begin at 0."""
+
+    kind: Literal["byte_heads"] = "byte_heads"
+    heads: int = Field(10, ge=1)
+    learning_rate: float = Field(5e-4, gt=0)
+
+
+@component("learner")
 class Discriminator(Learner):
     """A copy of the initial student with a linear score D(x, y) on the state behind the last token it reads, trained by Bradley-Terry to tell
     `real` texts from `fake` ones: -log sigmoid(D(x, y_real) - D(x, y_fake)), mean over the pairs (GAD 2511.10643). `real` may have fewer

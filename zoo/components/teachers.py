@@ -105,10 +105,12 @@ class SnapshotWeights(Weights):
 
 
 class Teacher(Component):
-    """Base of all teachers. `lineage` marks weights reachable from this run's student, `given` scorers that are no model but given text."""
+    """Base of all teachers. `lineage` marks weights reachable from this run's student, `given` scorers that are no model but given text, `carried`
+    those that a learner brings together with the student's hidden states."""
 
     lineage: ClassVar[bool] = False
     given: ClassVar[bool] = False
+    carried: ClassVar[bool] = False
     context: Context | None = None
     target: Annotated[Any, Slot("target")] | None = None
 
@@ -191,8 +193,40 @@ class Ensemble(Composite):
         return torch.stack([power[name] * logp(name) for name in self.of]).sum(0).log_softmax(-1)
 
 
+class Carried(Composite):
+    """Scorers that a learner brings together with hidden states, which log-probabilities alone do not give."""
+
+    carried = True
+    learner: str
+
+    def combine(self, logp: Callable[[str], Tensor], index_N: Tensor) -> Tensor:
+        raise ValueError(f"a teacher of kind {self.kind} reads hidden states, which log-probabilities alone do not give")  # type: ignore[attr-defined]
+
+
 @component("teacher")
-class Projected(Composite):
+class ByteLaw(Carried):
+    """A teacher's law over the next byte, against the student's byte heads (BLD 2604.07466): for a divergence alone, one row for each byte of the
+    student's token; T(x | r) = sum of T(v) over its tokens v that begin with r x, over those that begin with r, at its last token that
+    ends before the byte, r being the bytes since. The stop is a symbol of its own."""
+
+    kind: Literal["byte_law"] = "byte_law"
+    of: str = "teacher"
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return (self.of,)
+
+
+@component("teacher")
+class ByteLabels(Carried):
+    """The bytes of the written token, against the student's byte heads (BLD 2604.07466); under forward KL their mean cross-entropy."""
+
+    kind: Literal["byte_labels"] = "byte_labels"
+    given = True
+
+
+@component("teacher")
+class Projected(Carried):
     """A teacher's hidden states carried over to the student by a learner, or the student's to the teacher (DSKD 2406.17328, 2504.11426).
 
     `space: student` is the law softmax(P(h_T) W_S^T) over the student's vocabulary, the student's head W_S and the learner's map P held fixed,
@@ -202,15 +236,11 @@ class Projected(Composite):
 
     kind: Literal["projected"] = "projected"
     of: str = "teacher"
-    learner: str
     space: Literal["student", "teacher"] = "student"
 
     @property
     def members(self) -> tuple[str, ...]:
         return (self.of,)
-
-    def combine(self, logp: Callable[[str], Tensor], index_N: Tensor) -> Tensor:
-        raise ValueError("a projected teacher reads hidden states, which log-probabilities alone do not give")
 
 
 @component("teacher")

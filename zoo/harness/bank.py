@@ -131,6 +131,11 @@ class Bank:
         return self._vocabularies[name]
 
     @cached_property
+    def spelled(self) -> Vocabulary:
+        """The student's tokens as bytes."""
+        return vocabulary_of(self.pair.tokenizer)
+
+    @cached_property
     def judge(self) -> TaskJudge:
         """What is asked about answers."""
         return TaskJudge(self.pair)

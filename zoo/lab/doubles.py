@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from zoo.components.base import PLAIN, Context
-from zoo.components.teachers import Composite, External, LearnedTeacher, Projected, SelfTeacher
+from zoo.components.teachers import Composite, External, LearnedTeacher, SelfTeacher
 from zoo.entry import MethodEntry
 from zoo.lab.laws import Exempt
 from zoo.lab.world import Array, World
@@ -36,7 +36,6 @@ DOUBLES = {
     "weights_of.ema": "half-way between the first table and the student's at the start; frozen",
     "weights_of.periodic": "as ema",
     "weights_of.gated": "as ema",
-    "weights_of.snapshots": "the copy of half-way, as ema",
     "weights_of.snapshots": "as ema",
     "weights_of.steered": "the first table plus a table for what it is steered toward",
     "support.voted": "each state votes as often as the first table's texts come there",
@@ -75,8 +74,13 @@ EXEMPT = {
     "environment": "turns need an environment that answers",
     "term.representation": "it matches hidden states, and a table has none",
     "teacher.projected": "a learner carries hidden states over, and a table has none",
+    "teacher.byte_law": "byte heads read hidden states, and a table has none",
+    "teacher.byte_labels": "byte heads read hidden states, and a table has none",
 }
-SORTS = {"environment": "environment", "term.representation": "representation", "teacher.projected": "representation"}
+SORTS = {
+    "environment": "environment",
+    **dict.fromkeys(("term.representation", "teacher.projected", "teacher.byte_law", "teacher.byte_labels"), "representation"),
+}
 INITIAL, RECENT, SHIFT, SCALE = "initial", 0.5, 0.8, 1.0
 
 
@@ -155,8 +159,8 @@ class Tables:
             found = self.world.table("external:" + teacher.model)
         elif isinstance(teacher, SelfTeacher):
             found = self._weights(teacher.weights)
-        elif isinstance(teacher, Projected):
-            raise Exempt(f"teacher.projected: {EXEMPT['teacher.projected']}", SORTS["teacher.projected"])
+        elif teacher.carried:
+            raise Exempt(f"teacher.{teacher.kind}: {EXEMPT[f'teacher.{teacher.kind}']}", SORTS[f"teacher.{teacher.kind}"])
         elif isinstance(teacher, Composite):
             index_S = torch.zeros(len(self.world.states), dtype=torch.long)
             return teacher.combine(lambda name: self.logits(name).detach().log_softmax(-1), index_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from typing import Literal
 
 import torch
@@ -9,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from zoo.components.alignments.base import Alignment, Rows, TextAlignment, stretches
-from zoo.components.alignments.spans import Span, Tokens, byte_spans, covers, positions, running_text, time_warping, unlike
+from zoo.components.alignments.spans import Span, Tokens, byte_spans, common, covers, positions, running_text, time_warping, unlike, with_stops
 from zoo.components.base import component
 
 NOTHING = -1e4  # a log-probability of nothing, as of a view
@@ -55,6 +56,35 @@ class Positions(Alignment):
 
     def spans(self, student: Tokens, teacher: Tokens) -> list[Span]:
         return positions(student, teacher)
+
+
+@component("alignment")
+class BytePrefix(Alignment):
+    """Each student token with the teacher's tokens that hold its bytes (BLD 2604.07466): every byte is read at the teacher's token that it lies in,
+    behind that token's own bytes so far. For teachers of kind byte_law."""
+
+    kind: Literal["byte_prefix"] = "byte_prefix"
+    columns: None = None
+    written = False
+
+    def spans(self, student: Tokens, teacher: Tokens) -> list[Span]:
+        found, ends, theirs = list[Span](), student.ends, teacher.ends
+        same = common(b"".join(student.words), b"".join(teacher.words))
+        for i, end in enumerate(ends):
+            begin = end - len(student.words[i])
+            if begin < end <= same and not any(low < end and begin < high for low, high in teacher.spoiled):
+                found.append((i, i + 1, bisect_right(theirs, begin), bisect_left(theirs, end) + 1))
+        return with_stops(found, student, teacher)
+
+    def begun(self, student: Tokens, teacher: Tokens, span: Span) -> tuple[int, ...]:
+        """For each byte, the teacher's token among the span's and how many of its bytes come before."""
+        i, _, c, _ = span
+        if i >= len(student.words):
+            return (0, 0)
+        starts = [0, *teacher.ends]
+        begin = student.ends[i] - len(student.words[i])
+        own = [bisect_right(teacher.ends, begin + k) for k in range(len(student.words[i]))]
+        return tuple(number for k, j in enumerate(own) for number in (j - c, begin + k - starts[j]))
 
 
 @component("alignment")

@@ -56,7 +56,7 @@ def byte_spans(student: Tokens, teacher: Tokens) -> list[Span]:
     Where the two texts differ, nothing behind the first difference is paired. A student's token without bytes, a special one, belongs to no
     stretch: one inside takes the stretch with it. One of the teacher's, the space that some put before every text, belongs to the next.
     """
-    same = _common(b"".join(student.words), b"".join(teacher.words))
+    same = common(b"".join(student.words), b"".join(teacher.words))
     found: list[Span] = []
     ends, theirs = student.ends, teacher.ends
     a = c = i = j = 0
@@ -112,7 +112,7 @@ def positions(student: Tokens, teacher: Tokens) -> list[Span]:
 def covers(student: Tokens, teacher: Tokens) -> list[Span]:
     """Each student token with the teacher's token whose law it is read from: the first one that ends behind the token's beginning."""
     ends, theirs, found, j = student.ends, teacher.ends, list[Span](), 0
-    same = _common(b"".join(student.words), b"".join(teacher.words))
+    same = common(b"".join(student.words), b"".join(teacher.words))
     for i, end in enumerate(ends):
         begin = end - len(student.words[i])
         while j < len(theirs) and theirs[j] <= begin:
@@ -163,7 +163,7 @@ def unlike(one: bytes, other: bytes) -> float:
     return edit_distance(one, other) / max(len(one) + len(other), 1)
 
 
-def _common(one: bytes, other: bytes) -> int:
+def common(one: bytes, other: bytes) -> int:
     """Length of the part in which two texts agree."""
     short = min(len(one), len(other))
     if one[:short] == other[:short]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -40,6 +41,7 @@ class Vocabularies:
     teacher: Vocabulary
     same: bool = False
     _made: dict[Any, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    _made_bytes: dict[bytes, tuple[Tensor, Tensor]] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def shared(self) -> tuple[Tensor, Tensor]:
@@ -80,6 +82,26 @@ class Vocabularies:
         index = torch.tensor(place, dtype=torch.long).reshape(-1, 2).T
         self._made[most] = torch.sparse_coo_tensor(index, torch.tensor(value), (len(self.student), len(self.teacher)), check_invariants=True).coalesce()
         return self._made[most]
+
+    @cached_property
+    def _ordered(self) -> tuple[list[bytes], list[int]]:
+        """The teacher's texts in order, with their tokens."""
+        pairs = sorted((piece, number) for number, piece in enumerate(self.teacher.pieces) if piece)
+        return [piece for piece, _ in pairs], [number for _, number in pairs]
+
+    def continuing(self, begun: bytes) -> tuple[Tensor, Tensor]:
+        """The teacher's tokens (K,) whose bytes begin with these, and the byte that follows in each; 256 for the stop, where nothing has begun,
+        257 where the token ends."""
+        if begun not in self._made_bytes:
+            texts, numbers = self._ordered
+            low, high = bisect_left(texts, begun), bisect_left(texts, begun + b"\xff" * (max(map(len, texts), default=0) + 1))
+            found = [(numbers[k], texts[k][len(begun)] if len(texts[k]) > len(begun) else 257) for k in range(low, high)]
+            found += [] if begun else [(self.teacher.stop, 256)]
+            self._made_bytes[begun] = (
+                torch.tensor([number for number, _ in found], dtype=torch.long),
+                torch.tensor([byte for _, byte in found], dtype=torch.long),
+            )
+        return self._made_bytes[begun]
 
     @cached_property
     def splits(self) -> list[tuple[int, ...]]:
