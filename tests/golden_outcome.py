@@ -33,7 +33,7 @@ AWAITED: dict[str, str] = {
         mtp_sd
         """,
         "the cards of rewards, black boxes and other tokenizers come next": """
-        omniopd score_agent dart_tool_use copd dwa_kd bld
+        omniopd score_agent dart_tool_use dwa_kd bld
         """,
         "the cards of further signals of the surveys come next": """
         pipo comap

@@ -19,6 +19,7 @@ THEIRS, DATA, PAIRS, THREE = ("theirs",), ("data",), ("data", "theirs"), ("main"
 SIGNAL: dict[str, Reference] = {
     "mpd": Reference(partial(direct.divergence, kind="forward", model="teacher", stream_name="theirs", reduce=sequence_mean), THEIRS),
     "promptkd": Reference(partial(direct.divergence, model="second")),
+    "copd": Reference(policy.copd),
     "csd": Reference(direct.csd),
     "dudi": Reference(direct.dudi, THREE),
     "prism": Reference(policy.prism, THEIRS),
@@ -51,6 +52,7 @@ SIGNAL: dict[str, Reference] = {
 }
 
 SIGNAL_VARIANTS: dict[str, dict[str, Reference]] = {
+    "copd": {"mutual": Reference(partial(policy.copd, mutual=True))},
     "prism": {"aligned": Reference(partial(policy.prism, aligned=True))},
     "trace": {"half_way": Reference(partial(policy.trace, lam=0.5)), "behind": Reference(partial(policy.trace, lam=0.0))},
     "avsd": {"plain": Reference(partial(policy.avsd, law=False))},
@@ -62,6 +64,7 @@ SIGNAL_VARIANTS: dict[str, dict[str, Reference]] = {
 }
 
 SIGNAL_MOMENTS: dict[str, dict[float, Reference]] = {
+    "copd": {0.2: SIGNAL_VARIANTS["copd"]["mutual"], 0.3: Reference(policy.copd)},
     "prism": {0.5: SIGNAL_VARIANTS["prism"]["aligned"]},
     "trace": {0.2: SIGNAL_VARIANTS["trace"]["half_way"], 0.7: SIGNAL_VARIANTS["trace"]["behind"]},
     "sdpg": {0.5: SIGNAL_VARIANTS["sdpg"]["warm"]},
@@ -108,6 +111,7 @@ SIGNAL_STREAMS: dict[str, dict[str, str]] = {
     "vpg_ea": {"hinted": "theirs"},
 }
 SIGNAL_MODELS: dict[str, dict[str, str]] = {
+    "copd": {"sibling": "peer"},
     "promptkd": {"prompted": "second"},
     "dudi": {"told": "second", "before": "reference"},
     "avsd": {"half": "right", "short": "wrong"},

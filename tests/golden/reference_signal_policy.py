@@ -14,7 +14,7 @@ from .fixture import TOP_K, Fixture, Loss, Terms
 from .numerics import Array, at_tokens, generalized_jsd, kl, log_softmax, per_sequence, pick, sequence_mean, token_mean, top_k
 from .reference_direct import Reduce, nll
 from .reference_guided import along, surrogate
-from .reference_opd_policy import plain
+from .reference_opd_policy import clipped, plain
 from .reference_outcome import group_advantage
 from .reference_outcome_policy import mark
 from .reference_signal_direct import furthest, sequence_logp
@@ -217,5 +217,23 @@ def world_model_pi(fixture: Fixture, *, tau: float = 0.2, text: float = 0.1) -> 
         disc = [kl(target, log_softmax(logp_B[own])) for target, own in zip(log_target, members, strict=True)]
         told = [-(value_B[own] * logp_B[own]).sum() / value_B[own].sum() for own in members]
         return {"candidates": float(np.mean(disc)), "text": text * float(np.mean(told))}
+
+    return loss
+
+
+def copd(fixture: Fixture, *, mutual: bool = False, beta: float = 1.0) -> Loss:
+    """GRPO, and while branches teach each other beta (log p_sibling - log q) besides, each in a surrogate clipped at 0.2 / 0.28 (2604.27083).
+
+    The native batch keeps its reward while cross batches are learned. open: beta (1), the means (tokens), one batch for both (entry).
+    """
+    stream = fixture["main"]
+    advantage_BT = along(stream, group_advantage(stream))
+    taught_BT = beta * (stream.sampled("peer") - stream.sampled("old"))
+
+    def loss(student: Mapping[str, Array]) -> Terms:
+        terms = {"policy": token_mean(clipped(stream, student["main"], advantage_BT, 0.2, 0.28), stream.mask_BT)}
+        if mutual:
+            terms["sibling"] = token_mean(clipped(stream, student["main"], taught_BT, 0.2, 0.28), stream.mask_BT)
+        return terms
 
     return loss

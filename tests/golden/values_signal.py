@@ -5,6 +5,7 @@ from __future__ import annotations
 VALUES_SIGNAL: dict[str, float] = {
     "mpd": 0.8184518244005475,
     "promptkd": 2.1375681946489853,
+    "copd": -0.060039765218030706,
     "csd": 3.206722934371412,
     "dudi": 4.412577263149978,
     "prism": 2.9498323889368625,
