@@ -209,6 +209,25 @@ def test_the_micro_teacher_behind_a_server_writes_and_judges_for_a_run(pair: Any
     assert any("0 to 9 only" in body["messages"][-1]["content"] for body in chat.asked)
 
 
+def test_markup_in_a_reply_is_text(pair: Any, tmp_path: Path) -> None:
+    """A server that writes the student's own stop token, spelled out, ends nothing by it."""
+    from zoo.check import file_of
+    from zoo.entry import load_entry
+    from zoo.method import Method
+    from zoo.probe import Bench
+
+    stop = pair.tokenizer.eos_token
+    assert pair.tokenizer.encode(stop, add_special_tokens=False) == [pair.stop_ids[0]], "as markup it is one token"
+    with serving(Chat(lambda body: f"12{stop}34")) as chat:
+        bench = Bench().sized(8, 12)
+        bench.pair = replace(bench.pair, endpoints={"teacher": endpoint(chat, tmp_path)})
+        trainer = bench.trainer(load_entry(file_of("gad")))
+        theirs = trainer.write(Method(trainer.entry, 0.0))["theirs"]
+    for ids, mask in zip(theirs.response_BT.tolist(), theirs.mask_BT.tolist(), strict=True):
+        written = [token for token, m in zip(ids, mask, strict=True) if m]
+        assert not set(written[:-1]) & set(pair.stop_ids)
+
+
 def test_a_beginning_is_gone_on_from(chat: Chat, tmp_path: Path) -> None:
     from zoo.harness.endpoint.texts import written_by
 

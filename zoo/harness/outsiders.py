@@ -14,6 +14,7 @@ from zoo.harness.endpoint.texts import columns_of, written_by
 from zoo.harness.environments import Episodes
 from zoo.harness.foreign import Interpreter, columns_of_texts
 from zoo.harness.pieces import Heads, Request
+from zoo.harness.pieces_of import encoded
 from zoo.tensors import Rollout
 
 
@@ -40,7 +41,8 @@ class Outsiders(Episodes):
         sampled: dict[str, Any] = {"temperature": stream.temperature, "top_p": stream.top_p, "max_tokens": limit}
         questions = [Question(pair.question(r.prompt, context), head, seed=r.seed, **sampled) for r, head in zip(wanted, begun, strict=True)]
         texts = written_by(self.endpoints[stream.teacher], questions)
-        ids = [[*self._encode(text), self.stop_ids[0]] for text in texts]
+        # Markup in what others say is text like any other.
+        ids = [[*encoded(self.tokenizer, text), self.stop_ids[0]] for text in texts]
         self._count(stream, sum(min(len(row), limit) for row in ids))
         plain = [self.format_prompt(request.prompt, None) for request in wanted]
         return self._rollout(wanted, plain, **columns_of(ids, limit, self.pad_id, self.student.device))
@@ -51,8 +53,8 @@ class Outsiders(Episodes):
         begun = [author.pair.decode(head) for head in heads] if heads else [""] * len(wanted)
         prompts, seeds = [request.prompt for request in wanted], [request.seed for request in wanted]
         texts = author.write(stream, prompts, self._context_of(stream, stream.teacher), begun, seeds, limit, draw)
-        encoded = [self._encode(text) for text, _ in texts]
-        columns = columns_of_texts(texts, encoded, stops or self.stop_ids, limit, self.pad_id, self.student.device)
+        tokens = [encoded(self.tokenizer, text) for text, _ in texts]
+        columns = columns_of_texts(texts, tokens, stops or self.stop_ids, limit, self.pad_id, self.student.device)
         self._count(stream, int(columns["mask_BT"].sum()))
         return columns
 
