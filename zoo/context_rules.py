@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from zoo.components.base import PLAIN, Context, walk
 from zoo.components.baselines import BatchMean, GroupMean
 from zoo.components.contexts import Part
-from zoo.components.rewards import Elsewhere, Judge, measured_in_order
-from zoo.components.rollouts import Corpus, Edited, Replay, Reread, Stream, in_order
+from zoo.components.gates import RewardGate
+from zoo.components.rewards import Elsewhere, Judge, Verifier, measured_in_order
+from zoo.components.rollouts import Corpus, Edited, GroupReward, Replay, Reread, Stream, in_order
 from zoo.components.targets import with_inputs
 from zoo.components.teachers import SelfTeacher, SteeredWeights
 from zoo.components.terms.policy_gradient import PolicyGradientTerm
@@ -67,6 +68,31 @@ def unknown_sources(entry: MethodEntry) -> Messages:
     for place, name in enumerate(order):
         if late := [s for s in entry.rollouts[name].sources if s in entry.rollouts and order.index(s) >= place]:
             yield f"rollouts.{name} reads '{late[0]}', which reads it in turn; one of them must be written first"
+
+
+def spared_texts(entry: MethodEntry) -> Messages:
+    """A stream that is written for some rows only spares what a gate drops anyway, so that what it teaches does not depend on it."""
+    for name, stream in entry.rollouts.items():
+        when = stream.when
+        if not isinstance(when, GroupReward):
+            continue
+        if isinstance(stream, Replay):
+            yield f"rollouts.{name}.when: a replayed batch answers other prompts; drop when"
+        for i, term in enumerate(entry.objective):
+            if name in term.streams() and not any(_same_test(entry, gate, when) for gate in getattr(term, "gates", ())):
+                bound = f"at_most: {when.at_most}" if when.at_most is not None else f"at_least: {when.at_least}"
+                yield (
+                    f"objective[{i}] reads '{name}', which when writes for some rows only; give it the same gate, {{kind: reward, name: ..., {bound}}} on a "
+                    f"reward {{kind: elsewhere, on: {when.of}, reward: {{kind: verifier, check: {when.check}}}, scope: {when.scope}}}"
+                )
+
+
+def _same_test(entry: MethodEntry, gate: Any, when: GroupReward) -> bool:
+    reward = entry.rewards.get(getattr(gate, "name", ""))
+    if not isinstance(gate, RewardGate) or gate.scope != "sequence" or not isinstance(reward, Elsewhere) or not isinstance(reward.reward, Verifier):
+        return False
+    same = (reward.on, reward.scope, reward.reward.check) == (when.of, when.scope, when.check)
+    return same and (gate.at_most, gate.at_least) == (when.at_most, when.at_least)
 
 
 def author_contexts(entry: MethodEntry) -> Messages:
@@ -167,4 +193,4 @@ def pair_contexts(entry: MethodEntry, templates: Collection[str], fields: Collec
 
 
 NAMES = (unknown_sources,)
-RULES = (author_contexts, side_by_side, peers, absent_in_batch)
+RULES = (spared_texts, author_contexts, side_by_side, peers, absent_in_batch)

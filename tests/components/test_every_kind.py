@@ -64,7 +64,7 @@ TESTED: dict[str, Mapping[str, Any]] = {
     "weight": {**test_signals.WEIGHTS, **test_weights.REFERENCES},
     "weights_of": test_plain.REFERENCES["weights_of"],
 }
-DECODED = ("handover", "rollout", "verify")  # streams: tested with the engine that writes them
+DECODED = ("handover", "rollout", "verify", "when")  # streams: tested with the engine that writes them
 
 
 def test_every_slot_is_tested() -> None:

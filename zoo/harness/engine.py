@@ -23,6 +23,7 @@ from zoo.components.rollouts import (
     Reread,
     Stream,
     Teacher,
+    When,
     WindowVerify,
 )
 from zoo.components.rollouts.base import TeacherWarp
@@ -122,8 +123,25 @@ class ReferenceEngine(Outsiders):
         if unlike := [name for name, source in found.items() if source is None or len(source) != len(wanted)]:
             raise ZooError(f"a stream of author '{stream.author}' reads stream '{unlike[0]}' row by row, which must be written before, to the same prompts")
         self._sources = {name: source for name, source in found.items() if source is not None}
-        written = self._write(stream, wanted, stream.horizon(max_new_tokens))
+        limit = stream.horizon(max_new_tokens)
+        written = self._where_due(stream, wanted, limit) if isinstance(stream.when, When) else self._write(stream, wanted, limit)
         return replace(written, version=version)
+
+    def _where_due(self, stream: Stream, wanted: Sequence[Request], limit: int) -> Rollout:
+        """The rows that another stream's answers call for; the others are there, and empty."""
+        assert isinstance(stream.when, When)
+        if self.judge is None:
+            raise ZooError("a stream that waits for another one's answers asks the pair's task; pass judge= to the engine")
+        other, judge, check = self._sources[stream.when.of], self.judge, getattr(stream.when, "check", "answer")
+        passed = [judge.verify(check, text, prompt) for text, prompt in zip(judge.texts(other), other.prompts, strict=True)]
+        due = stream.when.due(passed, other.group_B.tolist())
+        rows = {True: [i for i, yes in enumerate(due) if yes], False: [i for i, yes in enumerate(due) if not yes]}
+        parts = [self._write(stream, [wanted[i] for i in rows[True]], limit)] if rows[True] else []
+        if rows[False]:
+            left = [wanted[i] for i in rows[False]]
+            empty = columns_of([[] for _ in left], limit, self.pad_id, self.student.device)
+            parts.append(self._rollout(left, [self.format_prompt(request.prompt, None) for request in left], **empty))
+        return self._in_order(parts, [*rows[True], *rows[False]])
 
     def _write(self, stream: Stream, wanted: Sequence[Request], limit: int) -> Rollout:
         if isinstance(stream, Continued):

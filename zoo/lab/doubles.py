@@ -65,6 +65,7 @@ DOUBLES = {
     "rollout.prefix": "exact but for the length of the given part, drawn on 720 even uniforms",
     "rollout.branch": "as prefix, from the law of the stream it leaves",
     "rollout.edited": "exact, row by row: the first token is the mark, and the computed text is one token by its size",
+    "when": "texts are written all the same: the gate that every term has drops them",
     "rollout.reread": "the source's law; who reads it in a context has that context's table added",
     "verify": "exact: what the verifier accepts in each state",
     "verify.window": "exact: every way to stray, be cut and go on, by the stream's own rule, at T = 4",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Protocol, Self, runtime_checkable
 
@@ -25,12 +25,22 @@ class Reuse(Strict):
     refresh_every: int = Field(1, ge=1)
 
 
+class When(Component):
+    """For which rows of a stream there is a text at all, as those of the stream `of` tell, row by row."""
+
+    of: str
+
+    def due(self, passed: Sequence[float], groups: Sequence[int]) -> list[bool]:
+        """Whether each row is written; `passed` is what the check says of the other stream's rows, 1 or 0, and `groups` their groups."""
+        raise NotImplementedError
+
+
 class Stream(Component):
     """Fields of every stream. `group` answers are written to each prompt; `max_new_tokens` shortens the horizon of the
     comparison, never lengthens it, and `horizon_share` shortens it to a share, rounded down; `share` is the part of a step's
     prompts that this stream takes. An `environment` answers the author, who then writes again; each turn has the whole horizon, and nobody
-    learns from the environment's words. `prompts` draws those of the whole step by the answers to them. `context` is the author's alone: a
-    rollout carries the plain prompt, so what was written with a hint is learned without it."""
+    learns from the environment's words. `prompts` draws those of the whole step by the answers to them, `when` leaves rows out. `context` is
+    the author's alone: a rollout carries the plain prompt, so what was written with a hint is learned without it."""
 
     tag: ClassVar[str] = "author"
     in_turns: ClassVar[bool] = False  # whether it can write turn by turn
@@ -46,6 +56,7 @@ class Stream(Component):
     share: Number = 1.0
     environment: Annotated[Any, Slot("environment")] | None = None
     prompts: Annotated[Any, Slot("prompts")] | None = Field(None, exclude_if=lambda value: value is None)
+    when: Annotated[Any, Slot("when")] | None = Field(None, exclude_if=lambda value: value is None)
 
     @model_validator(mode="after")
     def _ranges(self) -> Self:
@@ -79,7 +90,8 @@ class Stream(Component):
     def sources(self) -> tuple[str, ...]:
         """Streams that have to be written before this one, because its contexts or its text read them."""
         parts = [part for context in self.contexts for outer in context.made for part in outer.alternatives()]
-        return tuple(dict.fromkeys(part.stream for part in parts if part.stream is not None))
+        waits = (self.when.of,) if isinstance(self.when, When) else ()
+        return tuple(dict.fromkeys([*(part.stream for part in parts if part.stream is not None), *waits]))
 
 
 AnyStream = Annotated[Stream, Slot("rollout")]
