@@ -19,6 +19,7 @@ from .list_outcome import OUTCOME_CROWDED
 from .loss import Reference
 from .numerics import kl, log_softmax, sequence_mean
 from .reference_baselines import group_policy
+from .reference_bytes import STOP_SYMBOL, next_byte
 from .reference_cross_pairs import edits, nearest_columns, same_bytes, same_walk, warped
 from .reference_direct import gkd
 from .reference_outcome import group_advantage
@@ -154,3 +155,14 @@ def test_group_advantages_of_marks_have_both_signs() -> None:
     advantage_B = policy.standardised(MANY["main"], policy.mark(MANY["main"]))
     assert advantage_B.min() < 0.0 < advantage_B.max()
     np.testing.assert_allclose(policy.standardised(MAIN, MAIN.reward_B), group_advantage(MAIN))
+
+
+def test_a_byte_has_the_mass_of_all_tokens_that_begin_with_it() -> None:
+    log_p = OTHERS["data"][0].logp[0]
+    p = dict(zip(TEACHER, np.exp(log_p), strict=True))
+    first = next_byte(log_p, [])
+    assert first.sum() == pytest.approx(1.0) and first[STOP_SYMBOL] == pytest.approx(p[""])
+    assert first[ord("c")] == pytest.approx(p["c"] + p["ca"] + p["cd"])
+    second = next_byte(log_p, list(b"c"))
+    assert second[ord("d")] == pytest.approx(p["cd"] / (p["c"] + p["ca"] + p["cd"]))
+    assert second.sum() == pytest.approx(1.0 - p["c"] / (p["c"] + p["ca"] + p["cd"])), "a token that ends there has a share"
