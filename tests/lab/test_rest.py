@@ -8,7 +8,9 @@ import pytest
 from zoo.entry import MethodEntry
 from zoo.lab.engine import Bench
 from zoo.lab.estimators import truncation_numbers
+from zoo.lab.report import study
 from zoo.lab.synthetic import LOG_RATIO, direct, entry_of, score_function
+from zoo.lab.tilts import powers
 from zoo.lab.world import world_of
 
 W = world_of(3, 4)
@@ -50,3 +52,29 @@ def test_an_extrapolated_reward_rests_at_the_extrapolated_teacher() -> None:
     tables = bench.tables()
     tilted = 1.25 * tables.logits("teacher") - 0.25 * tables.logits("reference")
     assert np.abs(bench.measure(tables.at(tilted)).gradient).max() < 1e-15
+
+
+@pytest.mark.parametrize(
+    ("stated", "wanted"),
+    [
+        ("q^1.25 reference^-0.25, normalised", {"teacher": 1.25, "reference": -0.25}),
+        ("q reference / base, normalised: since both moved", {"teacher": 1.0, "reference": 1.0, "base": -1.0}),
+        ("base^(1 / 0.9) teacher^(-0.1 / 0.9) normalised", {"base": 1 / 0.9, "teacher": -0.1 / 0.9}),
+        ("q(v) exp(A(v) / beta) normalised", None),
+        ("q^(1 / (1 - b)), normalised", None),
+        ("sqrt(q_1 q_2), normalised", None),
+        ("the teacher renormalised on its top-k", None),
+        ("nobody^2, normalised", None),
+    ],
+)
+def test_products_of_powers_are_read(stated: str, wanted: dict[str, float] | None) -> None:
+    assert powers(stated, "teacher", {"teacher", "reference", "base"}) == wanted
+
+
+def test_a_stated_product_is_held_against_the_update() -> None:
+    of = {"teacher": 1.25, "reference": -0.25, "student": -1}
+    term = {**score_function("immediate"), "reward": {"kind": "contrast", "of": of}}
+    right = study(entry_of(term, fixed_point="tilted: q^1.25 reference^-0.25, normalised"))
+    assert right.ok and right.fixed is not None and right.fixed.at_tilt is not None and right.fixed.at_tilt < 1e-12
+    wrong = study(entry_of(term, fixed_point="tilted: q^1.5 reference^-0.5, normalised"))
+    assert any("q^1.5" in line and "is left" in line for line in wrong.contradictions)

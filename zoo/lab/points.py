@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,9 @@ from zoo.components.rollouts.base import Stream
 from zoo.coordinates import is_anchor
 from zoo.lab import references as ref
 from zoo.lab.doubles import Tables
-from zoo.lab.engine import Bench, Measured
+from zoo.lab.engine import Bench
+from zoo.lab.measured import Measured
+from zoo.lab.tilts import tilt_of
 from zoo.lab.world import Array
 
 ZERO = 1e-8  # of the update at the start
@@ -26,7 +28,7 @@ class FixedPoint:
     """What was found: `at_teacher` is the signal terms' update with the student at the teacher, relative to the start's; `rest` what is
     left of it after following it, and `kl` how far from the teacher that is, in nats per state (mean of both directions). A `trained`
     teacher moves by itself, so where the student alone would come to rest says nothing of the pair. `retold`: the teacher has tokens of its
-    own, and was given the student's for this."""
+    own, and was given the student's for this. `at_tilt` is the update with the student at the stated product of powers of scorers."""
 
     claimed: str | None
     teacher: str | None
@@ -37,6 +39,7 @@ class FixedPoint:
     masses: tuple[float, float] | None = None
     trained: bool = False
     retold: bool = False
+    at_tilt: float | None = None
 
     @property
     def zero(self) -> bool:
@@ -58,6 +61,8 @@ class FixedPoint:
         found = "the teacher rests" if self.zero else "the teacher moves"
         found += " where the teachers agree" if self.agreeing and self.zero else ""
         found += ", had it the student's tokens" if self.retold else ""
+        if self.at_tilt is not None:
+            found += f"; the stated product {'rests' if self.at_tilt <= ZERO else 'moves'}"
         return found if self.leads is None else f"{found}; followed from the start: {self.leads}, KL {self.kl:.2g}, {self.rest:.0e} of the update left"
 
     @property
@@ -70,6 +75,8 @@ class FixedPoint:
             return f"fixed_point: teacher, but with the student at '{self.teacher}' {self.at_teacher:.1e} of the update at the start is left"
         if kind == "teacher" and self.leads == "elsewhere":
             return f"fixed_point: teacher, but the update also comes to rest {self.kl:.2g} nats away from it; write tilted: and what it rests at"
+        if self.at_tilt is not None and self.at_tilt > ZERO:
+            return f"fixed_point: {self.claimed}, but there {self.at_tilt:.1e} of the update at the start is left"
         if kind != "teacher" and self.zero and self.leads == "teacher" and not self.trained:
             return f"fixed_point: {kind}, but the teacher is one: the update vanishes there and leads there"
         return None
@@ -114,6 +121,8 @@ def fixed_point(bench: Bench, tables: Tables, start: Measured, *, follow: int) -
     found = FixedPoint(claimed, chosen, at_teacher, agreeing, retold=chosen in bench.method.aligned)
     if found.retold:  # where the student rests beside such a teacher is no table of the teacher's
         return found
+    if claimed is not None and claimed.startswith("tilted:"):
+        found = replace(found, at_tilt=_at_tilt(bench, tables, claimed.partition(":")[2], chosen, size))
     tilted = claimed is not None and claimed != "teacher"
     if not follow and not (tilted and found.zero):
         return found
@@ -123,7 +132,13 @@ def fixed_point(bench: Bench, tables: Tables, start: Measured, *, follow: int) -
     apart_S = 0.5 * (p_SV * np.log(p_SV / q_SV) + q_SV * np.log(q_SV / p_SV)).sum(-1)
     kl = float(apart_S[kept_S].mean()) if kept_S.any() else 0.0
     trained = bench.entry.teachers[chosen].kind == "learner"  # type: ignore[attr-defined]
-    return FixedPoint(claimed, chosen, at_teacher, agreeing, rest, kl, _masses(bench, terms, p_SV, q_SV), trained)
+    return replace(found, rest=rest, kl=kl, masses=_masses(bench, terms, p_SV, q_SV), trained=trained)
+
+
+def _at_tilt(bench: Bench, tables: Tables, stated: str, chosen: str, size: float) -> float | None:
+    """What is left of the signal terms' update at a stated product of powers, relative to the start's."""
+    table_SV = tilt_of(tables, stated, chosen)
+    return None if table_SV is None else float(np.linalg.norm(bench.measure(tables.at(table_SV)).of(signal_terms(bench)))) / size
 
 
 def _frozen(tables: Tables, name: str) -> Tensor:
