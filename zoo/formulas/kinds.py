@@ -92,6 +92,7 @@ SCHEDULES = {
     "linear": r"[<start> \to <end>]",
     "cosine": r"[<start> \to <end> \text{, cosine}]",
     "stepwise": r"[<values> \text{ from } <at>]",
+    "controller": r"[<low>, <high>] \ni x,\; x \sim \mathrm{Beta}(a_w(s), b_w(s)) \text{ for <horizon> steps}",
 }
 MEASURES = {
     "entropy": r"H(<of>)",

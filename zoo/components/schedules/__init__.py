@@ -3,12 +3,14 @@ the steps measure."""
 
 from zoo.components.schedules.adaptive import MEASURES, Adaptive, Balance, HitRate, Informed, LossTrend, Metric, Momentum
 from zoo.components.schedules.fixed import Complement, Cosine, Exponential, Linear, Ramp, Schedule, Stepwise
+from zoo.components.schedules.learned import Controller
 
 __all__ = [
     "MEASURES",
     "Adaptive",
     "Balance",
     "Complement",
+    "Controller",
     "Cosine",
     "Exponential",
     "HitRate",
