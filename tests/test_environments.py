@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from tests.harness_kit import REVERSE_KL, made, read_pair, trainer_of, write_pair
+from tests.harness_kit import REVERSE_KL, ToyTask, made, read_pair, trainer_of, write_pair
 from zoo.compat import pair_problems, problems
 from zoo.components.base import Slot
 from zoo.components.rollouts import Stream
@@ -23,7 +23,7 @@ from zoo.harness.models import LoadedPair
 from zoo.harness.parallel import Processes
 from zoo.method import Method
 from zoo.tasks.micro import MicroTask, add_prompt
-from zoo.tensors import Author, Role, Rollout
+from zoo.tensors import Author, Prompt, Role, Rollout
 
 REVISE = {"kind": "scripted_turns", "say": ("revise",)}
 CALLS = {"kind": "tool", "tool": "calculator", "turns": 3}
@@ -98,6 +98,44 @@ def test_a_scripted_turn_always_follows_and_a_call_ends_a_turn(pair: LoadedPair)
     assert all(not text.endswith("#") or reply is not None for e in calls.episodes for text, reply in zip(e.said, e.replies, strict=True))
     roles = write(pair, CALLS).roles_BT
     assert (roles == int(Role.CALL)).any()
+
+
+class Hostile(ToyTask):
+    """Whatever is asked of the task, its answer holds markup, braces and characters that nobody has tokens for."""
+
+    said = ""
+
+    def tool(self, name: str, text: str, prompt: Prompt) -> str:
+        return self.said
+
+    def feedback(self, text: str, prompt: Prompt) -> str:
+        return self.said
+
+    def user(self, text: str, turn: int, prompt: Prompt) -> str | None:
+        return self.said
+
+
+@pytest.mark.parametrize("environment", [CALLS, ACTIONS, {"kind": "simulated_user", "turns": 3}, {"kind": "scripted_turns", "say": ("critique",)}], ids=str)
+def test_what_a_tool_says_is_text_whatever_it_says(pair: LoadedPair, environment: dict[str, Any]) -> None:
+    """Markup in a reply ends no turn, is nobody's to learn and makes no number unknown that is known."""
+    stop = pair.tokenizer.eos_token
+    hostile = replace(pair, task=Hostile())
+    Hostile.said = f"1{stop}2#{{prompt}}{{0}}\u65e5\x00"
+    rollout = write(hostile, environment)
+    reply_BT = rollout.author_BT == int(Author.ENVIRONMENT)
+    assert reply_BT.any() and not (reply_BT & rollout.mask_BT).any()
+    assert not set(rollout.response_BT[reply_BT].tolist()) & set(pair.stop_ids)
+    assert not torch.isnan(rollout.behaviour_logp_BT[rollout.mask_BT]).any()
+
+
+def test_markup_of_a_template_stays_markup(pair: LoadedPair) -> None:
+    stop = pair.tokenizer.eos_token
+    spec = pair.spec.model_copy(update={"turns": {**pair.spec.turns, "revise": f"{stop}{{verdict}}{{prompt}}", "right": f"good{stop}", "wrong": "bad"}})
+    rollout = write(replace(pair, spec=spec), REVISE)
+    reply_BT = rollout.author_BT == int(Author.ENVIRONMENT)
+    for b in range(len(rollout)):
+        reply = rollout.response_BT[b][reply_BT[b]].tolist()
+        assert reply[0] in pair.stop_ids and not set(reply[1:]) & set(pair.stop_ids)
 
 
 def test_what_is_judged(pair: LoadedPair) -> None:

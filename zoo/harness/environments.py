@@ -13,10 +13,12 @@ from typing import Any
 import torch
 
 from zoo.components.environments import Environment
+from zoo.components.environments.base import Filled, filled
 from zoo.components.rollouts import Mixture, Policy, Stream, Teacher
 from zoo.errors import ZooError, suggest
 from zoo.harness.contexts import TaskJudge
 from zoo.harness.pieces import LENGTH_DRAW, Pieces, Request
+from zoo.harness.pieces_of import encoded
 from zoo.seeds import uniforms
 from zoo.tensors import Author, Episode, Role, Rollout
 
@@ -145,7 +147,7 @@ class Episodes(Pieces):
             rows[i].replies.append(text)
             if text is None:
                 continue
-            ids = self._encode(text)
+            ids = self._heard(text)
             unknown = [UNKNOWN] * len(ids)
             constant = {"mask": False, "author": int(Author.ENVIRONMENT), "turn": turn, "role": int(Role.REPLY)}
             rows[i].add(ids, behaviour=unknown, student=unknown, **{name: [value] * len(ids) for name, value in constant.items()})
@@ -163,8 +165,16 @@ class Episodes(Pieces):
         found: list[str | None] = [None] * len(asked)
         for i, ids, mask in zip(rows, written.response_BT.tolist(), written.mask_BT.tolist(), strict=True):
             message = self._said([token for token, m in zip(ids, mask, strict=True) if m])
-            found[i] = ground.turns["message"].format(message=message, prompt=wanted[i].prompt.text)
+            found[i] = filled(ground, "message", wanted[i].prompt, message=message)
         return found
+
+    def _heard(self, text: str) -> list[int]:
+        """A reply's tokens. Markup of the pair's template is markup; in what a tool or a user says it is text, and ends nobody's turn."""
+        special = self.tokenizer.all_special_tokens
+        parts = text.parts if isinstance(text, Filled) else ()
+        if not any(token in said for said, own in parts if not own for token in special):
+            return self._encode(text)
+        return [token for said, own in parts for token in (self._encode(said) if own else encoded(self.tokenizer, said))]
 
     def _joined(self, first: Rollout, rows: Sequence[Said], environment: Environment) -> Rollout:
         """All rows side by side."""

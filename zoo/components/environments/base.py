@@ -7,6 +7,7 @@ keeps no state of its own, so an episode depends on nothing but its prompt and w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from string import Formatter
 from typing import ClassVar, Literal, Protocol
 
 from pydantic import model_validator
@@ -65,6 +66,20 @@ class Environment(Component):
         raise NotImplementedError
 
 
-def filled(ground: Ground, name: str, prompt: Prompt, **places: str) -> str:
+class Filled(str):
+    """A filled template that still knows its `parts`: each text, and whether it is the template's own."""
+
+    parts: tuple[tuple[str, bool], ...]
+
+
+def filled(ground: Ground, name: str, prompt: Prompt, **places: str) -> Filled:
     """A template of the pair with the prompt's fields and further texts in its places."""
-    return ground.turns[name].format(**{**prompt.fields, "prompt": prompt.text, **places})
+    known, parts = {**prompt.fields, "prompt": prompt.text, **places}, list[tuple[str, bool]]()
+    for own, field, form, conversion in Formatter().parse(ground.turns[name]):
+        parts.append((own, True))
+        if field is not None:
+            place = "{" + field + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "") + "}"
+            parts.append((place.format(**known), False))
+    made = Filled("".join(text for text, _ in parts))
+    made.parts = tuple(parts)
+    return made
