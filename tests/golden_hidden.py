@@ -58,7 +58,7 @@ def compare(name: str) -> None:
 
 def compare_beside_logits(name: str) -> None:
     """UniSD's divergence on logits and, at 0.01, the mean square between the last states of both views, of one width; gradients in logits and states."""
-    fixture, reference = as_written(load(name)), SELF_VARIANTS[name]["plain"]
+    fixture, reference = as_written(load(name)), SELF_VARIANTS[name]["weighted"]
     data, width = fixture["main"], WIDE
     student, teacher = np.random.RandomState(78).standard_normal((2, *data.mask_BT.shape, width))
     method = Method(load(name))

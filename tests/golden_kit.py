@@ -70,6 +70,7 @@ MODELS: dict[str, dict[str, str]] = {
     "npd": {"teacher_bare": "teacher_blind", "student_bare": "blind"},
     "aligndistil": {"good": "teacher", "bad": "base"},
     "supercorrect": {"stage_one": "reference"},
+    "unisd": {"hinted": "right", "answered": "wrong", "begun": "elsewhere"},
     **MODELS_IN_CONTEXT,
     **SIGNAL_MODELS,
 }

@@ -33,6 +33,11 @@ def rows(values: Array) -> Array:
     return np.broadcast_to(np.array([values[b, MASK[b]].mean() for b in range(2)])[:, None], (2, 4))
 
 
+def disagreement(laws: tuple[Array, ...], gamma: float, level: float, cap: float) -> Array:
+    spread = np.var(laws, axis=0)
+    return np.asarray(1 / (1 + gamma * np.minimum(spread / np.quantile(spread[MASK], level), cap)))
+
+
 def signed_entropy(level: float) -> Array:
     found = np.zeros((2, 4))
     for b in range(2):
@@ -71,6 +76,11 @@ REFERENCES: dict[str, list[tuple[dict[str, Any], Array]]] = {
     "normalised": [
         ({"of": ({"kind": "mapped", "of": ENTROPY},)}, H / rows(H)),
         ({"of": ({"kind": "mapped", "of": ENTROPY}, {"kind": "mapped", "of": DIVERGENCE}), "among": "batch"}, H * KL / (H * KL)[MASK].mean()),
+    ],
+    "disagreement": [
+        ({"of": ("teacher", "student", "old")}, disagreement((T, S, OLD), 1.0, 0.95, 10.0)),
+        ({"of": ("teacher", "student"), "gamma": 3.0, "level": 0.3, "cap": 1.5, "floor": 0.2}, np.maximum(disagreement((T, S), 3.0, 0.3, 1.5), 0.2)),
+        ({"of": ("teacher", "teacher")}, np.ones((2, 4))),
     ],
     "soft_gate": [
         ({"gate": {"kind": "threshold", "of": ENTROPY, "above": 1.3}, "outside": 0.2}, np.where(H > 1.3, 1.0, 0.2)),

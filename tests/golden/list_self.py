@@ -95,7 +95,11 @@ SELF_VARIANTS: dict[str, dict[str, Reference]] = {
     "egrsd": {"high_floor": Reference(partial(policy.egrsd, floor=0.75))},
     "cl_egrsd": {"one_ahead": Reference(partial(policy.egrsd, window=1))},
     "vold": {"forward": Reference(partial(policy.vold, forward=True))},
-    "unisd": {"plain": Reference(direct.unisd), "published": Reference(partial(direct.unisd, gamma=0.001, contrast=0.01))},
+    "unisd": {
+        "plain": Reference(direct.unisd),
+        "weighted": Reference(partial(direct.unisd, gamma=0.001)),
+        "published": Reference(partial(direct.unisd, gamma=0.001, contrast=0.01)),
+    },
     "pi_distill": {"card": Reference(partial(policy.pi_distill, inside=True, pessimistic=True), BOTH)},
     "srpo": {"card": Reference(partial(routed.srpo, routed=True))},
     "star": {"card": Reference(partial(texts.star, pooled=True), BOTH)},

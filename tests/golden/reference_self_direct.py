@@ -141,7 +141,7 @@ def unisd(fixture: Fixture, *, gamma: float = 0.0, contrast: float = 0.0, margin
 
     w_t = max(0.01, 1 / (1 + gamma min(D_t / q95(D), 10))), D_t the variance of log pT(y_t) over further contexts (`right`, `wrong`, `elsewhere`);
     contrast: relu(margin + |log pS - log p_good| - |log pS - log p_bad|)(y_t), p_good `self`, p_bad `wrong`. Published: gamma 0.001, contrast 0.01, margin 0.1.
-    The entry leaves both out and says so; variant `published` has them. The feature term reads states: see `golden_hidden`.
+    The entry leaves the contrast out and says so; variant `published` has both, `weighted` the weight alone. The feature term: `golden_hidden`.
     open: the contrast's mean (tokens), the variance (population), the batch of its quantile.
     """
     stream = fixture["main"]

@@ -3,9 +3,12 @@
 from zoo.components.weights.base import Weight
 from zoo.components.weights.measured import LogTanh, Mapped, Normalised, Segments, SignedEntropy, SoftGate, SpanDiscrepancy
 from zoo.components.weights.plain import PassRate, Perplexity, RewardWeight
+from zoo.components.weights.several import Disagreement
 from zoo.components.weights.signed import EvidenceRatio, SignAgreement
 
 __all__ = [
+    "ContinuationSupport",
+    "Disagreement",
     "EvidenceRatio",
     "LogTanh",
     "Mapped",
