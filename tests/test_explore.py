@@ -24,6 +24,7 @@ from zoo.harness.train import Trainer
 from zoo.lab.engine import Bench
 from zoo.lab.world import world_of
 from zoo.method import Method
+from zoo.seeds import seed_for, uniforms
 from zoo.statistics import Explored, TokenContext
 
 UNCERTAIN = {"kind": "share", "of": {"kind": "entropy"}, "share": 0.4}
@@ -116,6 +117,47 @@ def test_futures_are_what_both_models_write(pair: LoadedPair) -> None:
     gate = trainer.entry.objective[0].gates[0]
     dropped_BT = context.mask_BT & ~gate.keep(context, None)
     assert int(dropped_BT.sum()) >= int(0.3 * int(kept_BT.sum())) > 0 and not bool((dropped_BT & ~kept_BT).any())
+
+
+AUDITED: dict[str, Any] = {
+    "rollout": {"author": "student"}, "teachers": {"teacher": {"kind": "external", "access": "black_box"}},
+    "objective": [{"term": "likelihood", "gates": [{"kind": "entropy_chunks", "count": 2, "size": 3, "part": "chunks"}], "reduce": "sum",
+                   "weights": [{"kind": "continuation_match", "count": 2, "size": 3, "samples": 3}]}],
+}  # fmt: skip
+
+
+def distance(one: str, other: str) -> int:
+    """Edits between two texts, by recursion."""
+    if not one or not other:
+        return len(one) + len(other)
+    return min(distance(one[1:], other) + 1, distance(one, other[1:]) + 1, distance(one[1:], other[1:]) + (one[0] != other[0]))
+
+
+def test_a_chunk_is_held_against_what_the_teacher_writes_in_its_place(pair: LoadedPair) -> None:
+    """The teacher is put to each beginning by itself, with the same noise; nothing depends on the batch."""
+    trainer, context = judged(AUDITED, pair)
+    statistic, found_BT = column(context)
+    rollout, kept_BT = context.rollout, statistic.within.keep(context, None)
+    assert bool(kept_BT.any()) and not found_BT[~kept_BT].any()
+    asked = 0
+    for b, t in kept_BT.nonzero().tolist():
+        given = rollout.response_BT[b, :t].tolist()
+        seed, wanted = seed_for("resemblance", rollout.prompts[b].id, rollout.version, *given), 0.0
+        own = trainer.bank.judge.text(rollout.response_BT[b, t : t + 3].tolist())
+        for sample in range(3):
+            ids, drawn = [*rollout.prompt_ids[b], *given], uniforms([seed], 3, stream=sample)[0].tolist()
+            said: list[int] = []
+            while len(said) < 3 and not (said and said[-1] in pair.stop_ids):
+                cumulative = after(pair.teachers["teacher"], [*ids, *said]).exp().cumsum(-1)
+                said.append(min(int((cumulative <= drawn[len(said)]).sum()), 39))
+            asked += len(said)
+            text = trainer.bank.judge.text(said)
+            wanted += 1.0 - distance(own, text) / max(len(own), len(text), 1)
+        assert float(found_BT[b, t]) == pytest.approx(wanted, abs=1e-9)
+    assert trainer.bank.explored_tokens == asked and trainer.spent.teacher_tokens == 0, "texts alone are read"
+    again = column(judged(AUDITED, pair, micro_tokens=1, chunk_tokens=3)[1])[1]
+    assert torch.equal(found_BT, again)
+    assert next(row["grad_norm"] for row in trainer_of(made("trial", **AUDITED), pair).iterate()) > 0
 
 
 def test_the_student_s_own_future_is_no_distance(pair: LoadedPair) -> None:

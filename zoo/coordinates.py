@@ -130,7 +130,7 @@ def derive_term(entry: MethodEntry, index: int, part: int = 0) -> TermCoordinate
     scorers = term.scorers(entry.rewards)
     signals: list[str] = []
     reward = term.resolved_reward(entry.rewards) if isinstance(term, PolicyGradientTerm) else None
-    outcome_factor = any(part.outcome for _, part in term.parts()) or (isinstance(term, PolicyGradientTerm) and bool(term.outcomes()))
+    outcome_factor = any(part.outcome or part.judged for _, part in term.parts()) or (isinstance(term, PolicyGradientTerm) and bool(term.outcomes()))
     # Drawing a prompt more often is a weight on all answers to it.
     outcome_factor = outcome_factor or any(entry.rollouts[name].prompts is not None for name in term.streams())
     seen = [entry.teachers[s].context for s in with_inputs(scorers, entry.teachers) if s in entry.teachers]
@@ -185,7 +185,7 @@ def derive_coordinates(entry: MethodEntry) -> Coordinates:
     granularities = {t.granularity for t in tuples}
     if any(external_scorers(entry, term) for term in entry.objective) or _reads_while_writing(entry):
         access = "white_box"
-    elif any(names_external(entry, read) for read in (*(s.reads for s in entry.rollouts.values()), *(r.asks() for r in _measured(entry)))):
+    elif any(names_external(entry, read) for read in (*(s.reads for s in entry.rollouts.values()), *(r.asks() for r in _measured(entry)), *_asked(entry))):
         access = "black_box"
     else:
         access = "teacher_free"
@@ -198,6 +198,11 @@ def derive_coordinates(entry: MethodEntry) -> Coordinates:
             "routing": tuple(dict.fromkeys(t.routing for t in tuples)),
         }
     )
+
+
+def _asked(entry: MethodEntry) -> list[tuple[str, ...]]:
+    """Models whose texts gates and weights read."""
+    return [part.asks() for term in entry.objective for _, part in term.parts()]
 
 
 def _measured(entry: MethodEntry) -> list[SequenceReward]:

@@ -14,6 +14,7 @@ from zoo.components.rewards import Lookahead
 from zoo.components.supports import Voted
 from zoo.components.teachers import External, LearnedTeacher, SelfTeacher
 from zoo.components.terms.direct import DivergenceTerm
+from zoo.components.weights import ContinuationSupport
 
 if TYPE_CHECKING:
     from zoo.entry import MethodEntry
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 Messages = Iterator[str]
 
 
-def explorers(entry: MethodEntry) -> Iterator[tuple[str, str, Lookahead | ContinuationMatch]]:
+Exploring = Lookahead | ContinuationMatch | ContinuationSupport
+
+
+def explorers(entry: MethodEntry) -> Iterator[tuple[str, str, Exploring]]:
     """Every such part, with where it stands and the stream that it reads."""
     for i, term in enumerate(entry.objective):
         named = [entry.rewards[name] for name in term.reward_names() if name in entry.rewards]
@@ -29,7 +33,7 @@ def explorers(entry: MethodEntry) -> Iterator[tuple[str, str, Lookahead | Contin
         for name in type(term).model_fields:
             stream = getattr(term, sides[name]) if name in sides else term.on
             for part in walk(getattr(term, name)):
-                if isinstance(part, Lookahead | ContinuationMatch):
+                if isinstance(part, Exploring):
                     yield f"objective[{i}]", stream, part
         yield from ((f"objective[{i}]", term.on, part) for reward in named for part in walk(reward) if isinstance(part, Lookahead))
 
@@ -84,8 +88,8 @@ def votes(entry: MethodEntry) -> Messages:
             yield f"objective[{i}]: support voted compares '{term.teacher}' with itself; set base to another scorer, such as reference"
 
 
-def _slot(part: Lookahead | ContinuationMatch) -> str:
-    return "gate" if isinstance(part, Gate) else "reward"
+def _slot(part: Exploring) -> str:
+    return "gate" if isinstance(part, Gate) else "weight" if isinstance(part, ContinuationSupport) else "reward"
 
 
 def _kind(component: Any) -> str:

@@ -15,6 +15,7 @@ from . import (
     test_answers,
     test_asked,
     test_bytes,
+    test_chunks,
     test_contexts,
     test_credits,
     test_divergences,
@@ -43,7 +44,14 @@ TESTED: dict[str, Mapping[str, Any]] = {
     "credit": test_credits.REFERENCES,
     "divergence": {**test_divergences.REFERENCES, "sinkhorn": test_alignments.test_sinkhorn_against_plain_numpy},
     "environment": test_turns.ENVIRONMENTS,
-    "gate": {**test_dual.REFERENCES["gate"], **test_ahead.GATES, **test_signals.GATES, **test_gates.REFERENCES, **test_turns.GATES},
+    "gate": {
+        **test_chunks.REFERENCES["gate"],
+        **test_dual.REFERENCES["gate"],
+        **test_ahead.GATES,
+        **test_signals.GATES,
+        **test_gates.REFERENCES,
+        **test_turns.GATES,
+    },
     "learner": {**test_plain.REFERENCES["learner"], **test_dual.REFERENCES["learner"], **test_bytes.REFERENCES["learner"]},
     "mass": test_supports.MASSES,
     "measure": test_measures.REFERENCES,
@@ -61,7 +69,7 @@ TESTED: dict[str, Mapping[str, Any]] = {
     "teacher": {**test_dual.REFERENCES["teacher"], **test_bytes.REFERENCES["teacher"], **test_plain.REFERENCES["teacher"], **test_teachers.REFERENCES},
     "term": test_terms.REFERENCES,
     "update": test_plain.REFERENCES["update"],
-    "weight": {**test_signals.WEIGHTS, **test_weights.REFERENCES},
+    "weight": {**test_chunks.REFERENCES["weight"], **test_signals.WEIGHTS, **test_weights.REFERENCES},
     "weights_of": test_plain.REFERENCES["weights_of"],
 }
 DECODED = ("handover", "rollout", "verify", "when")  # streams: tested with the engine that writes them

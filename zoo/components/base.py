@@ -76,13 +76,19 @@ class Component(Strict):
 
 class TokenPart(Component):
     """A part of a term that reads columns without gradient: gates and weights. `outcome` marks those that read a sequence's result, which
-    makes a token signal hybrid; `reads_advantage` those that stand in a policy gradient only."""
+    makes a token signal hybrid, `judged` those that do so by what another model says or writes; `reads_advantage` those that stand in a policy
+    gradient only."""
 
     outcome: ClassVar[bool] = False
+    judged: ClassVar[bool] = False
     reads_advantage: ClassVar[bool] = False
 
     def scorers(self) -> tuple[str, ...]:
         """Scorers whose probabilities it reads."""
+        return ()
+
+    def asks(self) -> tuple[str, ...]:
+        """Models whose texts alone it reads."""
         return ()
 
     def statistics(self) -> tuple[Statistic, ...]:

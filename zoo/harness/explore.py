@@ -10,14 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.components.alignments.spans import edit_distance
 from zoo.components.gates.ahead import transport_cost
 from zoo.components.rewards.ahead import OneAhead, candidates, standing, sureness
 from zoo.components.rollouts import Student, Teacher
+from zoo.components.weights.ahead import Resemblance
 from zoo.errors import ZooError
 from zoo.harness.bank import Bank
 from zoo.harness.decode import by_length
 from zoo.harness.writers import Writers
 from zoo.method import Method
+from zoo.seeds import seed_for, uniforms
 from zoo.statistics import Explored, TokenContext
 from zoo.tensors import Rollout
 
@@ -35,8 +38,10 @@ def explored(method: Method, bank: Bank, stream: str, context: TokenContext, hid
         at_BT = at_BT if heard_BT is None else at_BT & heard_BT
         value_U = torch.zeros(0, device=at_BT.device)
         if bool(at_BT.any()):
-            ahead = isinstance(statistic, OneAhead)
-            value_U = _one_ahead(bank, statistic, context.rollout, at_BT, hidden) if ahead else _futures(bank, statistic, context.rollout, at_BT)
+            if isinstance(statistic, OneAhead):
+                value_U = _one_ahead(bank, statistic, context.rollout, at_BT, hidden)
+            else:
+                value_U = (resembling if isinstance(statistic, Resemblance) else _futures)(bank, statistic, context.rollout, at_BT)
         columns[statistic] = torch.zeros(at_BT.shape, dtype=value_U.dtype, device=at_BT.device).masked_scatter(at_BT, value_U)
     return replace(context, columns=columns)
 
@@ -172,6 +177,32 @@ def _window(bank: Bank, name: str, rollout: Rollout, at_BT: Tensor, length: int)
     bank.explored_tokens += int(mask_UT.sum())
     bank.explored[bank.keys[name].weights] += int(mask_UT.sum())
     return ids_UT, mask_UT
+
+
+def resembling(bank: Bank, statistic: Any, rollout: Rollout, at_BT: Tensor) -> Tensor:
+    """How like each of the chunks that begin at `at_BT` are texts that the teacher samples in its place, (U,). Noise is seeded by what stands before."""
+    name, size = statistic.teacher, statistic.size
+    if name in bank.endpoints:
+        raise ZooError(f"teachers.{name}: a chunk's likeness is measured on texts of a model of the pair; give the pair one of that name")
+    before, rows, mask = bank.prompts(name, rollout), rollout.response_BT.tolist(), rollout.mask_BT.tolist()
+    heads, chunks, seeds = list[list[int]](), list[bytes](), list[int]()
+    for b, t in at_BT.nonzero().tolist():
+        own = [token for token, m in zip(rows[b][t:], mask[b][t:], strict=True) if m][:size]
+        chunks.append(bank.judge.text(own).encode())
+        heads.append([*before[b], *rows[b][:t]])
+        seeds.append(seed_for("resemblance", rollout.prompts[b].id, rollout.version, *rows[b][:t]))
+    stream, writers, found = Teacher(teacher=name, temperature=1.0), writers_of(bank), torch.zeros(len(heads), dtype=torch.float64)
+    for chunk in by_length(heads, writers.batch(stream)):
+        for sample in range(statistic.samples):
+            drawn_TUB = uniforms([seeds[i] for i in chunk], size, stream=sample).T[:, None]
+            written = writers.write(stream, {name: [heads[i] for i in chunk]}, drawn_TUB, score_student=False)
+            for i, ids, mask_T in zip(chunk, written.response_BT.tolist(), written.mask_BT.tolist(), strict=True):
+                text = bank.judge.text([token for token, m in zip(ids, mask_T, strict=True) if m]).encode()
+                found[i] += 1.0 - edit_distance(chunks[i], text) / max(len(chunks[i]), len(text), 1)
+            tokens = int(written.mask_BT.sum())
+            bank.explored_tokens += tokens
+            bank.explored[bank.keys[name].weights] += tokens
+    return found.to(at_BT.device)
 
 
 def writers_of(bank: Bank) -> Writers:

@@ -74,11 +74,13 @@ DOUBLES = {
 EXEMPT = {
     "environment": "turns need an environment that answers",
     "term.representation": "it matches hidden states, and a table has none",
+    "weight.continuation_match": "how like each other two texts are is told on their letters, which a table has not",
     "teacher.projected": "a learner carries hidden states over, and a table has none",
     "teacher.byte_law": "byte heads read hidden states, and a table has none",
     "teacher.byte_labels": "byte heads read hidden states, and a table has none",
 }
 SORTS = {
+    "weight.continuation_match": "text only",
     "environment": "environment",
     **dict.fromkeys(("term.representation", "teacher.projected", "teacher.byte_law", "teacher.byte_labels"), "representation"),
 }

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zoo.components.gates.ahead import FutureGap, transport_cost
 from zoo.components.rewards.ahead import OneAhead, candidates, standing, sureness
-from zoo.lab.doubles import Tables
+from zoo.lab.doubles import EXEMPT, SORTS, Tables
 from zoo.lab.laws import Exempt, Ints, Law
 from zoo.statistics import Explored, TokenContext
 
@@ -17,7 +17,7 @@ def explored_column(statistic: Explored, law: Law, tables: Tables, context: Toke
     """One column of a law's texts, (B, T)."""
     at_BT = statistic.within.keep(context, None) & context.mask_BT
     if not isinstance(statistic, OneAhead | FutureGap):
-        raise Exempt(f"column.{type(statistic).__name__}: no double yet")
+        raise Exempt(f"weight.continuation_match: {EXEMPT['weight.continuation_match']}", SORTS["weight.continuation_match"])
     state_N, found_BT = torch.from_numpy(law.state_RT)[at_BT], torch.zeros(at_BT.shape, dtype=torch.float64)
     if isinstance(statistic, FutureGap):
         gap_S = _gaps(statistic, tables)

@@ -3,7 +3,7 @@ denominator unless the term's reduction says `over: kept`."""
 
 from zoo.components.gates.ahead import ContinuationMatch, FutureGap
 from zoo.components.gates.base import Gate, Threshold
-from zoo.components.gates.chosen import Acceptance, ChangePoint, ClassBalance, Finished, TokenSet
+from zoo.components.gates.chosen import Acceptance, ChangePoint, ClassBalance, EntropyChunks, Finished, TokenSet
 from zoo.components.gates.measured import MeasureThreshold, Quantile, Share
 from zoo.components.gates.plain import (
     AdvantageGate,
@@ -27,6 +27,7 @@ __all__ = [
     "ChangePoint",
     "ClassBalance",
     "ContinuationMatch",
+    "EntropyChunks",
     "Finished",
     "FutureGap",
     "Gate",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zoo.components.base import Slot, component
 from zoo.components.gates.base import Gate
-from zoo.statistics import Statistic, TokenContext, log_probs, smallest
+from zoo.statistics import Entropy, Statistic, TokenContext, log_probs, smallest
 
 
 @component("gate")
@@ -194,3 +194,34 @@ class GroupPick(Gate):
             members = (eligible_B & (context.rollout.group_B == group)).nonzero()[:, 0]
             kept_B[members[value_B[members].argmax()]] = True
         return kept_B[:, None] & mask_BT
+
+
+@component("gate")
+class EntropyChunks(Gate):
+    """At most `count` stretches of `size` tokens that begin where the student's entropy is highest, chosen from the highest on, none over another or
+    past the response's end (OmniOPD 2606.01476); `part` is their first tokens, the `chunks` themselves, or the `rest` of the response."""
+
+    kind: Literal["entropy_chunks"] = "entropy_chunks"
+    count: int = Field(10, ge=1)
+    size: int = Field(50, ge=1)
+    part: Literal["anchors", "chunks", "rest"]
+
+    def scorers(self) -> tuple[str, ...]:
+        return ("student",)
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        return (Entropy("student"),)
+
+    def keep(self, context: TokenContext, advantage_BT: Tensor | None) -> Tensor:
+        mask_BT, entropy_BT = context.mask_BT, context.column(Entropy("student"))
+        anchors, inside = torch.zeros_like(mask_BT), torch.zeros_like(mask_BT)
+        for b in range(len(mask_BT)):
+            places = mask_BT[b].nonzero()[:, 0]
+            order = entropy_BT[b, places].sort(descending=True, stable=True).indices.tolist()
+            taken = list[int]()
+            for at in order:
+                if len(taken) < self.count and at + self.size <= len(places) and all(abs(at - other) >= self.size for other in taken):
+                    taken.append(at)
+                    anchors[b, places[at]] = True
+                    inside[b, places[at : at + self.size]] = True
+        return anchors if self.part == "anchors" else inside if self.part == "chunks" else mask_BT & ~inside

@@ -1,5 +1,6 @@
 """Weights: soft factors on a term's tokens, without gradient."""
 
+from zoo.components.weights.ahead import ContinuationSupport, Resemblance
 from zoo.components.weights.base import Weight
 from zoo.components.weights.measured import LogTanh, Mapped, Normalised, Segments, SignedEntropy, SoftGate, SpanDiscrepancy
 from zoo.components.weights.plain import PassRate, Perplexity, RewardWeight
@@ -15,6 +16,7 @@ __all__ = [
     "Normalised",
     "PassRate",
     "Perplexity",
+    "Resemblance",
     "RewardWeight",
     "Segments",
     "SignAgreement",
