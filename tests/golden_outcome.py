@@ -29,9 +29,6 @@ WITHOUT: dict[str, str] = {
 AWAITED: dict[str, str] = {
     name: reason
     for reason, names in {
-        "the cards of self-distillation come next": """
-        mtp_sd
-        """,
         "the cards of rewards, black boxes and other tokenizers come next": """
         omniopd score_agent dart_tool_use dwa_kd
         """,
