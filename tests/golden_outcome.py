@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from tests import golden_attention, golden_bytes, golden_cross, golden_dual, golden_hidden, golden_signal
+from tests import golden_attention, golden_bytes, golden_chunks, golden_cross, golden_dual, golden_hidden, golden_signal
 from tests.golden.fixture import Fixture
 from tests.golden.list_opd import CROWDED
 from tests.golden.list_outcome import OUTCOME_CROWDED, OUTCOME_MOMENTS
@@ -30,7 +30,7 @@ AWAITED: dict[str, str] = {
     name: reason
     for reason, names in {
         "the cards of rewards, black boxes and other tokenizers come next": """
-        omniopd score_agent dart_tool_use dwa_kd
+        score_agent dart_tool_use dwa_kd
         """,
         "the cards of further signals of the surveys come next": """
         pipo comap
@@ -96,6 +96,7 @@ ELSEWHERE: dict[str, Callable[[str], None]] = {
     **dict.fromkeys(("dskd", "dskd_eta"), golden_dual.compare),
     "dskd_cma": golden_attention.compare,
     "bld": golden_bytes.compare,
+    "omniopd": golden_chunks.compare,
     **dict.fromkeys(UNEVEN, uneven),
     "oprd": golden_hidden.compare,
     "unisd": golden_hidden.compare_beside_logits,
