@@ -205,9 +205,7 @@ def rollout_of(stream: Stream, data: GoldenStream) -> Rollout:
     )
 
 
-def rewards_of(
-    method: Method, name: str, data: GoldenStream, rollout: Rollout, streams: Mapping[str, GoldenStream] | None = None
-) -> dict[str, Tensor]:
+def rewards_of(method: Method, name: str, data: GoldenStream, rollout: Rollout, streams: Mapping[str, GoldenStream] | None = None) -> dict[str, Tensor]:
     """The sequence rewards of a stream: the verdict on an answer, another rule's, what judges say, each its own, what is made of these, and verdicts
     on the same prompt in another of `streams`."""
     values: dict[str, Tensor] = {}
