@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from zoo.components.base import extremes
 from zoo.components.learners import Discriminator
-from zoo.components.rewards import Judge, Learned, Match, RewardModel, SequenceReward, UnitTests
+from zoo.components.rewards import Judge, Learned, Match, RewardModel, UnitTests
 from zoo.components.rollouts import Corpus, Replay
 from zoo.components.teachers import Composite, Endpoint
 from zoo.errors import suggest
@@ -24,7 +24,7 @@ Messages = Iterator[str]
 def unknown_asked(entry: MethodEntry) -> Messages:
     """Judges that are no teachers, scores of learners that are no discriminators, discriminators of streams that are not written."""
     for name, reward in entry.rewards.items():
-        for asked in reward.asks() if isinstance(reward, SequenceReward) else ():
+        for asked in reward.asks():
             if asked not in entry.teachers:
                 yield f"rewards.{name}: judge '{asked}' is not under teachers{suggest(asked, entry.teachers)}"
         if isinstance(reward, Learned) and not isinstance(entry.learners.get(reward.learner), Discriminator):

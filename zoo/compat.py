@@ -210,7 +210,8 @@ def unused_parts(entry: MethodEntry) -> Messages:
     rewarded = {name for term in entry.objective for name in term.reward_names()}
     measured = [reward for reward in entry.rewards.values() if isinstance(reward, SequenceReward)]
     rewarded |= {part for reward in measured for part in reward.reads()} | {draw.name for _, draw in placement.draws(entry)}
-    read |= {judge for reward in measured for judge in reward.asks()} | {name for term in entry.objective for _, part in term.parts() for name in part.asks()}
+    read |= {judge for reward in entry.rewards.values() for judge in reward.asks()}
+    read |= {name for term in entry.objective for _, part in term.parts() for name in part.asks()}
     yield from (f"rollouts.{name} is written but no term reads it; remove it or name it with `on:`" for name in entry.rollouts if name not in streams)
     yield from (f"teachers.{name} is declared but nothing reads it; remove it" for name in entry.teachers if name not in read)
     yield from (f"rewards.{name} is declared but nothing reads it; remove it" for name in entry.rewards if name not in rewarded)

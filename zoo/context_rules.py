@@ -13,7 +13,7 @@ from zoo.components.base import PLAIN, Context, walk
 from zoo.components.baselines import BatchMean, GroupMean
 from zoo.components.contexts import Part
 from zoo.components.gates import RewardGate
-from zoo.components.rewards import Elsewhere, Judge, Verifier, measured_in_order
+from zoo.components.rewards import Elsewhere, Judge, TurnJudge, Verifier, measured_in_order
 from zoo.components.rollouts import Corpus, Edited, GroupReward, Replay, Reread, Stream, in_order
 from zoo.components.targets import with_inputs
 from zoo.components.teachers import SelfTeacher, SteeredWeights
@@ -37,7 +37,7 @@ def all_contexts(entry: MethodEntry) -> Iterator[tuple[str, Context]]:
     for name, teacher in entry.teachers.items():
         if isinstance(teacher, SelfTeacher) and isinstance(teacher.weights, SteeredWeights):
             yield f"teachers.{name}.weights.toward", teacher.weights.toward
-    yield from ((f"rewards.{name}.context", r.context) for name, r in entry.rewards.items() if isinstance(r, Judge) and r.context is not None)
+    yield from ((f"rewards.{name}.context", r.context) for name, r in entry.rewards.items() if isinstance(r, Judge | TurnJudge) and r.context is not None)
     for name, stream in entry.rollouts.items():
         for inner in (part for part in walk(stream) if isinstance(part, Stream)):
             for context in inner.contexts:

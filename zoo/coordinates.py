@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.components.base import Strict
-from zoo.components.rewards import SequenceReward, measured_in_order
+from zoo.components.rewards import measured_in_order
 from zoo.components.rollouts import Edited, Mixture, Prefix, Replay, Stream
 from zoo.components.targets import with_inputs
 from zoo.components.teachers import Composite, InitialWeights, LearnedTeacher, SelfTeacher
@@ -185,7 +185,7 @@ def derive_coordinates(entry: MethodEntry) -> Coordinates:
     granularities = {t.granularity for t in tuples}
     if any(external_scorers(entry, term) for term in entry.objective) or _reads_while_writing(entry):
         access = "white_box"
-    elif any(names_external(entry, read) for read in (*(s.reads for s in entry.rollouts.values()), *(r.asks() for r in _measured(entry)), *_asked(entry))):
+    elif any(names_external(entry, read) for read in (*(s.reads for s in entry.rollouts.values()), *_asked(entry))):
         access = "black_box"
     else:
         access = "teacher_free"
@@ -201,12 +201,8 @@ def derive_coordinates(entry: MethodEntry) -> Coordinates:
 
 
 def _asked(entry: MethodEntry) -> list[tuple[str, ...]]:
-    """Models whose texts gates and weights read."""
-    return [part.asks() for term in entry.objective for _, part in term.parts()]
-
-
-def _measured(entry: MethodEntry) -> list[SequenceReward]:
-    return [reward for reward in entry.rewards.values() if isinstance(reward, SequenceReward)]
+    """Models whose judgements or texts rewards, gates and weights read."""
+    return [*(reward.asks() for reward in entry.rewards.values())] + [part.asks() for term in entry.objective for _, part in term.parts()]
 
 
 def names_external(entry: MethodEntry, names: tuple[str, ...]) -> bool:

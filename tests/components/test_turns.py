@@ -130,6 +130,20 @@ def test_turn_state(fields: dict[str, Any], expected: list[float]) -> None:
         reward.tokens(dialogue(), None)
 
 
+def test_turn_judge() -> None:
+    context = {"made": ("observation",), "template": "observation", "per": "turn"}
+    plain, votes = build("reward", "turn_judge", context=context), build("reward", "turn_judge", context=context, neutral=0.3)
+    np.testing.assert_allclose(plain.marks([0.9, 0.5, 0.2]), [0.8, 0.0, -0.6])
+    assert votes.marks([0.9, 0.5, 0.2, 0.36, 0.64]) == [1.0, 0.0, -1.0, 0.0, 0.0]
+    assert plain.asks() == ("teacher",) and plain.per_turn
+    np.testing.assert_array_equal(plain.tokens(dialogue(state=WORDS), "state").numpy(), WORDS)
+    with pytest.raises(ValueError, match="read by its name"):
+        plain.tokens(dialogue(), None)
+    for wrong in ({**context, "per": "sequence"}, {"fields": ("hint",), "template": "hint", "per": "turn"}):
+        with pytest.raises(ValueError, match="a judge of turns needs a context with per: turn"):
+            build("reward", "turn_judge", context=wrong)
+
+
 def test_spans_are_runs_of_one_turn_role_and_author() -> None:
     assert dialogue().rollout.span_BT.tolist() == [[0, 1, 2, 3, 4, 5, 6, 7], [0, 1, 2, 2, 3, 4, 5, 5]]
     single = replace(dialogue().rollout, turn_BT=None, role_BT=None)
@@ -238,5 +252,5 @@ def test_what_is_judged_and_where_calls_end() -> None:
     assert build("environment", "scripted_turns", shards=2).opening(Prompt("p", "s1s2"), Ground()) == "s1"
 
 
-REWARDS = {"turn_state": [test_turn_state]}
+REWARDS = {"turn_state": [test_turn_state], "turn_judge": [test_turn_judge]}
 assert int(Role.REPLY) == 3  # the arrays above

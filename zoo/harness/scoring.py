@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.components.rewards import Answered, SequenceReward
+from zoo.components.rewards import Answered, SequenceReward, TurnJudge
 from zoo.components.targets import with_inputs
 from zoo.harness.alignment import Foreign, paired
 from zoo.harness.asked import Asking
@@ -26,6 +26,7 @@ from zoo.harness.cuts import chunks, chunks_of, micro_batches
 from zoo.harness.explore import explored
 from zoo.harness.labels import labels_N, point_mass
 from zoo.harness.models import LoadedPair
+from zoo.harness.turn_judges import judged_turns
 from zoo.harness.turns import rewards_of_turns
 from zoo.method import Method, Prepared, annotate
 from zoo.statistics import LogProb, Statistic, TokenContext
@@ -80,7 +81,10 @@ def score(
     kept = [s for s in method.update_scorers(stream) if bank.keys[s] != bank.keys["student"] or s != "student"]
     hidden = hidden_states(bank, [*(method.annotation_scorers(stream) if statistics else ()), *kept], rollout)
     columns = columns_of(statistics, method, bank, rollout, hidden)
-    turns = {name: rewards_of_turns(bank.judge, rollout, reward) for name, reward in method.turn_rewards(stream).items()}
+    turns = {
+        name: judged_turns(bank, rollout, reward, others or {}) if isinstance(reward, TurnJudge) else rewards_of_turns(bank.judge, rollout, reward)
+        for name, reward in method.turn_rewards(stream).items()
+    }
     context = explored(method, bank, stream, TokenContext(rollout, columns, rewards, total, absent, turns), hidden)
     return Scored(context, {name: hidden[name] for name in kept}, version)
 

@@ -5,7 +5,7 @@ from zoo.components.rewards.answers import Budget, CosineLength, Overlong, Struc
 from zoo.components.rewards.asked import Asked, Consensus, Elsewhere, Judge, Learned, Match, RewardModel, UnitTests
 from zoo.components.rewards.base import Answered, Reward, SequenceReward, measured_in_order, on_last
 from zoo.components.rewards.tokens import Bellman, CentredLogit, Contrast, StateDivergence
-from zoo.components.rewards.turns import TurnState
+from zoo.components.rewards.turns import TurnJudge, TurnState
 
 __all__ = [
     "Answered",
@@ -29,6 +29,7 @@ __all__ = [
     "StateDivergence",
     "Structure",
     "Sum",
+    "TurnJudge",
     "TurnState",
     "UnitTests",
     "Verified",

@@ -48,6 +48,10 @@ class Reward(Component):
         """Columns it reads."""
         return ()
 
+    def asks(self) -> tuple[str, ...]:
+        """Teachers that are asked about answers, whose probabilities it does not read token by token."""
+        return ()
+
     def tokens(self, context: TokenContext, name: str | None) -> Tensor:
         """Reward of each token (B, T), 0 outside the mask; a sequence reward stands on the last supervised token."""
         raise NotImplementedError
