@@ -33,10 +33,11 @@ from zoo.harness.sandbox import run_untrusted
 from zoo.harness.shadow import decoding_copy
 from zoo.harness.sources import local_folder, note_of
 from zoo.harness.suites import load_suite, suite_digest
+from zoo.harness.tidy import remove_torn, tidy
 from zoo.harness.train import Diverged, Trainer
 from zoo.harness.writers import Decoder
 from zoo.record_types import Status
-from zoo.records import NO_SPACE, PARTIAL, load_records, write_record
+from zoo.records import NO_SPACE, load_records, write_record
 
 TINY = 20_000_000  # parameters
 
@@ -94,7 +95,7 @@ def run_comparison(
     todo = [cell for cell in plan.cells if cell.state != "done"]
     processes = start_processes(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if processes.main:
-        _tidy(comparison, place, [cell for cell in plan.cells if cell.state == "done"])
+        tidy(comparison, place, [cell for cell in plan.cells if cell.state == "done"])
     if not todo:
         return []
     spec = load_pair_spec(comparison.pair)
@@ -111,20 +112,6 @@ def _origin_note(spec: PairSpec, place: Place) -> str | None:
     """What pulled weights say about themselves, where the pair says nothing."""
     sources = {"student": spec.student, **spec.teachers}
     return spec.weights_note or note_of({name: local_folder(spec.id, name, source, place.pair_paths) for name, source in sources.items() if source.of is None})
-
-
-def _tidy(comparison: Comparison, place: Place, done: list[Cell]) -> None:
-    """Remove what a process left that was killed between its last record and its end."""
-    for cell in done:
-        shutil.rmtree(place.work(comparison.id, cell.method, cell.seed, cell.run_key), ignore_errors=True)
-        for record in (place.records / comparison.id / cell.method).glob("*/run.json"):
-            _remove_torn(record.parent)
-
-
-def _remove_torn(folder: Path) -> None:
-    """Remove half-written records of an attempt that nobody is writing any more."""
-    for torn in folder.glob(f".*{PARTIAL}"):
-        torn.unlink(missing_ok=True)
 
 
 def _settle_threads(pair: LoadedPair) -> None:
@@ -226,7 +213,7 @@ def _finish(session: Session, cell: Cell, work: Path, trainer: Trainer | None, s
     """Evaluate and write the records; `run.json` comes last, so a cell without it is not done."""
     uuid = _attempt_uuid(session, cell, work)
     folder = session.place.records / session.comparison.id / cell.method / uuid
-    _remove_torn(folder)
+    remove_torn(folder)
     evaluation: dict[str, float] = {"seconds": 0.0, "tokens": 0}
     if status == "success":
         status, failure = _tried(partial(_evaluate, session, cell, uuid, folder, evaluation))
