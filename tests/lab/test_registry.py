@@ -128,3 +128,10 @@ def test_the_report_is_plain_data(tmp_path: Path) -> None:
     found = study(entry_of(score_function({"kind": "discounted", "gamma": 0.5})), follow=5, full=True).to_json()
     text = json.dumps(found, allow_nan=False)
     assert json.loads(text)["claims"][0]["holds"] is True and found["runs"][0]["growth"] > 0
+
+
+@pytest.mark.parametrize("routing", ["sampled", {"kind": "student_topk", "k": 2}, {"kind": "multi_sample", "n": 3}, "counterfactual"])
+def test_the_own_loss_falls_whatever_is_routed(routing: object) -> None:
+    """Advantages that are read at the update, and not before, are held fixed too."""
+    found = study(entry_of(score_function("immediate", routing=routing)))
+    assert found.descent is not None and found.descent.metric == "own_loss" and found.descent.ok

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from zoo.components.rewards import Verifier
 from zoo.lab import references as ref
@@ -16,6 +19,7 @@ from zoo.lab.exact import COPIES, Weighing
 from zoo.lab.laws import Exempt
 from zoo.lab.measured import Measured
 from zoo.lab.points import teachers_of
+from zoo.views import LogitView
 
 STEPS, STEP = 8, 0.05  # exact steps of the descent, and the largest change of a logit in each
 Reading = Callable[[Tables], float]
@@ -54,8 +58,37 @@ def descent(bench: Bench, tables: Tables, start: Measured, metric: str, reason: 
     return Descent(metric, before, read(at), reason)
 
 
+class _Holding(TorchFunctionMode):
+    """While active, what is detached of the student's log-probabilities is what they were before it moved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.detach and id(args[0]) in self.before:
+            return self.before[id(args[0])][1]
+        return func(*args, **(kwargs or {}))
+
+    def view(self, moved: LogitView, before: LogitView) -> LogitView:
+        """The moved view, of which this mode knows the student's values before."""
+        holding = self
+
+        class Held(LogitView):
+            def __init__(self) -> None:
+                self.__dict__.update(moved.__dict__)
+
+            def logp_NV(self, scorer: str, temperature: float = 1.0) -> Tensor:
+                found = moved.logp_NV(scorer, temperature)
+                if scorer == "student":
+                    holding.before[id(found)] = (found, before.logp_NV(scorer, temperature))
+                return found
+
+        return Held()
+
+
 def own_loss(bench: Bench, tables: Tables, start: Measured) -> Reading:
-    """The loss on the first step's law, its advantages, gates and denominators held fixed."""
+    """The loss on the first step's law, its advantages, gates, denominators and all that has no gradient held fixed."""
     prepared = start.prepared
 
     def read(at: Tables) -> float:
@@ -67,7 +100,9 @@ def own_loss(bench: Bench, tables: Tables, start: Measured) -> Reading:
                 leaf_NV = at.student.detach()[torch.from_numpy(law.state_RT[law.state_RT >= 0])]
                 weight_BT = torch.from_numpy(law.probability_R)[:, None] * COPIES
                 weighed = type(part)(part.term, part.stream, part.scale_BT * weight_BT, part.columns, part.value)
-                loss, _ = bench.method.chunk_loss([weighed], bench.view(law, tables, leaf_NV), lambda v_BT, m_BT=mask_BT: v_BT[m_BT])  # type: ignore[misc]
+                with _Holding() as holding:
+                    view = holding.view(bench.view(law, tables, leaf_NV), bench.view(law, tables))
+                    loss, _ = bench.method.chunk_loss([weighed], view, lambda v_BT, m_BT=mask_BT: v_BT[m_BT])  # type: ignore[misc]
                 total += float(loss)
         return total
 
