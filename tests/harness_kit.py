@@ -235,6 +235,14 @@ def moving_entries() -> list[MethodEntry]:
                 "term": "policy_gradient", "reward": "correct", "credit": "return_to_go", "coefficient": 0.1, "reduce": "token_mean"}]),
         made("bridged", **own, **TEACHER, learners={"bridge": {"kind": "projector", "learning_rate": 0.05}}, objective=[
             {"term": "representation", "layers": "all", "projector": "bridge", "reduce": "token_mean"}]),
+        made("carried", **own, learners={"bridge": {"kind": "dual_projector", "learning_rate": 0.02}, "reader": {"kind": "cross_attention"}, "bytes": {
+            "kind": "byte_heads", "heads": 2, "learning_rate": 0.05}}, teachers={
+            "teacher": {"kind": "external"}, "whole": {"kind": "external", "alignment": "whole_response"},
+            "seen": {"kind": "projected", "learner": "bridge"}, "there": {"kind": "projected", "learner": "bridge", "space": "teacher"},
+            "read": {"kind": "projected", "of": "whole", "learner": "reader"},
+            "back": {"kind": "projected", "of": "whole", "learner": "reader", "space": "teacher"},
+            "spelled": {"kind": "byte_labels", "learner": "bytes"}}, objective=[
+            {**REVERSE_KL, "teacher": name, "divergence": "forward_kl"} for name in ("seen", "there", "read", "back", "spelled")]),
         made("mates", **own, teachers={"partner": {"kind": "learner", "learner": "mate"}}, objective=[{**REVERSE_KL, "teacher": "partner"}], learners={
             "mate": {"kind": "peer", "learning_rate": 0.02, "objective": [{**REVERSE_KL, "teacher": "pupil"}]}}),
         made("remembering", **own, **TEACHER, objective=[
@@ -257,6 +265,6 @@ def shared_entries() -> dict[str, tuple[MethodEntry, dict[str, Any]]]:
         "grpo": (shipped("grpo"), {**several, "rollouts_per_step": 24}),  # three groups in two minibatches: one process has none in the first
         "minillm": (shipped("minillm"), {**several, "rollouts_per_step": 10, "budget": {"amount": 500}}),
         "orpo_distill": (shipped("orpo_distill"), {**several, "rollouts_per_step": 30}),
-        **{entry.id: (entry, several) for entry in stateful_entries() if entry.id in ("average", "critic", "drawing")},
+        **{entry.id: (entry, several) for entry in stateful_entries() if entry.id in ("average", "critic", "carried", "drawing")},
         "trusting": (made("trusting", rollout={"author": "student"}, **TEACHER, objective=[REVERSE_KL], update={"kind": "trust_region"}), several),
     }
