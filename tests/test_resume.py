@@ -23,7 +23,9 @@ LONGER = {
     "minillm": {"rollouts_per_step": 4, "budget": {"amount": 800}},  # takes 16 steps on each batch of sequences
     "critic": {"budget": {"amount": 400}},
     "replay": {"budget": {"amount": 300}},
-    **{name: {"budget": {"amount": 300}} for name in ("foreseeing", "private", "anchored", "following", "copied", "bridged", "carried", "mates", "drawing", "adapted")},
+    **dict.fromkeys(
+        ("foreseeing", "private", "anchored", "following", "copied", "bridged", "carried", "mates", "drawing", "adapted"), {"budget": {"amount": 300}}
+    ),
 }
 METHODS = [entry.id for entry in stateful_entries()]
 
