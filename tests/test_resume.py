@@ -19,13 +19,12 @@ from zoo.harness.checkpoint import load_checkpoint, save_checkpoint
 
 ANSWER = "=> "
 SETTINGS: dict[str, Any] = {"rollouts_per_step": 8, "max_new_tokens": 6, "budget": {"amount": 170}, "checkpoint_every": 1, "validate_every": 1}
+MOVING = ("foreseeing", "private", "anchored", "following", "copied", "bridged", "carried", "mates", "drawing", "adapted")
 LONGER = {
     "minillm": {"rollouts_per_step": 4, "budget": {"amount": 800}},  # takes 16 steps on each batch of sequences
     "critic": {"budget": {"amount": 400}},
     "replay": {"budget": {"amount": 300}},
-    **dict.fromkeys(
-        ("foreseeing", "private", "anchored", "following", "copied", "bridged", "carried", "mates", "drawing", "adapted"), {"budget": {"amount": 300}}
-    ),
+    **{name: {"budget": {"amount": 300}} for name in MOVING},
 }
 METHODS = [entry.id for entry in stateful_entries()]
 
