@@ -25,6 +25,8 @@ LATEX = {
     "†": r"$\dagger$",
     "Δ": r"$\Delta$",
     "≥": r"$\geq$",
+    "·": r"$\cdot$",
+    "π": r"$\pi$",
 }
 
 TIGHT: dict[str, Any] = {"padding": (0, 1), "collapse_padding": True, "pad_edge": False, "show_edge": False}

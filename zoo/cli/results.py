@@ -30,25 +30,39 @@ def tables(
     out: Annotated[Path, typer.Option(metavar="DIR", help="The generated files.")] = Path("paper_tables"),
     as_json: AsJson = False,
 ) -> None:
-    """Write tables, figure and manifest from the records, and the lab's, byte for byte the same each time; or check that they are current."""
+    """Write tables, figure and manifest from the records, the lab's and the surveys', byte for byte the same each time; or check that they are current."""
     from zoo.tables import build_tables, check_tables
 
     if check and comparison is not None:
         raise typer.BadParameter("looks at all comparisons; leave COMPARISON out", param_hint="--check")
-    from zoo.lab.tables import FILES, lab_files, write_lab_files
-
     if not check:
         files = build_tables(records, out, None if comparison is None else comparison_id(comparison))
-        files += write_lab_files(out) if comparison is None else []
+        files += _write(out, _beside()) if comparison is None else []
         print_json({"files": [str(file) for file in files]}) if as_json else typer.echo("\n".join(map(str, files)))
         return
-    problems = check_tables(records, out, lab_files() if any((out / name).exists() for name in FILES) else None)
+    problems = check_tables(records, out, _beside() if any((out / name).exists() for name in ("estimators.md", "survey_a_tree.md")) else None)
     if as_json:
         print_json({"problems": problems})
         raise typer.Exit(1 if problems else 0)
     if problems:
         raise ZooError("\n".join([f"{out} differs from what {records} gives; run `zoo tables` and commit:", *problems]))
     typer.echo(f"{out} is what {records} gives")
+
+
+def _beside() -> dict[str, bytes]:
+    """The tables that no record makes: the lab's, and the surveys' from the registry."""
+    import zoo
+    from zoo.lab.tables import lab_files
+    from zoo.survey_tables import survey_files
+
+    return {**lab_files(), **survey_files(zoo.load_registry())}
+
+
+def _write(out: Path, files: dict[str, bytes]) -> list[Path]:
+    out.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (out / name).write_bytes(data)
+    return [out / name for name in files]
 
 
 def scores(
