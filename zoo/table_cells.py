@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from zoo import stats
-from zoo.records import digest_bytes
 from zoo.score_frame import ANCHORS, NOT_RUN, WITHDRAWN, anchor_row
 from zoo.table_forms import TableCell
 
@@ -128,7 +127,7 @@ def gap_cell(rows: Sequence[Row], everything: Sequence[Row]) -> TableCell:
     if method in ("student", "teacher"):
         return TableCell(str(int(method == "teacher")), float(method == "teacher"), 0.0, (), behind)
     gained_SI, whole_I = _gained(found, everything)
-    closed = stats.bootstrap_t(gained_SI, whole_I, seed=random_seed("gap_closed", method))
+    closed = stats.crossed_interval(gained_SI, whole_I)
     complete = len(found) == len(rows)
     spread = f"[{signed(closed.interval[0])}, {signed(closed.interval[1])}]" if closed.interval and complete else f"± {closed.stderr:.2f}"
     mark = " †" if len(rows) > 1 and (len(found) < stats.MIN_SEEDS or not complete) else ""
@@ -223,19 +222,18 @@ def complete_seeds(rows: Sequence[Row], method: str, seeds: Sequence[int]) -> li
 
 def pairwise_lines(task: str, pairs: Sequence[tuple[list[Row], list[Row]]]) -> list[tuple[TableCell, ...]]:
     """One line per pair of methods on a task, p-values adjusted among the given pairs."""
-    estimates = []
+    differences = []
     for left, right in pairs:
         order = list(left[0]["items"])
-        paired = [[mine["items"][item] - other["items"][item] for item in order] for mine, other in zip(left, right, strict=True)]
-        estimates.append(stats.bootstrap_t(paired, seed=random_seed("pairwise", task, left[0]["method"], right[0]["method"])))
-    adjusted = stats.holm([stats.p_value(estimate, len(left)) for estimate, (left, _) in zip(estimates, pairs, strict=True)])
-    return [_pairwise_line(task, *both, found, p) for both, found, p in zip(pairs, estimates, adjusted, strict=True)]
+        differences.append([[mine["items"][item] - other["items"][item] for item in order] for mine, other in zip(left, right, strict=True)])
+    adjusted = stats.holm([stats.crossed_p_value(difference_SI) for difference_SI in differences])
+    return [_pairwise_line(task, *both, np.array(found), p) for both, found, p in zip(pairs, differences, adjusted, strict=True)]
 
 
-def _pairwise_line(task: str, left: list[Row], right: list[Row], found: stats.Estimate, p: float) -> tuple[TableCell, ...]:
+def _pairwise_line(task: str, left: list[Row], right: list[Row], difference_SI: stats.Array, p: float) -> tuple[TableCell, ...]:
     behind = records(left, right)
+    found, smallest = stats.crossed_interval(difference_SI), stats.crossed_detectable(difference_SI)
     improvement = stats.probability_of_improvement([row["score"] for row in left], [row["score"] for row in right])
-    smallest = stats.minimum_detectable_effect(found.stderr, len(left))
     interval = f"[{signed(found.interval[0], 3)}, {signed(found.interval[1], 3)}]" if found.interval else "n/a"
     difference = TableCell(f"{signed(found.value, 3)} ± {found.stderr:.3f}", found.value, found.stderr, (), behind)
     numbers = [TableCell(f"{value:.3f}", value, None, (), behind) for value in (improvement, p, smallest)]
@@ -261,8 +259,3 @@ def _digits(value: float) -> str:
 def signed(value: float, digits: int = 2) -> str:
     """A number that may be negative, with a minus sign in place of the hyphen."""
     return f"{value:.{digits}f}".replace("-", "−")
-
-
-def random_seed(*names: str) -> int:
-    """A fixed seed for each named interval, so that tables are reproducible byte for byte."""
-    return int(digest_bytes("/".join(names).encode())[:8], 16)

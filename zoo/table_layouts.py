@@ -255,7 +255,7 @@ def pairwise_table(scores: pd.DataFrame) -> Table | None:
     columns += [Column("probability_of_improvement", "P(left > right)"), Column("p_holm", "p (Holm)"), Column("minimum_detectable_effect", "detectable")]
     remarks = (
         f"{len(seeds)} seeds, the same for left and right, and the same items. Methods with a failed seed are left out: nothing is filled in.",
-        "95 % interval: studentised bootstrap over seeds and items. p: Student's t over seeds, adjusted by Holm's method within a task.",
+        "95 % interval and p: Student's t for seeds and for items, each with its own degrees of freedom; p is adjusted by Holm's method within a task.",
         "detectable: the true difference found with 80 % power at the 5 % level. All depend on which methods compete.",
     )
     return Table(f"{_heading(rows)} – pairwise", tuple(columns), tuple(lines), remarks, labels=3)
