@@ -66,9 +66,10 @@ def run(
     trust_remote_code: bool = False,
     untrusted_code: bool = False,
     weights_note: str | None = None,
+    worker: bool = False,
 ) -> list[Outcome]:
     """Train, evaluate and record every cell that is not done; a cell that was cut off goes on from its checkpoint. `untrusted_code` lets code that
-    a model wrote run where this machine can't wall it off."""
+    a model wrote run where this machine can't wall it off. A `worker` leaves cells alone that another process is running."""
     from rich.console import Console
 
     from zoo.harness.comparison import load_comparison
@@ -84,6 +85,7 @@ def run(
         trust_remote_code=trust_remote_code,
         untrusted_code=untrusted_code,
         weights_note=weights_note,
+        worker=worker,
     )
 
 

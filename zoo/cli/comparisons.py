@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.cli.common import add_rows, complain, console, examples, main_process, print_json, quiet_libraries, table
+from zoo.cli.common import add_rows, comparison_id, complain, console, examples, main_process, print_json, quiet_libraries, table
 from zoo.cli.options import AsJson, ComparisonName, Data, Methods, PairPaths, Registries, Results, Spread, UntrustedCode, pair_paths
 from zoo.errors import ZooError
 
@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command("plan", cls=Spread, epilog=examples("zoo plan quickstart", "zoo plan mine.yaml --registry my_methods --json"))(plan)
     local = "zoo run gsm8k-first --device cuda --pair-path student=models/student teacher=models/teacher --data data/gsm8k"
     several = "Several processes: accelerate launch --multi_gpu --num_processes 2 -m zoo run quickstart"
-    app.command("run", cls=Spread, epilog=examples("zoo run quickstart", "zoo run quickstart --method gkd --method student", local, several))(run)
+    app.command("run", cls=Spread, epilog=examples("zoo run quickstart --jobs 2", "zoo run quickstart --method gkd --method student", local, several))(run)
     app.command("status", cls=Spread, epilog=examples("zoo status quickstart", "zoo status quickstart --json"))(status)
 
 
@@ -77,28 +77,48 @@ def run(
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Let a model's own Python code run.")] = False,
     untrusted_code: UntrustedCode = False,
     weights_note: Annotated[str | None, typer.Option(metavar="TEXT", help="What the records should say about local weights.")] = None,
+    jobs: Annotated[str, typer.Option(metavar="N|auto", help="Cells run at once, in a process each.")] = "1",
+    worker: Annotated[bool, typer.Option("--worker", hidden=True)] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train, evaluate and record what is not done yet, then print the table. Started again, it goes on where it stopped."""
     import zoo
     from zoo.harness.comparison import load_comparison
+    from zoo.harness.packing import run_packed, spelled
 
     _refuse_absent_device(device)
     quiet_libraries()
     declared = load_comparison(comparison)
-    outcomes = zoo.run(
-        comparison,
-        methods=method or None,
-        registry=zoo.load_registry(*(registry or ())),
-        results=results,
-        pair_paths=pair_paths(pair_path),
-        data=data,
-        device=device,
-        quiet=as_json or not main_process(),
-        trust_remote_code=trust_remote_code,
-        untrusted_code=untrusted_code,
-        weights_note=weights_note,
-    )
+    several = 1 if worker else _workers(jobs, comparison, device, results, method, registry, pair_path, data)
+    outcomes = []
+    if several > 1:
+        given = [
+            ("--method", method),
+            ("--registry", registry),
+            ("--pair-path", pair_path),
+            ("--data", data),
+            ("--device", device),
+            ("--weights-note", weights_note),
+        ]
+        flags = [("--trust-remote-code", trust_remote_code), ("--untrusted-code", untrusted_code)]
+        run_packed(["run", comparison, "--results", str(results), *spelled(given, flags)], several, (lambda line: None) if as_json else typer.echo)
+    else:
+        outcomes = zoo.run(
+            comparison,
+            methods=method or None,
+            registry=zoo.load_registry(*(registry or ())),
+            results=results,
+            pair_paths=pair_paths(pair_path),
+            data=data,
+            device=device,
+            quiet=as_json or not main_process(),
+            trust_remote_code=trust_remote_code,
+            untrusted_code=untrusted_code,
+            weights_note=weights_note,
+            worker=worker,
+        )
+    if worker:
+        return
     if not main_process():
         raise typer.Exit(1 if any(outcome.status != "success" for outcome in outcomes) else 0)
     scores = zoo.scores(declared.id, results=results)
@@ -108,11 +128,28 @@ def run(
         ended = [{"method": o.cell.method, "seed": o.cell.seed, "status": o.status, "message": o.message, "record": _text(o.record)} for o in outcomes]
         print_json({"comparison": declared.id, "outcomes": ended, "failed": failed, "files": [str(file) for file in files]})
     else:
-        _print_end(declared.id, outcomes, scores, files)
+        _print_end(several == 1 and not outcomes, scores, files)
     if failed:
         told = [f"{cell['method']} (seed {cell['seed']}): {cell['reason'] or cell['status']}" for cell in failed]
         complain("\n".join([f"zoo: {len(failed)} of the asked cells did not succeed:", *told]))
         raise typer.Exit(1)
+
+
+def _workers(jobs: str, comparison: str, device: str | None, results: Path, method: Any, registry: Any, pair_path: Any, data: Any) -> int:
+    """How many processes the cells that are left are shared among."""
+    if jobs == "1":
+        return 1
+    import torch
+
+    import zoo
+    from zoo.harness.packing import jobs_for
+    from zoo.records import load_records
+
+    found = zoo.plan(
+        comparison, methods=method or None, registry=zoo.load_registry(*(registry or ())), results=results, pair_paths=pair_paths(pair_path), data=data
+    )
+    left = sum(cell.state != "done" for cell in found.cells)
+    return jobs_for(jobs, device or ("cuda" if torch.cuda.is_available() else "cpu"), left, load_records(results / "records", comparison_id(comparison)))
 
 
 def _refuse_absent_device(device: str | None) -> None:
@@ -140,10 +177,10 @@ def _tables(results: Path, tables: Path, comparison: str) -> list[Path]:
     return build_tables(results / "records", tables, comparison)
 
 
-def _print_end(comparison: str, outcomes: Sequence[Any], scores: pd.DataFrame, files: Sequence[Path]) -> None:
+def _print_end(idle: bool, scores: pd.DataFrame, files: Sequence[Path]) -> None:
     from zoo.tables import terminal_table
 
-    if not outcomes:
+    if idle:
         typer.echo("every cell that was asked for is done already")
     console().print(terminal_table(scores))
     for label, name in (("table", "main.md"), ("figure", "main.svg")):

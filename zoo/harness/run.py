@@ -82,11 +82,12 @@ def run_comparison(
     untrusted_code: bool = False,
     weights_note: str | None = None,
     arguments: list[str] | None = None,
+    worker: bool = False,
 ) -> list[Outcome]:
     """Run every cell that is not done, in one process with the models loaded once (or in several under `accelerate launch`).
 
     A cell that fails is recorded with its status and the others go on. `weights_note` says in records and tables what is
-    special about local weights (de-quantised ones, say).
+    special about local weights (de-quantised ones, say). A `worker` leaves cells alone that another process is running.
 
     Raises:
         ZooError: bad input, a cell locked by another process, a full disk.
@@ -105,7 +106,8 @@ def run_comparison(
     _settle_threads(pair)
     session = Session(comparison, registry, place, pair, processes, console, arguments)
     _refuse_misfits(session, {cell.method for cell in todo})
-    return [_run_cell(session, cell) for cell in todo]
+    outcomes = (_run_cell(session, cell, worker) for cell in todo)
+    return [outcome for outcome in outcomes if outcome is not None]
 
 
 def _origin_note(spec: PairSpec, place: Place) -> str | None:
@@ -144,7 +146,8 @@ def _refuse_misfits(session: Session, methods: set[str]) -> None:
         run_untrusted("", without_walls=session.pair.untrusted_code)  # refused here, not after an hour of training
 
 
-def _run_cell(session: Session, cell: Cell) -> Outcome:
+def _run_cell(session: Session, cell: Cell, worker: bool) -> Outcome | None:
+    """How the cell ended; None where another process holds it and this one is a worker beside it."""
     work = session.place.work(session.comparison.id, cell.method, cell.seed, cell.run_key)
     work.mkdir(parents=True, exist_ok=True)
     lock = FileLock(work / "lock", timeout=0)
@@ -152,6 +155,8 @@ def _run_cell(session: Session, cell: Cell) -> Outcome:
         if session.processes.main:
             lock.acquire()
     except Timeout:
+        if worker:
+            return None
         raise ZooError(f"another process is running {cell.method} (seed {cell.seed}) of '{session.comparison.id}'; wait for it, or stop it") from None
     try:
         done = _done_meanwhile(session, cell)
