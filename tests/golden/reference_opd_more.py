@@ -172,7 +172,7 @@ def camopd(fixture: Fixture, *, teacher: str = "teacher", keep: float = 0.5) -> 
     """One teacher a phase, on the samples with the largest mean |log-ratio| (the absolute value is the card's reading); sampled log-ratio.
 
     The `teacher` of the general phases, the specialised start itself (`reference`) in the domain phases.
-    open: the share kept (a half, rounded up), and whether dropped samples count in the mean; taken: they do (entry).
+    open: the share kept (a half, rounded up), and whether dropped samples count in the mean; taken: the mean is that of the kept ones.
     """
     stream = fixture["main"]
     reward_BT = stream.sampled(teacher) - stream.sampled("old")
@@ -180,7 +180,7 @@ def camopd(fixture: Fixture, *, teacher: str = "teacher", keep: float = 0.5) -> 
     kept_B = gap_B >= np.sort(gap_B)[-int(np.ceil(keep * len(gap_B)))]
 
     def loss(student: Mapping[str, Array]) -> Terms:
-        return {"policy": token_mean(kept_B[:, None] * reward_BT * nll(stream, student["main"]), stream.mask_BT)}
+        return {"policy": token_mean(reward_BT * nll(stream, student["main"]), kept_B[:, None] & stream.mask_BT)}
 
     return loss
 
