@@ -56,7 +56,7 @@ SIGNAL_VARIANTS: dict[str, dict[str, Reference]] = {
     "prism": {"aligned": Reference(partial(policy.prism, aligned=True))},
     "trace": {"half_way": Reference(partial(policy.trace, lam=0.5)), "behind": Reference(partial(policy.trace, lam=0.0))},
     "avsd": {"plain": Reference(partial(policy.avsd, law=False))},
-    "sgsd": {"clipped": Reference(partial(direct.sgsd, cap=3.0))},
+    "sgsd": {"tight": Reference(partial(direct.sgsd, cap=1.0))},
     "sdpg": {"warm": Reference(partial(policy.sdpg, beta=1e-3))},
     "paint": {"signed": Reference(partial(direct.paint, signed=True))},
     "iris": {"late": Reference(partial(direct.iris, alpha=1.05), PAIRS)},
@@ -85,6 +85,15 @@ def shown() -> Fixture:
     return six.with_stream("theirs", replace(many, logits=logits, reward_B=np.array([0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0, 1.0])))
 
 
+def tiers() -> Fixture:
+    """The six tokens with eight texts of a teacher, right for two prompts of three, as `theirs`, and eight of one that was helped as `data`."""
+    six, many = six_tokens(), crowd()["main"]
+    swapped = {**many.logits, "student": many.logits["self"], "old": many.logits["self"], "self": many.logits["student"]}
+    theirs = replace(many, reward_B=np.array([0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0]))
+    helped = replace(many, logits=swapped, reward_B=np.array([1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0]))
+    return six.with_stream("theirs", theirs).with_stream("data", helped)
+
+
 def fours() -> Fixture:
     """The crowd as two decisions between four answers."""
     many = crowd()
@@ -92,7 +101,7 @@ def fours() -> Fixture:
 
 
 ELSEWHERE_SIGNAL: dict[str, tuple[Reference, Fixture]] = {
-    "brts": (Reference(direct.brts, THREE), told()),
+    "brts": (Reference(direct.brts, THREE), tiers()),
     "vpg_ea": (Reference(policy.vpg_ea, ("main", "theirs")), shown()),
     "vpd": (Reference(direct.vpd, ("theirs", "data", "main")), told()),
     "opcod": (Reference(direct.opcod), crowd()),

@@ -14,6 +14,7 @@ from .fixture import TOP_K, Fixture, Loss, Stream, Terms
 from .numerics import Array, Mask, entropy, generalized_jsd, kl, log_softmax, per_sequence, pick, sequence_mean, token_mean, top_k
 from .reference_direct import Reduce, nll, sum_then_mean
 from .reference_outcome_policy import mark
+from .reference_self_policy import pass_rate
 
 
 def divergence(
@@ -46,20 +47,24 @@ def chosen(stream: Stream) -> Mask:
     return kept_B
 
 
-def brts(fixture: Fixture, *, lam: float = 10.0, helped: float = 0.2) -> Loss:
+def brts(fixture: Fixture, *, lam: float = 10.0) -> Loss:
     """Reverse KL on the student's text + 10 forward KL on one teacher text a prompt, sums over tokens (2605.09725; the score is a reconstruction).
 
-    Selected: right, and of those the one likeliest to the student. The card asks a teacher with the ground truth only where none is right; taken (entry): for
-    all prompts, with a fifth of lambda, `theirs` being the plain and `data` the helped one. A prompt without a right candidate is no part of the mean.
+    Selected: right, and of those the one likeliest to the student; where none of `theirs` is right, from those of a teacher with the ground truth, `data`.
+    open: the mean over prompts; taken (entry): over those of each tier by itself. A prompt without a right candidate is no part of it.
     """
     own = divergence(fixture, model="teacher", reduce=sum_then_mean)
 
-    def branch(name: str, scale: float) -> Loss:
-        stream = fixture[name]
-        log_p, kept_B = stream.logp("teacher"), chosen(stream)
-        return lambda student: {"chosen": scale * sum_then_mean(kl(log_p, log_softmax(student[name]))[kept_B], stream.mask_BT[kept_B])}
+    failed_B = pass_rate(fixture["theirs"]) == 0.0
 
-    return summed(own, branch("theirs", lam * (1.0 - helped)), branch("data", lam * helped))
+    def branch(name: str, kept_B: Mask) -> Loss:
+        stream = fixture[name]
+        log_p = stream.logp("teacher")
+        if not kept_B.any():
+            return lambda student: {"chosen": 0.0}
+        return lambda student: {"chosen": lam * sum_then_mean(kl(log_p, log_softmax(student[name]))[kept_B], stream.mask_BT[kept_B])}
+
+    return summed(own, branch("theirs", chosen(fixture["theirs"])), branch("data", chosen(fixture["data"]) & failed_B))
 
 
 def csd(fixture: Fixture) -> Loss:
@@ -170,11 +175,11 @@ def mgsd(fixture: Fixture) -> Loss:
     return lambda student: {"divergence": sequence_mean(weight_BT * kl(log_softmax(student["main"]), log_p), stream.mask_BT)}
 
 
-def sgsd(fixture: Fixture, *, tau: float = 1.0, neutral: float = 0.05, cap: float = np.inf) -> Loss:
+def sgsd(fixture: Fixture, *, tau: float = 1.0, neutral: float = 0.05, cap: float = 3.0) -> Loss:
     """Pulled to, or pushed from, a skilled view by a bounded loss (2605.28791, code): rho mean_t l(D_t), D = sg[log p(y)] - log q(y).
 
-    l(D) = log 2 - log(1 + exp(-D^2 / (2 tau))); a = mean_t D, rho = v sign(a), v = +1 where the verifier passes, else -1, and 0 where |a| <= 0.05. One view of
-    the card's eight; `cap`: the card's clip of D inside a (3), left out by the entry.
+    l(D) = log 2 - log(1 + exp(-D^2 / (2 tau))); a = mean_t clip(D), rho = v sign(a), v = +1 where the verifier passes, else -1, and 0 where |a| <= 0.05, each D
+    inside a held within 3. One view of the card's eight.
     """
     stream = fixture["main"]
     mean_B = per_sequence(np.clip(stream.sampled("self") - stream.sampled("old"), -cap, cap), stream.mask_BT)

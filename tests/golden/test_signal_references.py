@@ -13,7 +13,7 @@ from . import reference_signal_policy as policy
 from . import reference_turns_more as more
 from .fixture import Loss, crowd, dialogues, six_tokens
 from .fixture_cross import crossed
-from .list_signal import ELSEWHERE_SIGNAL, SIGNAL, fours, shown, told
+from .list_signal import ELSEWHERE_SIGNAL, SIGNAL, fours, shown, tiers, told
 from .loss import Reference
 from .numerics import at_tokens, entropy, generalized_jsd, kl, log_softmax, per_sequence, sequence_mean, token_mean
 from .reference_cross import rows
@@ -87,6 +87,7 @@ def test_the_bounded_loss_has_the_slope_of_the_card_and_its_sign() -> None:
     pull = along(MAIN, rho_B / MAIN.mask_BT.sum(axis=1) / 2.0) * d_BT / (1.0 + np.exp(d_BT**2 / 2.0)) * (1.0 - np.exp(MAIN.sampled("student")))
     np.testing.assert_allclose(found, -pull[MAIN.mask_BT], atol=1e-9)
     assert not slope(partial(direct.sgsd, neutral=50.0), EVEN).any()
+    assert value(partial(direct.sgsd, cap=1.0), MANY) != pytest.approx(value(direct.sgsd, MANY), rel=1e-3), "a few tokens turn the sign of a mean"
 
 
 def test_tilted_risks_tend_to_a_plain_difference() -> None:
@@ -142,6 +143,13 @@ def test_candidates_descend_the_kl_of_their_decision() -> None:
         push = np.exp(log_softmax(logp[own])) - np.exp(log_softmax(logp[own] + marks[own] / 0.2))
         score = np.eye(7)[main.response_BT[own, 0]] - np.exp(main.logp("student")[own, 0])
         np.testing.assert_allclose(found[own, 0], push[:, None] * score / 2.0, atol=1e-8)
+
+
+def test_a_helped_text_is_learned_where_no_plain_one_was_right() -> None:
+    both, streams = tiers(), ("main", "theirs", "data")
+    plain, helped = (np.abs(slope(direct.brts, both, name, streams)).max(axis=(1, 2)) > 0.0 for name in ("theirs", "data"))
+    assert direct.chosen(both["data"]).sum() == 3 and helped.nonzero()[0].tolist() == [3]
+    assert both["theirs"].group_B[plain].tolist() == [0, 2], "none of the second prompt is right"
 
 
 def test_fixtures_of_their_own_keep_some_and_drop_others() -> None:

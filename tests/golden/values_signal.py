@@ -38,7 +38,7 @@ VALUES_SIGNAL: dict[str, float] = {
 }
 
 VALUES_ELSEWHERE: dict[str, float] = {
-    "brts": 33.38728520795807,
+    "brts": 59.26552968996455,
     "vpg_ea": 0.5780916829044324,
     "vpd": 2.626609025213943,
     "opcod": 0.2915146833449235,
