@@ -34,7 +34,7 @@ evaluation: {limit: 8}
 """
 COMMANDS = (
     "list", "show", "diff", "taxonomy", "check", "schema", "plan", "run", "status", "tables", "scores", "suites", "version",
-    "pairs list", "pairs show", "pairs build",
+    "pairs list", "pairs show", "pairs build", "stats coverage",
 )  # fmt: skip
 
 
@@ -367,3 +367,10 @@ def test_help_imports_no_heavy_library(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
     assert done.stderr.strip() == "set()"
+
+
+def test_stats_coverage_prints_its_grid() -> None:
+    found = data("stats", "coverage", "--trials", "20", "--items", "30")
+    assert found["trials"] == 20 and [row["seed_spread"] for row in found["coverage"]][-1] == 2.0
+    assert all(0.5 < value <= 1 for row in found["coverage"] for name, value in row.items() if name != "seed_spread")
+    assert "the goal is 92 to 98" in zoo("stats", "coverage", "--trials", "20", "--items", "30", "--percentile").stdout
