@@ -88,54 +88,44 @@ def run(
 
     _refuse_absent_device(device)
     quiet_libraries()
-    declared = load_comparison(comparison)
-    several = 1 if worker else _workers(jobs, comparison, device, results, method, registry, pair_path, data)
+    cells: dict[str, Any] = {"methods": method or None, "results": results, "pair_paths": pair_paths(pair_path), "data": data}
+    cells["registry"] = zoo.load_registry(*(registry or ()))
+    several = 1 if worker else _workers(jobs, comparison, device, cells)
     outcomes = []
     if several > 1:
-        given = [
-            ("--method", method),
-            ("--registry", registry),
-            ("--pair-path", pair_path),
-            ("--data", data),
-            ("--device", device),
-            ("--weights-note", weights_note),
-        ]
+        given = [("--method", method), ("--registry", registry), ("--pair-path", pair_path), ("--data", data), ("--device", device)]
+        given += [("--weights-note", weights_note), ("--results", results)]
         flags = [("--trust-remote-code", trust_remote_code), ("--untrusted-code", untrusted_code)]
-        run_packed(["run", comparison, "--results", str(results), *spelled(given, flags)], several, (lambda line: None) if as_json else typer.echo)
+        run_packed(["run", comparison, *spelled(given, flags)], several, (lambda line: None) if as_json else typer.echo)
     else:
-        outcomes = zoo.run(
-            comparison,
-            methods=method or None,
-            registry=zoo.load_registry(*(registry or ())),
-            results=results,
-            pair_paths=pair_paths(pair_path),
-            data=data,
-            device=device,
-            quiet=as_json or not main_process(),
-            trust_remote_code=trust_remote_code,
-            untrusted_code=untrusted_code,
-            weights_note=weights_note,
-            worker=worker,
-        )
+        told: dict[str, Any] = {"trust_remote_code": trust_remote_code, "untrusted_code": untrusted_code, "weights_note": weights_note, "worker": worker}
+        outcomes = zoo.run(comparison, **cells, **told, device=device, quiet=as_json or not main_process())
     if worker:
         return
     if not main_process():
         raise typer.Exit(1 if any(outcome.status != "success" for outcome in outcomes) else 0)
+    _end(load_comparison(comparison), method, results, tables, None if several > 1 else outcomes, as_json)
+
+
+def _end(declared: Any, method: list[str] | None, results: Path, tables: Path, outcomes: Sequence[Any] | None, as_json: bool) -> None:
+    """Write the tables and say how it ended; `outcomes` None where workers ran the cells."""
+    import zoo
+
     scores = zoo.scores(declared.id, results=results)
     failed = _failures(scores, method or declared.methods)
     files = _tables(results, tables, declared.id)
     if as_json:
-        ended = [{"method": o.cell.method, "seed": o.cell.seed, "status": o.status, "message": o.message, "record": _text(o.record)} for o in outcomes]
+        ended = [{"method": o.cell.method, "seed": o.cell.seed, "status": o.status, "message": o.message, "record": _text(o.record)} for o in outcomes or ()]
         print_json({"comparison": declared.id, "outcomes": ended, "failed": failed, "files": [str(file) for file in files]})
     else:
-        _print_end(several == 1 and not outcomes, scores, files)
+        _print_end(outcomes is not None and not outcomes, scores, files)
     if failed:
         told = [f"{cell['method']} (seed {cell['seed']}): {cell['reason'] or cell['status']}" for cell in failed]
         complain("\n".join([f"zoo: {len(failed)} of the asked cells did not succeed:", *told]))
         raise typer.Exit(1)
 
 
-def _workers(jobs: str, comparison: str, device: str | None, results: Path, method: Any, registry: Any, pair_path: Any, data: Any) -> int:
+def _workers(jobs: str, comparison: str, device: str | None, cells: dict[str, Any]) -> int:
     """How many processes the cells that are left are shared among."""
     if jobs == "1":
         return 1
@@ -145,11 +135,9 @@ def _workers(jobs: str, comparison: str, device: str | None, results: Path, meth
     from zoo.harness.packing import jobs_for
     from zoo.records import load_records
 
-    found = zoo.plan(
-        comparison, methods=method or None, registry=zoo.load_registry(*(registry or ())), results=results, pair_paths=pair_paths(pair_path), data=data
-    )
-    left = sum(cell.state != "done" for cell in found.cells)
-    return jobs_for(jobs, device or ("cuda" if torch.cuda.is_available() else "cpu"), left, load_records(results / "records", comparison_id(comparison)))
+    left = sum(cell.state != "done" for cell in zoo.plan(comparison, **cells).cells)
+    records = load_records(cells["results"] / "records", comparison_id(comparison))
+    return jobs_for(jobs, device or ("cuda" if torch.cuda.is_available() else "cpu"), left, records)
 
 
 def _refuse_absent_device(device: str | None) -> None:
