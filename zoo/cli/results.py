@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("tables", epilog=examples("zoo tables", "zoo tables quickstart --out my_tables", "zoo tables --check"))(tables)
+    app.command("trace", epilog=examples("zoo trace quickstart gkd micro_add.score", "zoo trace gsm8k-first/costs sft steps --json"))(trace)
     app.command("scores", epilog=examples("zoo scores quickstart", "zoo scores quickstart --csv > scores.csv"))(scores)
 
 
@@ -63,6 +64,27 @@ def _write(out: Path, files: dict[str, bytes]) -> list[Path]:
     for name, data in files.items():
         (out / name).write_bytes(data)
     return [out / name for name in files]
+
+
+def trace(
+    name: Annotated[str, typer.Argument(metavar="TABLE", help="COMPARISON for its main table, or COMPARISON/TABLE.", show_default=False)],
+    row: Annotated[str, typer.Argument(metavar="ROW", help="As printed in the first column, without footnotes.", show_default=False)],
+    column: Annotated[str, typer.Argument(metavar="COLUMN", help="As in the CSV's head.", show_default=False)],
+    records: Annotated[Path, typer.Option(metavar="DIR", help="The records.")] = Path("results/records"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The generated files.")] = Path("paper_tables"),
+    as_json: AsJson = False,
+) -> None:
+    """The records behind one cell of a table, and whether they are still those that it was made from."""
+    from dataclasses import asdict
+
+    import zoo.trace
+    from zoo.tables import MANIFEST
+
+    found = zoo.trace.trace(out / MANIFEST, records, name, row, column)
+    if as_json:
+        print_json([asdict(source) for source in found])
+        return
+    console().print(add_rows(table("record", "sha256", "state", keep=("record",)), ((s.path, s.sha256[:16], s.state) for s in found)))
 
 
 def scores(
