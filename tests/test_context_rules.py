@@ -69,6 +69,15 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         ),
         "rollouts.one reads 'two', which reads it in turn; one of them must be written first",
     ),
+    "texts that are written for some rows and learned from all": (
+        {
+            "rollouts": {"main": {"author": "student", "group": 2}, "helped": {"author": "teacher", "when": {
+                "kind": "group_reward", "of": "main", "check": "answer", "at_most": 0.0}}},
+            **TEACHER, "objective": [{**REVERSE_KL, "on": "main"}, {"term": "likelihood", "on": "helped", "reduce": "token_mean"}],
+        },
+        "objective[1] reads 'helped', which when writes for some rows only; give it the same gate, {kind: reward, name: ..., at_most: 0.0} on a reward "
+        "{kind: elsewhere, on: main, reward: {kind: verifier, check: answer}, scope: group}",
+    ),
     "a mean over silent sequences": (
         {
             **own({"made": ["peer_success"]}),

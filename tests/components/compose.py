@@ -11,7 +11,7 @@ from torch import Tensor
 from zoo.compat import problems
 from zoo.entry import MethodEntry
 from zoo.method import Method, Prepared, annotate
-from zoo.statistics import Statistic, TokenContext
+from zoo.statistics import Explored, Statistic, TokenContext
 from zoo.tensors import Rollout
 from zoo.views import LogitView
 
@@ -49,6 +49,8 @@ def contexts_of(
         for name, rollout in rollouts.items():
             columns: dict[Statistic, Tensor] = {}
             annotate(method.statistics(name), view_of(method, rollout, models, values=values), rollout.mask_BT, slice(None), columns)
+            # Columns about other texts, which no given logits show: the same number for each token, so that they depend on neither place nor order.
+            columns |= {each: 0.25 * rollout.mask_BT.to(next(iter(models.values())).dtype) for each in method.statistics(name) if isinstance(each, Explored)}
             turns = dict.fromkeys(method.turn_rewards(name), torch.zeros(rollout.mask_BT.shape))
             found[name] = TokenContext(rollout, columns, rewards, turn_rewards=turns)
     return found

@@ -90,14 +90,18 @@ class Writer:
     def slot(self, name: str) -> Any:
         return self.draw({"$ref": f"#/$defs/slot-{name}"})
 
+    def often(self, usual: Any, slot: str) -> Any:
+        """The usual value two times of three: most parts that are drawn blindly are refused, and the rest of the entry with them."""
+        return usual if self.random.random() < 2 / 3 else self.slot(slot)
+
     def entry(self) -> dict[str, Any]:
         """A whole entry: two streams, three teachers, two rewards, up to two terms."""
         streams = {"main": self.random.choice(({"author": "student", "group": 2, "reuse": {"minibatches": 2}}, "student", self.slot("rollout")))}
         return {
             "id": "x", "name": "X", "paper": {}, "evidence": {"level": "inferred", "source": "chance"}, "fixed_point": "none", "anchor": "trained",
-            "rollouts": {**streams, "theirs": self.slot("rollout")},
-            "teachers": {"teacher": "external", "self": self.slot("teacher"), "closed": {"kind": "external", "access": "black_box"}},
-            "rewards": {"correct": "verifier", "ratio": self.slot("reward")},
+            "rollouts": {**streams, "theirs": self.often("student", "rollout")},
+            "teachers": {"teacher": "external", "self": self.often({"kind": "student"}, "teacher"), "closed": {"kind": "external", "access": "black_box"}},
+            "rewards": {"correct": "verifier", "ratio": self.often("verifier", "reward")},
             "learners": {"value": "value_head"},
             "objective": tuple(self.slot("term") for _ in range(self.random.choice((1, 1, 2)))),
         }  # fmt: skip
