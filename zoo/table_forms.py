@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -162,3 +163,11 @@ def to_terminal(table: Table) -> RichTable:
         printed.add_row(*(Text(cell.text.replace(" ± ", "±") + (f" [{mark}]" if mark else "")) for cell, mark in zip(row, marks, strict=True)))
     printed.caption = Text("\n" + "\n".join([*table.remarks, *(f"[{number}] {note}" for number, note in enumerate(notes, 1))]).replace("`", ""))
     return printed
+
+
+def write_files(out: Path, files: Mapping[str, bytes]) -> list[Path]:
+    """Write generated files below a folder; returns their paths."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (out / name).write_bytes(data)
+    return [out / name for name in files]

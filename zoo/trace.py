@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import ZooError, suggest
+from zoo.records import digest_file
 
 
 @dataclass(frozen=True)
@@ -51,4 +51,4 @@ def _few(names: Iterable[str]) -> str:
 def _state(path: Path, sha256: str) -> str:
     if not path.is_file():
         return "missing"
-    return "unchanged" if hashlib.sha256(path.read_bytes()).hexdigest() == sha256 else "changed"
+    return "unchanged" if digest_file(path) == sha256 else "changed"

@@ -32,13 +32,14 @@ def tables(
     as_json: AsJson = False,
 ) -> None:
     """Write tables, figure and manifest from the records, the lab's and the surveys', byte for byte the same each time; or check that they are current."""
+    from zoo.table_forms import write_files
     from zoo.tables import build_tables, check_tables
 
     if check and comparison is not None:
         raise typer.BadParameter("looks at all comparisons; leave COMPARISON out", param_hint="--check")
     if not check:
         files = build_tables(records, out, None if comparison is None else comparison_id(comparison))
-        files += _write(out, _beside()) if comparison is None else []
+        files += write_files(out, _beside()) if comparison is None else []
         print_json({"files": [str(file) for file in files]}) if as_json else typer.echo("\n".join(map(str, files)))
         return
     problems = check_tables(records, out, _beside() if any((out / name).exists() for name in ("estimators.md", "survey_a_tree.md")) else None)
@@ -57,13 +58,6 @@ def _beside() -> dict[str, bytes]:
     from zoo.survey_tables import survey_files
 
     return {**lab_files(), **survey_files(zoo.load_registry())}
-
-
-def _write(out: Path, files: dict[str, bytes]) -> list[Path]:
-    out.mkdir(parents=True, exist_ok=True)
-    for name, data in files.items():
-        (out / name).write_bytes(data)
-    return [out / name for name in files]
 
 
 def trace(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -18,11 +17,12 @@ from typing import Any
 
 import torch
 
+from zoo.harness.adapters import merged
 from zoo.harness.build_micro import Example, Report, summed_loss
 from zoo.harness.engine import decoding_copy
 from zoo.harness.models import LoadedPair
+from zoo.harness.tuning import examples_of, save_modules, with_modules
 from zoo.harness.writers import Decoder
-from zoo.seeds import seed_for
 from zoo.tasks import chores
 from zoo.tensors import Prompt
 
@@ -66,13 +66,7 @@ def build(out: Path, seed: int, pair: LoadedPair, progress: Report = print) -> d
 
 
 def _tune(folder: Path, recipe: Recipe, pair: LoadedPair, seed: int, report: Report) -> float:
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(r=recipe.rank, lora_alpha=2 * recipe.rank, target_modules=list(recipe.targets), lora_dropout=0.0, bias="none", task_type="CAUSAL_LM")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for("smol", folder.name, seed) % 2**63)
-        model: Any = get_peft_model(pair.student, config)
-    modules = [p for p in model.parameters() if p.requires_grad]
+    model, modules = with_modules(pair.student, recipe.rank, recipe.targets, "smol", folder.name, seed)
     optimizer = torch.optim.AdamW(modules, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     examples, loss = _examples(pair, recipe.domains, seed), math.nan
     for step in range(1, recipe.steps + 1):
@@ -80,11 +74,7 @@ def _tune(folder: Path, recipe: Recipe, pair: LoadedPair, seed: int, report: Rep
         loss = _update(model, modules, optimizer, [next(examples) for _ in range(recipe.batch)], rate)
         if step % 50 == 0:
             report(f"step {step}, loss {loss:.4f}")
-    for module in modules:
-        module.data = module.data.bfloat16()
-    model.peft_config["default"].base_model_name_or_path = pair.spec.student.hub  # not the folder that this machine has it in
-    model.save_pretrained(str(folder))
-    (folder / "README.md").unlink(missing_ok=True)  # a form to be filled in
+    save_modules(model, modules, folder, str(pair.spec.student.hub))
     model.unload()
     return loss
 
@@ -92,10 +82,11 @@ def _tune(folder: Path, recipe: Recipe, pair: LoadedPair, seed: int, report: Rep
 def _examples(pair: LoadedPair, domains: Sequence[str], seed: int) -> Iterator[Example]:
     """Prompt and gold answer of training prompts of some domains, in a seeded order, without end."""
     prompts = [prompt for prompt in pair.task.prompts("train") if prompt.fields["domain"] in domains]
-    rng = random.Random(seed_for("smol", "examples", seed))
-    while True:
-        for prompt in rng.sample(prompts, len(prompts)):
-            yield pair.format_prompt(prompt), [*pair.tokenizer.encode(prompt.fields["solution"], add_special_tokens=False), pair.stop_ids[0]]
+
+    def example(prompt: Prompt) -> Example:
+        return pair.format_prompt(prompt), [*pair.tokenizer.encode(prompt.fields["solution"], add_special_tokens=False), pair.stop_ids[0]]
+
+    return examples_of(prompts, example, "smol", "examples", seed)
 
 
 def _update(model: Any, modules: Sequence[torch.nn.Parameter], optimizer: torch.optim.Optimizer, batch: Sequence[Example], rate: float) -> float:
@@ -113,10 +104,7 @@ def _update(model: Any, modules: Sequence[torch.nn.Parameter], optimizer: torch.
 
 def _measure_saved(folder: Path, pair: LoadedPair) -> dict[str, float]:
     """What the student with the saved modules scores; its own weights are put back."""
-    from peft import PeftModel
-
-    pair.reset_student()
-    score = measure(PeftModel.from_pretrained(pair.student, str(folder)).merge_and_unload(), pair)
+    score = measure(merged(pair.reset_student(), folder, f"smol: {folder.name}"), pair)
     pair.reset_student()
     return score
 

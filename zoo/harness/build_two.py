@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,9 +20,10 @@ import torch
 from zoo.errors import ZooError
 from zoo.harness.adapters import merged
 from zoo.harness.build_micro import Example, Report, accuracy, one_thread, update
+from zoo.harness.tuning import examples_of, save_modules, with_modules
 from zoo.paths import shipped_model
-from zoo.seeds import seed_for
 from zoo.tasks import micro, micro_two
+from zoo.tensors import Prompt
 
 BASE = ("micro", "student")
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -80,16 +80,8 @@ def _base() -> tuple[Any, Any]:
 
 
 def _tune(folder: Path, recipe: Recipe, seed: int, report: Report) -> float:
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError:
-        raise ZooError("building micro-two needs peft: pip install 'opd-zoo[peft]'") from None
     base, tokenizer = _base()
-    config = LoraConfig(r=recipe.rank, lora_alpha=2 * recipe.rank, target_modules=TARGETS, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for("micro-two", folder.name, seed) % 2**63)
-        model: Any = get_peft_model(base, config)
-    modules = [p for p in model.parameters() if p.requires_grad]
+    model, modules = with_modules(base, recipe.rank, TARGETS, "micro-two", folder.name, seed)
     optimizer = torch.optim.AdamW(modules, betas=(0.9, 0.98), weight_decay=0.01)
     examples, loss = _examples(tokenizer, recipe.domains, seed), math.nan
     for step in range(1, recipe.steps + 1):
@@ -102,11 +94,7 @@ def _tune(folder: Path, recipe: Recipe, seed: int, report: Report) -> float:
     else:
         if recipe.band:
             raise ZooError(f"micro-two {folder.name}: no evaluation within {recipe.band} by step {recipe.steps}; build again with another seed")
-    for module in modules:
-        module.data = module.data.bfloat16()
-    model.peft_config["default"].base_model_name_or_path = "/".join(BASE)
-    model.save_pretrained(str(folder))
-    (folder / "README.md").unlink(missing_ok=True)
+    save_modules(model, modules, folder, "/".join(BASE))
     return loss
 
 
@@ -121,10 +109,11 @@ def _within(band: tuple[float, float], model: Any, tokenizer: Any, report: Repor
 def _examples(tokenizer: Any, domains: Sequence[str], seed: int) -> Iterator[Example]:
     """Prompt and gold answer of training prompts of some domains, in a seeded order, without end."""
     prompts = [prompt for prompt in micro_two.MicroTwoTask().prompts("train") if prompt.fields["domain"] in domains]
-    rng = random.Random(seed_for("micro-two", "examples", seed))
-    while True:
-        for prompt in rng.sample(prompts, len(prompts)):
-            yield tokenizer.encode(prompt.text), [*tokenizer.encode(prompt.fields["solution"]), tokenizer.eos_token_id]
+
+    def example(prompt: Prompt) -> Example:
+        return tokenizer.encode(prompt.text), [*tokenizer.encode(prompt.fields["solution"]), tokenizer.eos_token_id]
+
+    return examples_of(prompts, example, "micro-two", "examples", seed)
 
 
 def write_items(folder: Path) -> None:

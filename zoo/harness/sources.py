@@ -73,8 +73,7 @@ def location(pair: str, name: str, source: ModelSource, student: ModelSource, pa
     Raises:
         ZooError: the folder holds no model.
     """
-    if name not in paths and source.of is not None:
-        return location(pair, source.of, student, student, paths)
+    name, source = resolved(name, source, student, paths)
     folder = local_folder(pair, name, source, paths)
     if folder is None:
         return str(source.hub), {"revision": source.revision or "main"}
@@ -82,6 +81,11 @@ def location(pair: str, name: str, source: ModelSource, student: ModelSource, pa
         hint = f"run `zoo pairs build {pair}`" if source.shipped and name not in paths else "check the path"
         raise ZooError(f"pair '{pair}': {name} is missing at {folder} (no config.json); {hint}")
     return str(folder), {}
+
+
+def resolved(name: str, source: ModelSource, student: ModelSource, paths: Mapping[str, Path]) -> tuple[str, ModelSource]:
+    """Whose weights a model's are, and their source: the student's for `of: student`, unless the user names a folder for the model."""
+    return (source.of, student) if source.of is not None and name not in paths else (name, source)
 
 
 def local_folder(pair: str, name: str, source: ModelSource, paths: Mapping[str, Path]) -> Path | None:

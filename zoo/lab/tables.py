@@ -9,7 +9,7 @@ from pathlib import Path
 from zoo.lab.estimators import HORIZONS, EstimatorNumbers, estimator_numbers, truncation_numbers
 from zoo.lab.figures import estimator_svg, routing_svg
 from zoo.lab.routing import STUDENT, TEACHER, routing_numbers
-from zoo.table_forms import Column, Table, TableCell, to_csv, to_latex, to_markdown
+from zoo.table_forms import Column, Table, TableCell, to_csv, to_latex, to_markdown, write_files
 
 DIGITS = 3
 FILES = (
@@ -20,10 +20,7 @@ FILES = (
 
 def write_lab_files(out: Path) -> list[Path]:
     """Write them all below a folder; returns the paths."""
-    out.mkdir(parents=True, exist_ok=True)
-    for name, data in lab_files().items():
-        (out / name).write_bytes(data)
-    return [out / name for name in lab_files()]
+    return write_files(out, lab_files())
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import accumulate, islice
 
@@ -84,15 +84,20 @@ def split_of(kind: str, content: str) -> str:
 
 def add_prompt(digits: str, id: str = "") -> Prompt:
     """The ADD-CHAIN prompt for a list of digits, with the fields `solution`, `answer`, `hint`, `domain` and `content`, the list itself."""
-    totals = [str(total) for total in accumulate(int(digit) for digit in digits)]
+    return chain_prompt("+", "add", digits, accumulate(int(digit) for digit in digits), id)
+
+
+def chain_prompt(mark: str, domain: str, digits: str, running: Iterable[int], id: str) -> Prompt:
+    """The prompt for a list of digits whose answer is the running results, then `#` and the last of them again."""
+    results = [str(result) for result in running]
     fields = {
-        "solution": " ".join(totals) + "#" + totals[-1],
-        "answer": totals[-1],
-        "hint": " ".join(totals[: (len(totals) + 1) // 2]),
-        "domain": "add",
+        "solution": " ".join(results) + "#" + results[-1],
+        "answer": results[-1],
+        "hint": " ".join(results[: (len(results) + 1) // 2]),
+        "domain": domain,
         "content": digits,
     }
-    return Prompt(id=id or f"add-{digits}", text=f"+{digits}=", fields=fields)
+    return Prompt(id=id or f"{domain}-{digits}", text=f"{mark}{digits}=", fields=fields)
 
 
 def copy_prompt(content: str, id: str = "") -> Prompt:

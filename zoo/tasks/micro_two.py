@@ -25,15 +25,7 @@ _SIZE = {"train": 20_000, "valid": 512, "test": 256}
 
 def times_prompt(digits: str, id: str = "") -> Prompt:
     """The TIMES-CHAIN prompt for a list of digits, with the same fields as an ADD-CHAIN prompt."""
-    ends = [str(end) for end in accumulate((int(digit) for digit in digits), lambda a, b: a * b % 10)]
-    fields = {
-        "solution": " ".join(ends) + "#" + ends[-1],
-        "answer": ends[-1],
-        "hint": " ".join(ends[: (len(ends) + 1) // 2]),
-        "domain": "times",
-        "content": digits,
-    }
-    return Prompt(id=id or f"times-{digits}", text=f"#{digits}=", fields=fields)
+    return micro.chain_prompt("#", "times", digits, accumulate((int(digit) for digit in digits), lambda a, b: a * b % 10), id)
 
 
 def draw_times(split: str, rng: random.Random) -> Iterator[str]:
