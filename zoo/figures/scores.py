@@ -15,27 +15,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from zoo import stats
+from zoo.figures.style import FAINT, FAMILY_COLOURS, STUDENT, STYLE, TEACHER
 from zoo.score_frame import ANCHORS
 from zoo.table_cells import MARKS, Row
 from zoo.table_layouts import Task, frame_rows, tasks_of
 
-FAMILY_COLOURS = {"in_distribution": "#1f5fa8", "out_of_distribution": "#b3541e", "retention": "#4d7c3a"}
-STUDENT, TEACHER, INK, FAINT = "#8a8a8a", "#222222", "#333333", "#dddddd"
-STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "opd-zoo",  # ids in the file are hashes of this, not of a random number
-    "svg.fonttype": "none",  # text stays text: no glyph outlines, which differ between builds of the font library
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.edgecolor": STUDENT,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
 ROW, PANEL, LABELS, TOP, BOTTOM, GAP = 0.34, 2.9, 1.0, 0.8, 0.85, 0.35  # inches
 LEAST_SPAN = 0.3
 MARGIN = 0.2  # inches on the right, for a reference's name beyond the last panel
