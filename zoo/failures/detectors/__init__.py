@@ -1,0 +1,1 @@
+"""Detectors that read a run's logs, one function for each failure mode."""
