@@ -11,6 +11,7 @@ from zoo.cli.lab import register as register_lab
 from zoo.cli.pairs import register as register_pairs
 from zoo.cli.results import register as register_results
 from zoo.cli.statistics import register as register_statistics
+from zoo.cli.tune import register as register_tune
 
 EPILOG = """Start here:
 
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for register in (register_entries, register_comparisons, register_results, register_lab, register_statistics, register_pairs):
+for register in (register_entries, register_comparisons, register_results, register_lab, register_statistics, register_pairs, register_tune):
     register(app)
 
 

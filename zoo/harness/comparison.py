@@ -59,6 +59,21 @@ class Evaluation(Strict):
     batch: Positive = 256
 
 
+class Sweep(Strict):
+    """The learning rates that every method is tried with before the comparison runs, on seeds that are not reported and a suite that is not:
+    `zoo tune` (see `zoo.tune`)."""
+
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=2)
+    seeds: tuple[int, ...] = Field(min_length=1)
+    suite: str
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Sweep:
+        if list(self.learning_rates) != sorted(set(self.learning_rates)):
+            raise ValueError("learning_rates should ascend without repetition")
+        return self
+
+
 class Comparison(Strict):
     """Methods, pair, budget, seeds and suites; `selection: last` evaluates the weights at the end of the budget."""
 
@@ -71,6 +86,7 @@ class Comparison(Strict):
     budget: Budget
     settings: Settings
     overrides: dict[str, Override] = {}
+    sweep: Sweep | None = Field(None, exclude_if=operator.not_)
     evaluation: Evaluation = Evaluation()
     selection: Literal["last"] = "last"
     notes: str | None = None
@@ -83,6 +99,10 @@ class Comparison(Strict):
         stray = [m for m in self.overrides if m not in self.methods]
         if stray:
             raise ValueError(f"overrides.{stray[0]}: no such method in this comparison{suggest(stray[0], self.methods)}")
+        if self.sweep is not None and (shared := set(self.sweep.seeds) & set(self.seeds)):
+            raise ValueError(f"sweep.seeds: {min(shared)} is reported by this comparison; rates are chosen on other seeds")
+        if self.sweep is not None and self.sweep.suite in self.suites:
+            raise ValueError(f"sweep.suite: '{self.sweep.suite}' is reported by this comparison; rates are chosen on other problems")
         return self
 
     def learning_rate(self, method: str) -> float:
