@@ -25,6 +25,7 @@ from zoo.score_frame import device, scores
 from zoo.table_forms import Column, Table, TableCell, to_csv, to_latex, to_markdown
 from zoo.table_layouts import cost_table, main_table, pairwise_table
 from zoo.tables import build_tables, check_tables, terminal_table
+from zoo.trace import behind as records_behind
 
 GOLDEN = Path(__file__).parent / "golden_records"
 
@@ -142,7 +143,7 @@ def test_each_cell_traces_to_the_bytes_of_its_records(built: Path) -> None:
         assert digest_file(built / "golden" / file) == digest
 
     def behind(row: str, column: str, table: str = "main") -> set[str]:
-        return {section["records"][short]["path"].removeprefix("golden/") for short in section["tables"][table][row][column].split()}
+        return {record["path"].removeprefix("golden/") for record in records_behind(section, section["tables"][table][row][column])}
 
     gkd = {"gkd/gkd-2/run.json", "gkd/gkd-2/eval-toy.json", "gkd/gkd-1/event-wrong-model.json"}
     student = {"student/student-1/run.json", "student/student-1/eval-toy.json"}
@@ -358,7 +359,7 @@ def test_forms_escape_what_they_must() -> None:
     cells = (TableCell("a_b|c & 5 %", notes=("see #1",)), TableCell("−0.5 ± 0.1", -0.5, 0.1))
     table = Table("x_y", (Column("name", "name", number=False), Column("v", "v", error=True)), (cells,), ("100 % of `it`",))
     assert r"a_b\|c & 5 %[^1]" in to_markdown(table) and "[^1]: see #1" in to_markdown(table)
-    assert r"a\_b|c \& 5 \%\textsuperscript{1} & $-$0.5 $\pm$ 0.1 \\" in to_latex(table) and r"\textsuperscript{1}see \#1" in to_latex(table)
+    assert r"a\_b$|$c \& 5 \%\textsuperscript{1} & $-$0.5 $\pm$ 0.1 \\" in to_latex(table) and r"\textsuperscript{1}see \#1" in to_latex(table)
     assert list(csv.reader(to_csv(table).splitlines())) == [["name", "v", "v_stderr", "notes"], ["a_b|c & 5 %", "-0.5", "0.1", "see #1"]]
 
 

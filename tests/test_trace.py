@@ -48,8 +48,8 @@ def test_records_that_changed_or_went_are_named_so(tmp_path: Path) -> None:
     digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("same", "other", "gone")}
     (tmp_path / "same").write_text("same")
     (tmp_path / "other").write_text("altered")
-    section = {"records": {d[:16]: {"path": name, "sha256": d} for name, d in digests.items()}, "tables": {"main": {"m": {"score": " ".join(
-        d[:16] for d in digests.values())}}}}  # fmt: skip
+    section = {"records": {d[:16]: {"path": name, "sha256": d} for name, d in digests.items()}, "sets": {"s0": " ".join(
+        d[:16] for d in digests.values())}, "tables": {"main": {"m": {"score": "s0"}}}}  # fmt: skip
     (tmp_path / "MANIFEST.json").write_text(json.dumps({"comparisons": {"c": section}}))
     found = trace(tmp_path / "MANIFEST.json", tmp_path, "c", "m", "score")
     assert {source.path: source.state for source in found} == {"same": "unchanged", "other": "changed", "gone": "missing"}

@@ -14,7 +14,7 @@ import numpy as np
 
 from zoo import stats
 from zoo.score_frame import ANCHORS, NOT_RUN, WITHDRAWN, anchor_row
-from zoo.table_forms import TableCell
+from zoo.table_forms import TableCell, fixed
 
 Row = dict[str, Any]
 MARKS = {
@@ -82,17 +82,17 @@ def score_cell(rows: Sequence[Row]) -> TableCell:
     order = list(found[0]["items"])
     same = all(row["items"].keys() == found[0]["items"].keys() for row in found)
     error = stats.mean_stderr(np.mean([[row["items"][item] for item in order] for row in found], axis=0)) if same else found[0]["stderr"]
-    return TableCell(f"{value:.3f} ± {error:.3f}", value, error, _partly(rows), records(rows))
+    return TableCell(f"{fixed(value, 3)} ± {fixed(error, 3)}", value, error, _partly(rows), records(rows))
 
 
 def share_cell(rows: Sequence[Row]) -> TableCell:
     """Mean share of answers that were cut off at the length limit."""
-    return _of_answers(rows, "truncated_share", lambda value: f"{100 * value:.1f} %")
+    return _of_answers(rows, "truncated_share", lambda value: f"{fixed(100 * value, 1)} %")
 
 
 def length_cell(rows: Sequence[Row]) -> TableCell:
     """Mean length of the answers in tokens."""
-    return _of_answers(rows, "mean_length", lambda value: f"{value:.1f}")
+    return _of_answers(rows, "mean_length", lambda value: fixed(value, 1))
 
 
 def _of_answers(rows: Sequence[Row], name: str, form: Callable[[float], str]) -> TableCell:
@@ -129,7 +129,7 @@ def gap_cell(rows: Sequence[Row], everything: Sequence[Row]) -> TableCell:
     gained_SI, whole_I = _gained(found, everything)
     closed = stats.crossed_interval(gained_SI, whole_I)
     complete = len(found) == len(rows)
-    spread = f"[{signed(closed.interval[0])}, {signed(closed.interval[1])}]" if closed.interval and complete else f"± {closed.stderr:.2f}"
+    spread = f"[{signed(closed.interval[0])}, {signed(closed.interval[1])}]" if closed.interval and complete else f"± {fixed(closed.stderr, 2)}"
     mark = " †" if len(rows) > 1 and (len(found) < stats.MIN_SEEDS or not complete) else ""
     return TableCell(f"{signed(closed.value)} {spread}{mark}", closed.value, closed.stderr, (), behind)
 
@@ -158,7 +158,7 @@ def difference_cell(rows: Sequence[Row], everything: Sequence[Row]) -> TableCell
     starts = [anchor_row("student", row, everything) or row for row in found]
     differences = [[row["items"][item] - start["items"][item] for item in start["items"]] for row, start in zip(found, starts, strict=True)]
     value, error = float(np.mean(values)), stats.crossed_mean(differences).stderr
-    return TableCell(f"{'+' if value > 0 else ''}{signed(value, 3)} ± {error:.3f}", value, error, (), behind)
+    return TableCell(f"{'+' if value > 0 else ''}{signed(value, 3)} ± {fixed(error, 3)}", value, error, (), behind)
 
 
 def cost_cell(rows: Sequence[Row], name: str, title: str, unit: float = 1.0) -> TableCell:
@@ -206,11 +206,11 @@ def raw_cells(row: Row) -> list[TableCell]:
     if math.isnan(row["score"]):
         return [missing([row], explain=index == 0) for index in range(4)]
     error = None if math.isnan(row["stderr"]) else row["stderr"]
-    shown = f"{row['score']:.4f}" + ("" if error is None else f" ± {error:.4f}")
+    shown = fixed(row["score"], 4) + ("" if error is None else f" ± {fixed(error, 4)}")
     found = [TableCell(shown, row["score"], error, (), behind), TableCell(f"{row['n']:.0f}", row["n"], None, (), behind)]
     share, length = row["truncated_share"], row["mean_length"]
-    found.append(TableCell("n/a", records=behind) if math.isnan(share) else TableCell(f"{100 * share:.1f} %", share, None, (), behind))
-    found.append(TableCell("n/a", records=behind) if math.isnan(length) else TableCell(f"{length:.1f}", length, None, (), behind))
+    found.append(TableCell("n/a", records=behind) if math.isnan(share) else TableCell(f"{fixed(100 * share, 1)} %", share, None, (), behind))
+    found.append(TableCell("n/a", records=behind) if math.isnan(length) else TableCell(fixed(length, 1), length, None, (), behind))
     return found
 
 
@@ -235,8 +235,8 @@ def _pairwise_line(task: str, left: list[Row], right: list[Row], difference_SI: 
     found, smallest = stats.crossed_interval(difference_SI), stats.crossed_detectable(difference_SI)
     improvement = stats.probability_of_improvement([row["score"] for row in left], [row["score"] for row in right])
     interval = f"[{signed(found.interval[0], 3)}, {signed(found.interval[1], 3)}]" if found.interval else "n/a"
-    difference = TableCell(f"{signed(found.value, 3)} ± {found.stderr:.3f}", found.value, found.stderr, (), behind)
-    numbers = [TableCell(f"{value:.3f}", value, None, (), behind) for value in (improvement, p, smallest)]
+    difference = TableCell(f"{signed(found.value, 3)} ± {fixed(found.stderr, 3)}", found.value, found.stderr, (), behind)
+    numbers = [TableCell(fixed(value, 3), value, None, (), behind) for value in (improvement, p, smallest)]
     labels = [TableCell(text, records=behind) for text in (task, left[0]["method"], right[0]["method"])]
     return (*labels, difference, TableCell(interval, records=behind), *numbers)
 
@@ -258,4 +258,4 @@ def _digits(value: float) -> str:
 
 def signed(value: float, digits: int = 2) -> str:
     """A number that may be negative, with a minus sign in place of the hyphen."""
-    return f"{value:.{digits}f}".replace("-", "−")
+    return fixed(value, digits).replace("-", "−")

@@ -1,11 +1,13 @@
-"""A table as data, and its Markdown, LaTeX, CSV and terminal forms. Nothing here knows what the numbers mean."""
+"""A table as data, and its Markdown, CSV and terminal forms (LaTeX: `zoo.table_latex`). Nothing here knows what the numbers mean."""
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import ROUND_HALF_EVEN, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,56 +15,48 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-LATEX = {
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "−": "$-$",
-    "–": "--",
-    "×": r"$\times$",
-    "…": r"\ldots{}",
-    "†": r"$\dagger$",
-    "Δ": r"$\Delta$",
-    "≥": r"$\geq$",
-    "·": r"$\cdot$",
-    "π": r"$\pi$",
-}
+from zoo.table_latex import to_latex
 
+__all__ = ["Column", "Table", "TableCell", "fixed", "to_csv", "to_latex", "to_markdown", "to_terminal", "write_files"]
 TIGHT: dict[str, Any] = {"padding": (0, 1), "collapse_padding": True, "pad_edge": False, "show_edge": False}
 
 
 @dataclass(frozen=True)
 class TableCell:
-    """What is printed, the number behind it (CSV), footnotes, and the digests of the records it was computed from."""
+    """What is printed, the number behind it with its error and 95 % interval (CSV), footnotes, and the digests of the records it is from."""
 
     text: str
     value: float | None = None
     error: float | None = None
     notes: tuple[str, ...] = ()
     records: tuple[str, ...] = ()
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
 class Column:
-    """`key` names the column in CSV and manifest, `title` in print; one with `error` also gets a `<key>_stderr` in CSV."""
+    """`key` names the column in CSV and manifest, `title` in print; `error` adds a `<key>_stderr` in CSV, `interval` a `_low` and a `_high`."""
 
     key: str
     title: str
     error: bool = False
     number: bool = True
+    interval: bool = False
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells below columns; the first `labels` cells of a row name it. `remarks` hold for the whole table."""
+    """Rows of cells below columns; the first `labels` cells of a row name it. `remarks` hold for the whole table.
+
+    `sections` names the part of the table that each row is in, where it has parts: rows of one part stand together.
+    """
 
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[TableCell, ...], ...]
     remarks: tuple[str, ...] = ()
     labels: int = 1
+    sections: tuple[str, ...] = ()
 
     @property
     def footnotes(self) -> tuple[str, ...]:
@@ -70,11 +64,26 @@ class Table:
         return tuple(dict.fromkeys(note for row in self.rows for cell in row for note in cell.notes))
 
 
+def fixed(value: float, digits: int) -> str:
+    """A number with so many decimals: of its twelve significant digits, a tie goes to the even neighbour.
+
+    Twelve digits are the same on every machine, where the last bits of a sum may not be; so is what is printed.
+    """
+    if not math.isfinite(value):
+        return f"{value}"
+    rounded = Decimal(f"{value:.12g}").quantize(Decimal(1).scaleb(-digits), ROUND_HALF_EVEN)
+    return f"{abs(rounded) if rounded == 0 else rounded:f}"
+
+
 def to_markdown(table: Table, picture: str | None = None, links: Mapping[str, str] | None = None) -> str:
     """A heading, the remarks, the table with aligned columns, links (target by text), GitHub footnotes and a picture."""
     notes = table.footnotes
     lines = [[column.title for column in table.columns]]
-    lines += [[_pipe(cell.text) + "".join(f"[^{notes.index(n) + 1}]" for n in cell.notes) for cell in row] for row in table.rows]
+    before = ""
+    for section, row in zip(table.sections or [""] * len(table.rows), table.rows, strict=True):
+        lines += [[f"**{_pipe(section)}**", *[""] * (len(row) - 1)]] if section != before else []
+        lines.append([_pipe(cell.text) + "".join(f"[^{notes.index(n) + 1}]" for n in cell.notes) for cell in row])
+        before = section
     widths = [max(3, *(len(line[index]) for line in lines)) for index in range(len(table.columns))]
     rule = [("-" * (width - 1) + ":") if column.number else "-" * width for column, width in zip(table.columns, widths, strict=True)]
     padded = [
@@ -93,59 +102,25 @@ def _pipe(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def to_latex(table: Table) -> str:
-    """A booktabs tabular with a caption of the title, and remarks and footnotes below it."""
-    notes = table.footnotes
-
-    def line(cells: list[str]) -> str:
-        return " & ".join(cells) + r" \\"
-
-    def printed(cell: TableCell) -> str:
-        marks = ",".join(str(notes.index(note) + 1) for note in cell.notes)
-        return _tex(cell.text) + (f"\\textsuperscript{{{marks}}}" if marks else "")
-
-    below = [_tex(remark) for remark in table.remarks]
-    below += [f"\\textsuperscript{{{number}}}{_tex(note)}" for number, note in enumerate(notes, 1)]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            rf"\caption{{{_tex(table.title)}}}",
-            rf"\begin{{tabular}}{{{''.join('r' if column.number else 'l' for column in table.columns)}}}",
-            r"\toprule",
-            line([_tex(column.title) for column in table.columns]),
-            r"\midrule",
-            *(line([printed(cell) for cell in row]) for row in table.rows),
-            r"\bottomrule",
-            r"\end{tabular}",
-            *(f"\\par\\footnotesize {text}" for text in below),
-            r"\end{table}",
-            "",
-        ]
-    )
-
-
-def _tex(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in text.replace("`", ""))
-
-
 def to_csv(table: Table) -> str:
-    """Plain numbers, a `_stderr` column beside each number that has one, marks where there is none, notes last."""
+    """Plain numbers, beside each the `_stderr` or the ends of the interval that it has, marks where there is none; section and notes last."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([name for column in table.columns for name in _csv_names(column)] + ["notes"])
-    for row in table.rows:
+    writer.writerow([name for column in table.columns for name in _csv_names(column)] + ["section"] * bool(table.sections) + ["notes"])
+    for index, row in enumerate(table.rows):
         values = [value for column, cell in zip(table.columns, row, strict=True) for value in _csv_values(column, cell)]
-        writer.writerow([*values, "; ".join(dict.fromkeys(note for cell in row for note in cell.notes))])
+        writer.writerow([*values, *table.sections[index : index + 1], "; ".join(dict.fromkeys(note for cell in row for note in cell.notes))])
     return out.getvalue()
 
 
 def _csv_names(column: Column) -> list[str]:
-    return [column.key, f"{column.key}_stderr"] if column.error else [column.key]
+    return [column.key, *([f"{column.key}_stderr"] if column.error else []), *([f"{column.key}_low", f"{column.key}_high"] if column.interval else [])]
 
 
 def _csv_values(column: Column, cell: TableCell) -> list[str]:
     values = [cell.text if cell.value is None else _number(cell.value)]
-    return [*values, "" if cell.error is None else _number(cell.error)] if column.error else values
+    values += ["" if cell.error is None else _number(cell.error)] if column.error else []
+    return [*values, *(["", ""] if cell.interval is None else map(_number, cell.interval))] if column.interval else values
 
 
 def _number(value: float) -> str:
@@ -158,7 +133,9 @@ def to_terminal(table: Table) -> RichTable:
     printed = RichTable(title=Text(table.title), box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left", **TIGHT)
     for column in table.columns:
         printed.add_column(Text(column.title), justify="right" if column.number else "left", no_wrap=not column.number)
-    for row in table.rows:
+    for index, row in enumerate(table.rows):
+        if table.sections and table.sections[index] != (table.sections[index - 1] if index else ""):
+            printed.add_row(Text(table.sections[index], style="bold"))
         marks = [",".join(str(notes.index(note) + 1) for note in cell.notes) for cell in row]
         printed.add_row(*(Text(cell.text.replace(" ± ", "±") + (f" [{mark}]" if mark else "")) for cell, mark in zip(row, marks, strict=True)))
     printed.caption = Text("\n" + "\n".join([*table.remarks, *(f"[{number}] {note}" for number, note in enumerate(notes, 1))]).replace("`", ""))

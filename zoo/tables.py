@@ -20,7 +20,7 @@ from zoo.table_layouts import cost_table, main_table, metrics_table, pairwise_ta
 
 __all__ = ["build_tables", "check_tables", "terminal_table"]
 
-GENERATOR = {"tables": 1, "statistics": 1}
+GENERATOR = {"tables": 2, "statistics": 1}
 MANIFEST = "MANIFEST.json"
 SHORT = 16
 BESIDE = ("costs", "all_metrics", "pairwise")
@@ -88,28 +88,35 @@ def _comparison(records_root: Path, name: str) -> tuple[dict[str, bytes], dict[s
     texts |= {f"{table}.csv": to_csv(content) for table, content in beside.items()}
     files = {file: text.encode() for file, text in texts.items()}
     files["main.svg"] = figure_svg(scores)
+    traced, sets = _traces({"main": main, **beside})
     section = {
         "files": {file: digest_bytes(data) for file, data in sorted(files.items())},
         "records": {digest[:SHORT]: {"path": path, "sha256": digest} for record in records for path, digest in sorted(record.digests.items())},
-        "tables": {table: _trace(content) for table, content in {"main": main, **beside}.items()},
+        "sets": sets,
+        "tables": traced,
     }
     return files, section
 
 
-def _trace(table: Table) -> dict[str, dict[str, str]]:
-    """row → column → the records behind that cell, by the first characters of their digests."""
-    return {
-        " · ".join(cell.text for cell in row[: table.labels]): {
-            column.key: " ".join(digest[:SHORT] for digest in cell.records)
-            for column, cell in zip(table.columns[table.labels :], row[table.labels :], strict=True)
+def _traces(tables: Mapping[str, Table]) -> tuple[dict[str, dict[str, dict[str, str]]], dict[str, str]]:
+    """table → row → column → the set of records behind that cell, and what the sets are: many cells share one."""
+    names: dict[tuple[str, ...], str] = {}
+    traced = {
+        name: {
+            " · ".join(cell.text for cell in row[: table.labels]): {
+                column.key: names.setdefault(cell.records, f"s{len(names)}")
+                for column, cell in zip(table.columns[table.labels :], row[table.labels :], strict=True)
+            }
+            for row in table.rows
         }
-        for row in table.rows
+        for name, table in tables.items()
     }
+    return traced, {name: " ".join(digest[:SHORT] for digest in digests) for digests, name in names.items()}
 
 
 def _manifest(sections: Mapping[str, Any]) -> str:
     content = {
-        "about": "Each cell (comparison, table, row, column) names the records behind it by the first characters of their sha256.",
+        "about": "Each cell (comparison, table, row, column) names a set of records; a set lists them by the first characters of their sha256.",
         "generator": GENERATOR,
         "comparisons": {name: sections[name] for name in sorted(sections)},
     }

@@ -32,9 +32,14 @@ def trace(manifest: Path, records: Path, table: str, row: str, column: str) -> l
     name, _, part = table.partition("/")
     comparison = _named(json.loads(manifest.read_text(encoding="utf-8"))["comparisons"], name, "comparison")
     cells = _named(_named(comparison["tables"], part or "main", f"table of {name}"), row, "row")
-    known = comparison["records"]
-    found = [known[digest] for digest in _named(cells, column, "column").split()]
+    found = behind(comparison, _named(cells, column, "column"))
     return sorted((Source(each["path"], each["sha256"], _state(records / each["path"], each["sha256"])) for each in found), key=lambda source: source.path)
+
+
+def behind(comparison: dict[str, Any], cell: str) -> list[dict[str, str]]:
+    """path and sha256 of each record behind a cell, from the comparison's section of the manifest and what stands there for the cell."""
+    known = comparison["records"]
+    return [known[digest] for digest in comparison["sets"][cell].split()]
 
 
 def _named(places: dict[str, Any], name: str, what: str) -> Any:

@@ -1,0 +1,110 @@
+"""A table's LaTeX form: booktabs, shrunk to the line where it is wide, over several pages where it is long. ASCII, whatever the data holds."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zoo.table_forms import Column, Table, TableCell
+
+WIDE = 8  # columns
+LONG = 45  # rows
+PACKAGES = r"% \usepackage{array,booktabs,graphicx,longtable}"
+GREEK = {
+    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "varepsilon", "ζ": "zeta", "η": "eta", "θ": "theta", "κ": "kappa", "λ": "lambda",
+    "μ": "mu", "ν": "nu", "ξ": "xi", "π": "pi", "ρ": "rho", "σ": "sigma", "τ": "tau", "φ": "varphi", "χ": "chi", "ψ": "psi", "ω": "omega",
+    "Γ": "Gamma", "Δ": "Delta", "Θ": "Theta", "Λ": "Lambda", "Π": "Pi", "Σ": "Sigma", "Φ": "Phi", "Ψ": "Psi", "Ω": "Omega",
+}  # fmt: skip
+MATHS = {
+    "±": "pm", "−": "-", "×": "times", "†": "dagger", "≥": "geq", "≤": "leq", "≠": "neq", "≈": "approx", "·": "cdot", "→": "rightarrow", "←": "leftarrow",
+    "∝": "propto", "‖": "|", "∞": "infty", "∇": "nabla", "√": "surd", "∈": "in", "∑": "sum", "¬": "neg", "∂": "partial", "⟨": "langle", "⟩": "rangle",
+    "<": "<", ">": ">", "|": "|",
+}  # fmt: skip
+PLAIN = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "—": "---", "…": r"\ldots{}", "’": "'", "‘": "`",
+    "“": "``", "”": "''", "\u00a0": "~", "`": "", "\n": " ",
+}  # fmt: skip
+ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0308": '"', "\u030c": "v", "\u0327": "c", "\u0304": "=", "\u030a": "r"}
+
+
+def to_latex(table: Table) -> str:
+    """A booktabs table with a caption of the title, its sections, and remarks and footnotes below it; its first line names the packages."""
+    notes = table.footnotes
+    below = [tex(remark) for remark in table.remarks] + [f"\\textsuperscript{{{number}}}{tex(note)}" for number, note in enumerate(notes, 1)]
+    lines = [PACKAGES, *(_long(table) if len(table.rows) > LONG else _short(table))]
+    if len(table.rows) > LONG:
+        return "\n".join([*lines, r"{\footnotesize", *(rf"\noindent {text}\par" for text in below), "}", ""])
+    return "\n".join([*lines, *(rf"\par\footnotesize {text}" for text in below), r"\end{table}", ""])
+
+
+def _short(table: Table) -> list[str]:
+    wide = len(table.columns) > WIDE
+    tabular = [rf"\begin{{tabular}}{{{''.join('r' if column.number else 'l' for column in table.columns)}}}", *_body(table), r"\end{tabular}"]
+    begun = [r"\begin{table}", r"\centering", rf"\caption{{{tex(table.title)}}}"]
+    return [*begun, *([r"\resizebox{\linewidth}{!}{%", *tabular[:-1], r"\end{tabular}}"] if wide else tabular)]
+
+
+def _long(table: Table) -> list[str]:
+    """Columns of words share the line by how much stands in them, so that nothing runs off the page."""
+    head = _line(tex(column.title) for column in table.columns)
+    top = [rf"\caption{{{tex(table.title)}}}\\", r"\toprule", head, r"\midrule", r"\endfirsthead", r"\toprule", head, r"\midrule", r"\endhead"]
+    begun = [r"{\scriptsize\setlength{\tabcolsep}{2pt}", rf"\begin{{longtable}}{{{''.join(_widths(table))}}}", *top, r"\bottomrule", r"\endfoot"]
+    return [*begun, *_lines(table), r"\end{longtable}}"]
+
+
+def _widths(table: Table) -> list[str]:
+    longest = [max([len(column.title), *(len(row[index].text) for row in table.rows)]) for index, column in enumerate(table.columns)]
+    shares = [min(max(size, 6), 60) for size in longest]
+    return [rf">{{\{_ragged(c)}\arraybackslash}}p{{{0.92 * share / sum(shares):.3f}\linewidth}}" for c, share in zip(table.columns, shares, strict=True)]
+
+
+def _ragged(column: Column) -> str:
+    return "raggedleft" if column.number else "raggedright"
+
+
+def _body(table: Table) -> list[str]:
+    return [r"\toprule", _line(tex(column.title) for column in table.columns), r"\midrule", *_lines(table), r"\bottomrule"]
+
+
+def _lines(table: Table) -> list[str]:
+    notes, before, lines = table.footnotes, "", list[str]()
+
+    def printed(cell: TableCell) -> str:
+        marks = ",".join(str(notes.index(note) + 1) for note in cell.notes)
+        return tex(cell.text) + (f"\\textsuperscript{{{marks}}}" if marks else "")
+
+    for section, row in zip(table.sections or [""] * len(table.rows), table.rows, strict=True):
+        if section != before:
+            lines += [*([r"\addlinespace"] if lines else []), rf"\multicolumn{{{len(table.columns)}}}{{l}}{{\textit{{{tex(section)}}}}} \\"]
+            before = section
+        lines.append(_line(printed(cell) for cell in row))
+    return lines
+
+
+def _line(cells: Iterable[str]) -> str:
+    line = " & ".join(cells) + r" \\"
+    return "{}" + line if line.startswith(("[", "*")) else line  # or the row break before it would take it for its argument
+
+
+def tex(text: str) -> str:
+    """Text as LaTeX that pdflatex sets without further packages; what it has no sign for becomes its name in brackets."""
+    return "".join(_character(character) for character in text.replace("**", ""))
+
+
+def _character(character: str) -> str:
+    if character in PLAIN:
+        return PLAIN[character]
+    if character in MATHS:
+        sign = MATHS[character]
+        return f"$\\{sign}$" if sign.isalpha() or character == "‖" else f"${sign}$"
+    if character in GREEK:
+        return f"$\\{GREEK[character]}$"
+    if character.isascii():
+        return character
+    letter, *marks = unicodedata.normalize("NFD", character)
+    if letter.isascii() and len(marks) == 1 and marks[0] in ACCENTS:
+        return f"\\{ACCENTS[marks[0]]}{{{letter}}}"
+    return f"[{unicodedata.name(character, 'sign').lower()}]"
