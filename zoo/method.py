@@ -183,10 +183,14 @@ def annotate(statistics: Sequence[Statistic], view: View, mask_BT: Tensor, chunk
     """Fill the columns (B, T) of the tokens `chunk` (a slice of the flattened mask) from a view of these tokens."""
     if not statistics:
         return
-    place_N = mask_BT.flatten().nonzero()[:, 0][chunk]
+    annotate_at(statistics, view, mask_BT.flatten().nonzero()[:, 0][chunk], mask_BT.shape, columns)
+
+
+def annotate_at(statistics: Sequence[Statistic], view: View, place_N: Tensor, shape: Sequence[int], columns: dict[Statistic, Tensor]) -> None:
+    """The same at the places `place_N` of the flattened columns, which have this shape."""
     for statistic in (s for s in statistics if not isinstance(s, Explored)):
         value_N = statistic.compute(view).detach()
-        column_BT = columns.setdefault(statistic, torch.zeros(mask_BT.shape, dtype=value_N.dtype, device=mask_BT.device))
+        column_BT = columns.setdefault(statistic, torch.zeros(tuple(shape), dtype=value_N.dtype, device=place_N.device))
         column_BT.view(-1)[place_N] = value_N
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from zoo.errors import ZooError
 from zoo.harness.adapters import learner_model
 from zoo.harness.alignment import Retokenised, prompts_for, retokenise
 from zoo.harness.contexts import TaskJudge
+from zoo.harness.cuts import sent
+from zoo.harness.heads import NarrowHeads, chunk_tokens_for
 from zoo.harness.layers import Layers, layers_of
 from zoo.harness.models import LoadedPair
 from zoo.harness.pieces_of import vocabulary_of
@@ -65,6 +68,7 @@ class Bank:
     writers: Any = None  # of zoo.harness.explore
     discriminators: dict[str, Any] = field(default_factory=dict)
     endpoints: dict[str, Any] = field(default_factory=dict)
+    heads: NarrowHeads | None = None  # where autocast would round the logits
     _vocabularies: dict[str, Vocabularies] = field(default_factory=dict)
 
     def charge(self, scorer: str, tokens: int) -> None:
@@ -87,6 +91,10 @@ class Bank:
     def precision(self) -> AbstractContextManager[Any]:
         """bf16 autocast on CUDA, nothing on a CPU."""
         return torch.autocast("cuda", dtype=torch.bfloat16) if self.device.type == "cuda" else nullcontext()
+
+    def still(self) -> AbstractContextManager[None]:
+        """While it lasts nobody moves weights, so that what products read of heads is made once."""
+        return nullcontext() if self.heads is None else self.heads
 
     def hidden(self, scorer: str, rollout: Rollout) -> Tensor:
         """Last hidden states (N, H) at the positions that predict the supervised tokens, in the order of the flattened mask; the states of
@@ -182,7 +190,9 @@ def bank_for(entry: MethodEntry, pair: LoadedPair, *, micro_tokens: int, chunk_t
         if name in keys and keys[name].weights.startswith(MOVING) and keys[name].weights not in models:
             models[keys[name].weights] = pair.frozen_student()
     layers = layers_of(entry, models, {name: key.weights for name, key in keys.items()})
-    return Bank(pair, models, keys, micro_tokens, chunk_tokens, layers, routes_of(entry), endpoints=endpoints)
+    heads = None if dtype is None else NarrowHeads(dtype)
+    chunk_tokens = chunk_tokens_for(pair.student.get_output_embeddings().out_features, chunk_tokens)
+    return Bank(pair, models, keys, micro_tokens, chunk_tokens, layers, routes_of(entry), endpoints=endpoints, heads=heads)
 
 
 def _reference(term: Any) -> tuple[str, ...]:
@@ -193,15 +203,16 @@ def response_hidden(model: Any, prompts: Sequence[Sequence[int]], rollout: Rollo
     """Run a backbone over prompt + response, padded on the right (causal attention never sees it), and pick the states that
     predict supervised tokens, (N, H). Response positions line up whatever the prompt's length."""
     device = next(model.parameters()).device
-    mask_BT = rollout.mask_BT.to("cpu")
-    length_B = [int(row.nonzero().max()) + 1 if row.any() else 0 for row in mask_BT]
-    response = rollout.response_BT.to("cpu").tolist()
-    rows = [[*prompt, *answer[:n]] for prompt, answer, n in zip(prompts, response, length_B, strict=True)]
-    width = max(len(row) for row in rows)
-    ids_BL = torch.tensor([row + [pad_id] * (width - len(row)) for row in rows], device=device)
-    given = model.base_model(input_ids=ids_BL, use_cache=False, output_hidden_states=bool(layers))
+    rollout = rollout.to("cpu")
+    size_B1 = torch.tensor([len(prompt) for prompt in prompts])[:, None]
+    total_B1 = size_B1 + rollout.written_BT.sum(1, keepdim=True)
+    width = int(total_B1.max())
+    place_L = torch.arange(width)
+    ids_BL = torch.full((len(prompts), width), pad_id)
+    ids_BL[place_L < size_B1] = torch.tensor(list(chain.from_iterable(prompts)))
+    ids_BL[(place_L >= size_B1) & (place_L < total_B1)] = rollout.response_BT[rollout.written_BT]
+    given = model.base_model(input_ids=sent(ids_BL, device), use_cache=False, output_hidden_states=bool(layers))
     hidden_BLH = torch.cat([given.last_hidden_state, *(given.hidden_states[layer] for layer in layers)], -1) if layers else given.last_hidden_state
-    at = mask_BT.nonzero()
-    start_B = torch.tensor([len(prompt) - 1 for prompt in prompts])
-    flat_N = at[:, 0] * width + start_B[at[:, 0]] + at[:, 1]
-    return hidden_BLH.flatten(0, 1)[flat_N.to(device)]
+    at = rollout.mask_BT.nonzero()
+    flat_N = at[:, 0] * width + size_B1[at[:, 0], 0] - 1 + at[:, 1]
+    return hidden_BLH.flatten(0, 1).index_select(0, sent(flat_N, device))

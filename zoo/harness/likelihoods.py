@@ -35,7 +35,7 @@ def likelihood_squares(bank: Bank, rollout: Rollout, parameters: Sequence[nn.Par
             continue
         with bank.precision():
             hidden_NH = response_hidden(bank.models["student"], row.prompt_ids, row, bank.pair.pad_id)
-            logits_NV = bank.head("student")(hidden_NH)[:, : bank.pair.vocab_size]
+        logits_NV = logits_of(bank, "student", hidden_NH)[:, : bank.pair.vocab_size]
         logp_NV = (logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()).log_softmax(-1)
         logp_NV.gather(-1, row.response_BT[row.mask_BT][:, None]).sum().backward()
         for square, p in zip(found, parameters, strict=True):

@@ -22,13 +22,14 @@ from zoo.harness.asked import Asking
 from zoo.harness.bank import LABELS, MIX, Bank, ScorerKey, bank_for, response_hidden
 from zoo.harness.bridges import crossings_of, fits
 from zoo.harness.contexts import TaskJudge, absent, made_prompts
-from zoo.harness.cuts import chunks, chunks_of, micro_batches
+from zoo.harness.cuts import Supervised, chunks, chunks_of, micro_batches, sent
 from zoo.harness.explore import explored
+from zoo.harness.heads import plain_head
 from zoo.harness.labels import labels_N, point_mass
 from zoo.harness.models import LoadedPair
 from zoo.harness.turn_judges import judged_turns
 from zoo.harness.turns import rewards_of_turns
-from zoo.method import Method, Prepared, annotate
+from zoo.method import Method, Prepared, annotate_at
 from zoo.statistics import LogProb, Statistic, TokenContext
 from zoo.tensors import Rollout
 from zoo.views import LogitView
@@ -48,10 +49,7 @@ class Scored:
     def rows(self, index: Sequence[int]) -> Scored:
         """The same for some of the sequences."""
         rollout, at = self.context.rollout, torch.as_tensor(list(index), dtype=torch.long, device=self.context.rollout.mask_BT.device)
-        count_B = rollout.mask_BT.sum(1)
-        end_B = count_B.cumsum(0)
-        pick = [torch.arange(int(end_B[i] - count_B[i]), int(end_B[i])) for i in index]
-        flat = torch.cat(pick) if pick else torch.zeros(0, dtype=torch.long)
+        flat = Supervised.of(rollout).rows_of(index)
         context = TokenContext(
             rollout.rows(index),
             {s: column[at] for s, column in self.context.columns.items()},
@@ -121,6 +119,7 @@ def refreshed(method: Method, bank: Bank, stream: str, scored: Scored, version: 
 def hidden_states(bank: Bank, names: Sequence[str], rollout: Rollout) -> dict[str, Any]:
     """Hidden states (N, H) of the supervised tokens, by scorer; scorers with the same weights and context share them."""
     found: dict[ScorerKey, Any] = {}
+    host = Supervised.of(rollout)
     for name in dict.fromkeys(names):
         key = bank.keys[name]
         if key.alignment is not None and key not in found:
@@ -132,32 +131,29 @@ def hidden_states(bank: Bank, names: Sequence[str], rollout: Rollout) -> dict[st
         if key in found:
             continue
         asked = set().union(*(bank.routes.rows(other, rollout) for other in names if bank.keys[other] == key))
-        found[key] = states_of(bank, name, rollout, rollout, asked)
+        found[key] = states_of(bank, name, host, rollout, asked)
     return {name: found[bank.keys[name]] for name in names if bank.keys[name] in found}
 
 
-def states_of(bank: Bank, name: str, shown: Rollout, rollout: Rollout, asked: Collection[int]) -> Tensor:
+def states_of(bank: Bank, name: str, shown: Supervised, rollout: Rollout, asked: Collection[int]) -> Tensor:
     """One scorer's states of the supervised tokens, (N, H): of the sequences `asked` for, 0 elsewhere. `shown` is `rollout`, perhaps in the
     scorer's own tokens. What another model reads is counted."""
-    lengths = shown.mask_BT.sum(1)
-    starts, sizes = (lengths.cumsum(0) - lengths).tolist(), lengths.tolist()
     found_NH: Tensor | None = None
-    for group in micro_batches(shown, bank.micro_tokens, bank.prompts(name, rollout), asked):
+    for group in micro_batches(shown.rollout, bank.micro_tokens, bank.prompts(name, rollout), asked):
         with bank.precision():
-            states_NH = bank.hidden(name, shown.rows(group))
+            states_NH = bank.hidden(name, shown.rollout.rows(group))
         if found_NH is None:
-            found_NH = states_NH.new_zeros(shown.tokens, states_NH.shape[-1])
-        place = torch.cat([torch.arange(starts[i], starts[i] + sizes[i]) for i in group])
-        found_NH[place.to(states_NH.device)] = states_NH
-    bank.charge(name, sum(sizes[i] for i in asked))
-    return torch.zeros(shown.tokens, bank.width(name), device=bank.device) if found_NH is None else found_NH
+            found_NH = states_NH.new_zeros(len(shown.place_N), states_NH.shape[-1])
+        found_NH[sent(shown.rows_of(group), states_NH.device)] = states_NH
+    bank.charge(name, sum(shown.count_B[i] for i in asked))
+    return torch.zeros(len(shown.place_N), bank.width(name), device=bank.device) if found_NH is None else found_NH
 
 
 def foreign(bank: Bank, name: str, rollout: Rollout) -> Foreign:
     """The states of a teacher with another tokenizer, in its own tokens, and how they pair with the student's."""
     other, alignment = bank.retokenise(name, rollout), bank.keys[name].alignment
     assert alignment is not None
-    states_MH = states_of(bank, name, other.rollout, rollout, bank.routes.rows(name, rollout))
+    states_MH = states_of(bank, name, Supervised.of(other.rollout), rollout, bank.routes.rows(name, rollout))
     entropies = None
     if alignment.warps:
         own_NH = hidden_states(bank, ["student"], rollout)["student"]
@@ -177,10 +173,12 @@ def uncertainty(bank: Bank, scorer: str, states_NH: Tensor) -> Tensor:
 def columns_of(statistics: Sequence[Statistic], method: Method, bank: Bank, rollout: Rollout, hidden: Mapping[str, Any]) -> dict[Statistic, Tensor]:
     """The statistics' columns (B, T) from hidden states, chunk by chunk."""
     columns: dict[Statistic, Tensor] = {}
-    token_N = rollout.response_BT[rollout.mask_BT]
-    for chunk in chunks_of(len(token_N), bank.chunk_tokens, hidden) if statistics else ():
-        view = chunk_view(method, bank, token_N[chunk], {name: h[chunk] for name, h in hidden.items()})
-        annotate(statistics, view, rollout.mask_BT, chunk, columns)
+    place_N = rollout.mask_BT.flatten().nonzero()[:, 0]
+    token_N = rollout.response_BT.flatten()[place_N]
+    with bank.still():
+        for chunk in chunks_of(len(token_N), bank.chunk_tokens, hidden) if statistics else ():
+            view = chunk_view(method, bank, token_N[chunk], {name: h[chunk] for name, h in hidden.items()})
+            annotate_at(statistics, view, place_N[chunk], rollout.mask_BT.shape, columns)
     empty_BT = torch.zeros(rollout.mask_BT.shape, device=bank.device)
     return {s: columns.get(s, empty_BT) for s in statistics}
 
@@ -211,9 +209,13 @@ def logits_of(bank: Bank, scorer: str, states_NH: Tensor) -> Tensor:
     """A scorer's head on its states, (N, V); of given text, whose states are its tokens (N,), all weight on these."""
     if bank.keys[scorer].weights.startswith(LABELS):
         return point_mass(states_NH, bank.pair.vocab_size)
+    head, states_NH = bank.head(scorer), states_NH[:, : bank.width(scorer)]
     # A live teacher has the student's own head, which must not learn from being compared with.
-    with bank.precision(), torch.set_grad_enabled(torch.is_grad_enabled() and scorer == "student"):
-        return bank.head(scorer)(states_NH[:, : bank.width(scorer)])
+    with torch.set_grad_enabled(torch.is_grad_enabled() and scorer == "student"):
+        if bank.heads is not None and plain_head(head):
+            return bank.heads.logits(head, states_NH, bank.pair.vocab_size if bank.keys[scorer].alignment is None else None)
+        with bank.precision():
+            return head(states_NH)
 
 
 def sequence_rewards(bank: Bank, rollout: Rollout, wanted: Mapping[str, SequenceReward], others: Mapping[str, Rollout]) -> dict[str, Tensor]:
@@ -238,26 +240,26 @@ def backward(method: Method, bank: Bank, scored: Scored, parts: Sequence[Prepare
     Micro-batches run the student's backbone with gradient; the loss and the head run on chunks of tokens, whose gradients
     gather in one leaf before the backbone's backward pass.
     """
-    rollout = scored.context.rollout
+    rollout, shown = scored.context.rollout, Supervised.of(scored.context.rollout)
     totals = [torch.zeros((), device=bank.device) for _ in parts]
     count = scored.context.total(rollout.mask_BT.sum()).clamp(min=1)
-    for group in micro_batches(rollout, bank.micro_tokens):
-        piece = scored.rows(group)
-        part_rows = [part.rows(group) for part in parts]
-        with bank.precision():
-            hidden_NH = bank.hidden("student", piece.context.rollout)
-        leaf_NH = hidden_NH.detach().requires_grad_()
-        mask_BT = piece.context.rollout.mask_BT
-        token_N = piece.context.rollout.response_BT[mask_BT]
-        place_N = mask_BT.flatten().nonzero()[:, 0]
-        for chunk in chunks_of(len(token_N), bank.chunk_tokens, piece.hidden):
-            view = chunk_view(method, bank, token_N[chunk], {"student": leaf_NH[chunk], **{n: h[chunk] for n, h in piece.hidden.items()}})
-            at = partial(_pick, place_N[chunk])
-            loss, shares = method.chunk_loss(part_rows, view, at)
-            (loss + _critics(method, view, part_rows, at) + fits(view.crossings) / count).backward()
-            totals = [total + share for total, share in zip(totals, shares, strict=True)]
-        if leaf_NH.grad is not None:
-            hidden_NH.backward(leaf_NH.grad)
+    with bank.still():
+        for group in micro_batches(shown.rollout, bank.micro_tokens):
+            with bank.precision():
+                hidden_NH = bank.hidden("student", shown.rollout.rows(group))
+            row_N = shown.rows_of(group)
+            place_N, row_N = sent(shown.place_N[row_N], bank.device), sent(row_N, bank.device)
+            token_N = rollout.response_BT.flatten()[place_N]
+            leaf_NH = hidden_NH.detach().requires_grad_()
+            others = {name: h[row_N] for name, h in scored.hidden.items()}
+            for chunk in chunks_of(len(token_N), bank.chunk_tokens, others):
+                view = chunk_view(method, bank, token_N[chunk], {"student": leaf_NH[chunk], **{n: h[chunk] for n, h in others.items()}})
+                at = partial(_pick, place_N[chunk])
+                loss, shares = method.chunk_loss(parts, view, at)
+                (loss + _critics(method, view, parts, at) + fits(view.crossings) / count).backward()
+                totals = [total + share for total, share in zip(totals, shares, strict=True)]
+            if leaf_NH.grad is not None:
+                hidden_NH.backward(leaf_NH.grad)
     return totals
 
 
