@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ FAMILY_COLOURS = {"in_distribution": "#1f5fa8", "out_of_distribution": "#b3541e"
 STUDENT, TEACHER, INK, FAINT = "#8a8a8a", "#222222", "#333333", "#dddddd"
 CONTEXT = "#c9c9c9"  # what a panel shows beside what it is about
 NOTE = "#6b6b6b"
+CHARACTERS_PER_INCH = 14.5  # of a figure's second line
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "opd-zoo",  # ids in the file are hashes of this, not of a random number
     "svg.fonttype": "none",  # text stays text: no glyph outlines, which differ between builds of the font library
@@ -65,8 +67,18 @@ def saved(draw: Callable[[], Figure], form: str, about: str = "", dpi: int = 110
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
-        draw().savefig(out, format=form, metadata=metadata[form], **({"dpi": dpi} if form == "png" else {}))
-    return out.getvalue()
+        options: dict[str, Any] = {"dpi": dpi} if form == "png" else {}
+        draw().savefig(out, format=form, metadata=metadata[form], **options)
+    return _shorter(out.getvalue()) if form == "svg" else out.getvalue()
+
+
+def _shorter(svg: bytes) -> bytes:
+    """The SVG with places to a tenth of a point: half as large, and no eye sees the difference."""
+
+    def places(found: re.Match[bytes]) -> bytes:
+        return b' d="' + re.sub(rb"-?\d+\.\d+", lambda number: f"{float(number[0]):.1f}".removesuffix(".0").encode(), found[1]).replace(b" \n", b"\n") + b'"'
+
+    return re.sub(rb' d="([^"]*)"', places, svg)
 
 
 def for_the_dark(svg: bytes) -> bytes:
@@ -99,7 +111,8 @@ def heading(figure: Figure, title: str, below: str, left: float = 0.15) -> None:
     """The figure's title and how to read it, in its upper left corner."""
     across, up = figure.get_size_inches()
     figure.text(left / across, 1 - 0.12 / up, title, fontsize=12.5, fontweight="bold", va="top")
-    figure.text(left / across, 1 - 0.4 / up, below, fontsize=8.5, color=NOTE, va="top", linespacing=1.35)
+    lines = [line for part in below.split("\n") for line in textwrap.wrap(part, int((across - left) * CHARACTERS_PER_INCH))]
+    figure.text(left / across, 1 - 0.4 / up, "\n".join(lines), fontsize=8.5, color=NOTE, va="top", linespacing=1.35)
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
