@@ -13,7 +13,8 @@ import pandas as pd
 from zoo.failures.logs import NotMeasured
 from zoo.failures.probes.scene import Reader, Scene, Texts
 
-FRACTIONS = (0.0, 0.25, 0.5, 0.65, 0.8)
+DECIDING = 0.65  # the latest of these beginnings with more than 30 % of the tokens behind it, measured with all continuations
+FRACTIONS = (0.25, 0.5, DECIDING, 0.8)
 
 
 def rescue(scene: Scene) -> pd.DataFrame:
@@ -26,14 +27,14 @@ def rescue(scene: Scene) -> pd.DataFrame:
         raise NotMeasured("every answer of the probe is right")
     step = max(len(failing) / scene.sizes.failing, 1.0)
     failing = [failing[int(k * step)] for k in range(min(len(failing), scene.sizes.failing))]
-    chosen, n = answers.rows(failing), scene.sizes.continuations
+    chosen = answers.rows(failing)
     prompts = scene.prompts("train", scene.sizes.prompts)
     own = scene.write(teacher, prompts, "own", group=max(scene.sizes.rollouts // 2, 1))
     success = {"teacher_all": _mean(scene.right(own)), "student_all": _mean(right)}
     entropy, base = _late_entropy(scene, teacher, chosen), _late_entropy(scene, teacher, own)
     found = []
     for fraction in FRACTIONS:
-        heads = [ids[: int(fraction * len(ids))] for ids in chosen.ids]
+        heads, n = [ids[: int(fraction * len(ids))] for ids in chosen.ids], scene.sizes.continuations if fraction == DECIDING else 1
         sides = {side: _success(scene, reader, chosen, heads, n, side) for side, reader in (("teacher", teacher), ("student", scene.student))}
         for k, head in enumerate(heads):
             found.append({

@@ -50,17 +50,14 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Reader:
-    """One model as it reads prompts: its weights, and the context and prompt format in which it does. `own` says that its weights are the student's."""
+    """One model as it reads prompts: its weights, the context in which it does, and whose chat format it is shown (`native`: a teacher's own). `own`
+    says that its weights are the student's, of some time."""
 
     name: str
     model: Any
     context: Context | None = None
     own: bool = False
-
-    @property
-    def hidden(self) -> bool:
-        """Whether it is shown something that the student is not."""
-        return self.context is not None and bool(self.context.fields or self.context.made)
+    native: str | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +117,7 @@ class Scene:
 
     def shown(self, reader: Reader, prompt: Prompt) -> list[int]:
         """What a model reads before an answer."""
-        return list(self.pair.format_prompt(prompt, None if reader.context is None else reader.context))
+        return list(self.pair.format_prompt(prompt, reader.context, reader.native))
 
     def needs_teacher(self) -> Reader:
         """The teacher, or NotMeasured."""
