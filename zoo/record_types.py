@@ -147,10 +147,35 @@ class Event(_Content):
         return self
 
 
-def content_type(name: str, path: Path) -> type[Run] | type[Eval] | type[Event]:
+class ProvocationRun(_Content):
+    """One toy run made to show a failure mode, its control, or a healthy one (`failure_mode` null): what every detector said, as
+    [level, value, first step, reason], and the accuracy on the validation prompts as [step, share]."""
+
+    kind: Literal["provocation"]
+    run_key: str
+    created: AwareDatetime
+    comparison: Name
+    method: Name
+    failure_mode: str | None
+    arm: Literal["provocation", "control", "healthy"]
+    seed: int
+    pair: str
+    status: Literal["success", "diverged"]
+    error: str | None
+    accuracy: list[tuple[int, float]]
+    prompts: int
+    spent: dict[str, int]
+    seconds: float
+    findings: dict[str, tuple[Literal["silent", "amber", "red", "not_measured"], float | None, int | None, str]]
+    provenance: dict[str, Any]
+
+
+def content_type(name: str, path: Path) -> type[Run] | type[Eval] | type[Event] | type[ProvocationRun]:
     """The model that a record's file name calls for."""
     if name == "run.json":
         return Run
+    if name == "provocation.json":
+        return ProvocationRun
     for prefix, kind in (("eval-", Eval), ("event-", Event)):
         if name.startswith(prefix) and name.endswith(".json"):
             return kind

@@ -204,6 +204,11 @@ class DoctoredHead(nn.Module):
         """The inner head's, with columns of 0 for the notes, so that its width is that of the states it is given."""
         return nn.functional.pad(self.inner.weight, (0, NOTES))  # type: ignore[arg-type]
 
+    @property
+    def out_features(self) -> int:
+        """Size of the vocabulary."""
+        return int(self.inner.out_features)  # type: ignore[arg-type]
+
     def forward(self, states: Tensor) -> Tensor:
         """Logits of states (…, H + C)."""
         logits, notes = self.inner(states[..., :-NOTES]), Notes.read(states[..., -NOTES:].detach())
