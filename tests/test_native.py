@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -133,3 +134,25 @@ def test_weights_updated_in_place_are_seen_by_the_graphs() -> None:
     after = native.write(PROMPTS, uniform_QT, temperature=1.0).response_QT.clone()
     fresh = NativeDecoder(model, pad_id=0, stop_ids=[STOP], rows=16).write(PROMPTS, uniform_QT, temperature=1.0).response_QT
     assert (after != before).any() and (after == fresh).float().mean() > 0.95
+
+
+def test_a_narrow_copy_reads_its_masters_embedding_and_norms() -> None:
+    """As autocast does: log-probabilities are nearer to the training forward than with rounded ones, and steps of the master are seen."""
+    master = model_of("llama", torch.float32)
+    narrow = copy.deepcopy(master).bfloat16()
+    own, shared = (NativeDecoder(copy.deepcopy(narrow), pad_id=0, stop_ids=[-1], rows=16, master=m) for m in (None, master))
+    assert shared.weights.embedding.data_ptr() == master.get_input_embeddings().weight.data_ptr()
+    assert shared.weights.final_norm.dtype == torch.float32 and shared.weights.kind == torch.bfloat16 == own.weights.final_norm.dtype
+    uniform_QT = uniforms(list(range(len(PROMPTS))), 30)
+    far = {}
+    for name, native in (("own", own), ("shared", shared)):
+        rows, gaps = native.write(PROMPTS, uniform_QT, temperature=1.0), []
+        for q, prompt in enumerate(PROMPTS):
+            ids = torch.tensor([prompt + rows.response_QT[q].tolist()])
+            with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+                hidden = master.model(ids).last_hidden_state[0, len(prompt) - 1 : -1]
+            logits = hidden.bfloat16().float() @ narrow.get_output_embeddings().weight.float().T
+            logp = logits.log_softmax(-1).gather(1, rows.response_QT[q, :, None].long())[:, 0]
+            gaps.append((logp - rows.student_QT[q]).abs())
+        far[name] = float(torch.cat(gaps).detach().mean())
+    assert far["shared"] < 0.8 * far["own"]

@@ -83,7 +83,8 @@ class ReferenceEngine(Outsiders):
         self.wrote = Counter()  # by teacher, since the last step
         self._shadow = decoding_copy(student, decode_dtype) if decode_dtype not in (None, next(student.parameters()).dtype) else None
         writing = {**self.teachers, "student": self._shadow if self._shadow is not None else self.student}
-        self.writers = Writers(writing, pad_id=pad_id, stop_ids=stop_ids, vocab_size=vocab_size, max_batch=max_batch, native=native)
+        masters = {} if self._shadow is None else {"student": student}
+        self.writers = Writers(writing, pad_id=pad_id, stop_ids=stop_ids, vocab_size=vocab_size, max_batch=max_batch, native=native, masters=masters)
         self._sources: dict[str, Rollout] = {}
 
     def serves(self, stream: Stream) -> bool:

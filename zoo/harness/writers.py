@@ -26,11 +26,23 @@ class Writers:
     """The decoders of a run's models, kept between rollouts.
 
     The rule: on a GPU, a model of a family that `zoo.harness.native` knows, in bf16, writing alone from its whole distribution (`top_p` 1) is
-    decoded natively; any other stream or model by the reference steps. `native=False` turns the first off.
+    decoded natively; any other stream or model by the reference steps. `native=False` turns the first off. `masters` are the models in training of
+    which some are narrow copies.
     """
 
-    def __init__(self, models: Mapping[str, Any], *, pad_id: int, stop_ids: Sequence[int], vocab_size: int | None, max_batch: int, native: bool = True) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, Any],
+        *,
+        pad_id: int,
+        stop_ids: Sequence[int],
+        vocab_size: int | None,
+        max_batch: int,
+        native: bool = True,
+        masters: Mapping[str, Any] | None = None,
+    ) -> None:
         self.models, self.pad_id, self.stop_ids, self.vocab_size = models, pad_id, tuple(stop_ids), vocab_size
+        self.masters = masters or {}
         self.max_batch, self.native = max_batch, native
         self._steppers: dict[str, Stepper] = {}
         self._natives: dict[str, NativeDecoder | None] = {}
@@ -94,7 +106,8 @@ class Writers:
             return None
         if name in self._steppers:  # fusing weights moves them away from under captured graphs
             self._steppers.pop(name).release()
-        return NativeDecoder(model, pad_id=self.pad_id, stop_ids=self.stop_ids, rows=self.max_batch, vocab_size=self.vocab_size)
+        options: dict[str, Any] = {"rows": self.max_batch, "vocab_size": self.vocab_size, "master": self.masters.get(name)}
+        return NativeDecoder(model, pad_id=self.pad_id, stop_ids=self.stop_ids, **options)
 
 
 class Decoder:

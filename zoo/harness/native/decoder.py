@@ -23,12 +23,13 @@ class NativeDecoder:
 
     Buffers and graphs are kept for calls of a like shape. The model's linear layers keep their identity but share fused weights, so
     in-place updates are seen; after parameters moved to other addresses make a new decoder. Evaluation mode is the caller's.
+    `master` is the model in training whose narrow copy this one is, if it is one.
     """
 
-    def __init__(self, model: Any, *, pad_id: int, stop_ids: Sequence[int], rows: int = 256, vocab_size: int | None = None) -> None:
+    def __init__(self, model: Any, *, pad_id: int, stop_ids: Sequence[int], rows: int = 256, vocab_size: int | None = None, master: Any = None) -> None:
         self.model, self.pad_id, self.capacity = model, pad_id, rows
         self.stop_S = torch.tensor(list(stop_ids), dtype=torch.int32, device=model.device)
-        self.weights = gather(model, vocab_size)
+        self.weights = gather(model, vocab_size, master)
         self._kept: dict[tuple[int, int, int, int, float], DecodeStep] = {}
 
     def release(self) -> None:
@@ -40,7 +41,7 @@ class NativeDecoder:
         """One answer a prompt, of at most `uniform_QT.shape[1]` tokens; row q of the columns belongs to prompt q.
 
         `uniform_QT` holds each answer's private noise, so a token depends on nothing but its own prompt and its own uniforms.
-        The host looks at the device every 16 tokens: to refill finished rows, or to go on with fewer.
+        The host looks at the device every 16 tokens, while the last of them is written: to refill finished rows, or to go on with fewer.
         """
         requests, limit = uniform_QT.shape
         step = self._shape(prompts, requests, limit, temperature)
@@ -48,13 +49,13 @@ class NativeDecoder:
         rows.reset(self.pad_id)
         step.uniform_QT[:requests].copy_(uniform_QT)
         queue = sorted(range(requests), key=lambda q: -len(prompts[q]))
-        alive = 0
+        alive = since = 0
         while queue or alive:
             if refill_due(queue, alive, step.capacity):
-                alive = self._fill(queue, alive, prompts, step)
-            for _ in range(CHECK_EVERY):
-                step.run(alive)
-            left = int(rows.alive_R.sum())
+                alive, since = self._fill(queue, alive, prompts, step), 0
+            left = step.run_and_count(alive, CHECK_EVERY)
+            since += CHECK_EVERY
+            left = left if since < limit else 0  # a row writes `limit` tokens at most
             if left == 0 or refill_due(queue, left, step.capacity) or step.size_for(left) < step.size_for(alive):
                 rows.compact()
                 alive = left
@@ -87,7 +88,7 @@ class NativeDecoder:
         key = (capacity, length, room, limit, temperature)
         if key not in self._kept:
             self._kept.clear()
-            wide = wide_type(self.weights.embedding.dtype)
+            wide = wide_type(self.weights.kind)
             step = DecodeStep(
                 self.weights,
                 rotary_tables(self.model, length),

@@ -28,8 +28,7 @@ class Cache:
     def empty(cls, weights: Weights, slots: int, length: int) -> Cache:
         """Room for `slots` sequences of `length` tokens."""
         shape = (len(weights.layers), slots, weights.kv_heads, length, weights.head_size)
-        like = weights.embedding
-        return cls(torch.zeros(shape, device=like.device, dtype=like.dtype), torch.zeros(shape, device=like.device, dtype=like.dtype))
+        return cls(*(torch.zeros(shape, device=weights.device, dtype=weights.kind) for _ in range(2)))
 
 
 def operations(device: torch.device) -> ModuleType:
@@ -54,14 +53,15 @@ class DecodeStep:
         self.cache, self.rows = cache, rows
         self.uniform_QT, self.stop_S, self.temperature = uniform_QT, stop_S, temperature
         self.limit, self.capacity = uniform_QT.shape[1], len(rows.token_R)
-        self.ops = operations(weights.embedding.device)
+        self.ops = operations(weights.device)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._buffers = self._allocate()
+        self._seen = torch.zeros((), dtype=torch.int64, pin_memory=weights.device.type == "cuda")
 
     def _allocate(self) -> tuple[Tensor, ...]:
         """The residual stream and the logits in at least fp32; what linear layers read and write in their own type."""
-        w, like = self.weights, self.weights.embedding
-        wide = wide_type(like.dtype)
+        w, like = self.weights, self.weights.head
+        wide = wide_type(w.kind)
         width, attended = like.shape[1], w.heads * w.head_size
         narrow = (width, attended + 2 * w.kv_heads * w.head_size, attended, w.layers[0].down.shape[1])
         return (
@@ -104,8 +104,8 @@ class DecodeStep:
     def prefill(self, ids_BP: Tensor, slot_B: Tensor) -> None:
         """Keys and values of right-padded prompts into their slots of the cache. Large matrices: torch's own products serve."""
         w, ops, (count, width) = self.weights, self.ops, ids_BP.shape
-        x = w.embedding[ids_BP.flatten()].to(wide_type(w.embedding.dtype))
-        normed = torch.empty_like(x, dtype=w.embedding.dtype)
+        x = w.embedding[ids_BP.flatten()].to(wide_type(w.kind))
+        normed = torch.empty_like(x, dtype=w.kind)
         cosine, sine = self.cosine_LD[None, :width, None], self.sine_LD[None, :width, None]
         sizes = [w.heads * w.head_size, w.kv_heads * w.head_size, w.kv_heads * w.head_size]
         for layer, keys_SHLD, values_SHLD in zip(w.layers, self.cache.keys, self.cache.values, strict=True):
@@ -124,10 +124,25 @@ class DecodeStep:
 
     def run(self, count: int) -> None:
         """`advance` for at least `count` rows, through a graph where there is a GPU."""
-        if self.weights.embedding.device.type != "cuda":
+        if self.weights.device.type != "cuda":
             self.advance(count)
         else:
             self._graphs[self.size_for(count)].replay()
+
+    def run_and_count(self, count: int, steps: int) -> int:
+        """`run` several times; how many rows were alive before the last one. The device is busy with that one while the host reads."""
+        for _ in range(steps - 1):
+            self.run(count)
+        alive = self.rows.alive_R.sum()
+        if self.weights.device.type != "cuda":
+            self.run(count)
+            return int(alive)
+        self._seen.copy_(alive, non_blocking=True)
+        read = torch.cuda.Event()
+        read.record()
+        self.run(count)
+        read.synchronize()
+        return int(self._seen)
 
     def size_for(self, count: int) -> int:
         """The fewest rows, among the captured numbers, that hold `count`."""

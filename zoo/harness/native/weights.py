@@ -31,7 +31,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class Weights:
-    """A whole model: sizes, layers, embedding and head. `head` has the rows of the shared vocabulary only."""
+    """A whole model: sizes, layers, embedding and head. `head` has the rows of the shared vocabulary only. Embedding and norms may be wider than
+    what is multiplied."""
 
     heads: int
     kv_heads: int
@@ -41,6 +42,16 @@ class Weights:
     embedding: Tensor
     final_norm: Tensor
     head: Tensor
+
+    @property
+    def kind(self) -> torch.dtype:
+        """The type of all products' operands."""
+        return self.head.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.head.device
 
 
 def wide_type(kind: torch.dtype) -> torch.dtype:
@@ -91,8 +102,11 @@ def fuse(linears: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:
     return weight, bias
 
 
-def gather(model: Any, vocab_size: int | None = None) -> Weights:
+def gather(model: Any, vocab_size: int | None = None, master: Any = None) -> Weights:
     """The weights of a supported model; its own linear layers become views of them.
+
+    Where the model is a narrow copy of a `master` in training, embedding and norms are the master's own: autocast does not round them, so
+    rounding them here would move every log-probability.
 
     Raises:
         ZooError: the model is not supported, with the reason.
@@ -100,21 +114,22 @@ def gather(model: Any, vocab_size: int | None = None) -> Weights:
     if reason := unsupported(model):
         raise ZooError(f"the native decoder can't run this model: {reason}; use the reference engine")
     config, body = model.config, model.model
+    exact = (master or model).model
     layers = []
-    for block in body.layers:
+    for block, wide in zip(body.layers, exact.layers, strict=True):
         attention, mlp = block.self_attn, block.mlp
         qkv, bias = fuse([attention.q_proj, attention.k_proj, attention.v_proj])
         gate_up, _ = fuse([mlp.gate_proj, mlp.up_proj])
-        query_norm, key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+        query_norm, key_norm = getattr(wide.self_attn, "q_norm", None), getattr(wide.self_attn, "k_norm", None)
         layers.append(
             Layer(
-                attention_norm=block.input_layernorm.weight.data,
+                attention_norm=wide.input_layernorm.weight.data,
                 qkv=qkv,
                 qkv_bias=bias,
                 query_norm=None if query_norm is None else query_norm.weight.data,
                 key_norm=None if key_norm is None else key_norm.weight.data,
                 out=attention.o_proj.weight.data,
-                mlp_norm=block.post_attention_layernorm.weight.data,
+                mlp_norm=wide.post_attention_layernorm.weight.data,
                 gate_up=gate_up,
                 down=mlp.down_proj.weight.data,
             )
@@ -125,15 +140,16 @@ def gather(model: Any, vocab_size: int | None = None) -> Weights:
         head_size=body.layers[0].self_attn.head_dim,
         eps=config.rms_norm_eps,
         layers=tuple(layers),
-        embedding=model.get_input_embeddings().weight.data,
-        final_norm=body.norm.weight.data,
+        embedding=(master or model).get_input_embeddings().weight.data,
+        final_norm=exact.norm.weight.data,
         head=model.get_output_embeddings().weight.data[:vocab_size],
     )
 
 
 def rotary_tables(model: Any, length: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines (length, head size) of the model's own rotary embedding, in at least fp32 as under autocast."""
-    device, dtype = model.device, wide_type(model.dtype)
+    head = model.get_output_embeddings().weight
+    device, dtype = head.device, wide_type(head.dtype)
     positions = torch.arange(length, device=device)[None]
     with torch.no_grad():
         cosine, sine = model.model.rotary_emb(torch.empty(1, 1, 1, device=device, dtype=dtype), positions)
