@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from zoo.entry import Registry
     from zoo.harness.plan import Plan
+    from zoo.harness.report import Listener
     from zoo.harness.run import Outcome
 
 __version__ = "0.1.0"
@@ -57,6 +58,7 @@ def run(
     comparison: str | Path,
     *,
     methods: Iterable[str] | None = None,
+    seeds: Collection[int] | None = None,
     registry: Registry | None = None,
     results: str | Path = "results",
     pair_paths: Mapping[str, str | Path] | None = None,
@@ -67,9 +69,11 @@ def run(
     untrusted_code: bool = False,
     weights_note: str | None = None,
     worker: bool = False,
+    listeners: Sequence[Listener] = (),
 ) -> list[Outcome]:
     """Train, evaluate and record every cell that is not done; a cell that was cut off goes on from its checkpoint. `untrusted_code` lets code that
-    a model wrote run where this machine can't wall it off. A `worker` leaves cells alone that another process is running."""
+    a model wrote run where this machine can't wall it off. A `worker` leaves cells alone that another process is running.
+    `listeners` hear what goes on (see `zoo.harness.report`)."""
     from rich.console import Console
 
     from zoo.harness.comparison import load_comparison
@@ -80,12 +84,14 @@ def run(
         registry or load_registry(),
         _place(results, pair_paths, data),
         methods=methods,
+        seeds=seeds,
         device=device,
         console=None if quiet else Console(),
         trust_remote_code=trust_remote_code,
         untrusted_code=untrusted_code,
         weights_note=weights_note,
         worker=worker,
+        listeners=listeners,
     )
 
 

@@ -9,7 +9,9 @@ from zoo.cli.comparisons import register as register_comparisons
 from zoo.cli.entries import register as register_entries
 from zoo.cli.lab import register as register_lab
 from zoo.cli.pairs import register as register_pairs
+from zoo.cli.provoke import register as register_provoke
 from zoo.cli.results import register as register_results
+from zoo.cli.run import register as register_run
 from zoo.cli.statistics import register as register_statistics
 from zoo.cli.tune import register as register_tune
 
@@ -29,7 +31,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for register in (register_entries, register_comparisons, register_results, register_lab, register_statistics, register_pairs, register_tune):
+for register in (
+    register_entries, register_comparisons, register_run, register_results, register_lab, register_statistics, register_pairs, register_tune, register_provoke
+):  # fmt: skip
     register(app)
 
 

@@ -6,10 +6,13 @@ each cell is run once whoever comes first. A worker that is killed leaves its ch
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
@@ -17,20 +20,37 @@ from typing import IO, Any
 import torch
 
 from zoo.errors import ZooError
+from zoo.harness.board import Board
+from zoo.harness.parallel import CONTEXT, MEMORY_SHARE
+from zoo.harness.report import Listener, deliver
 from zoo.records import Record
 
-Say = Callable[[str], None]
+Name = tuple[str, int]  # a cell: its method and its seed
 RESTARTS = 3  # how often a killed worker is replaced, in all
+KILLED = "a worker was killed by signal {signal}{where}, and {restarts} workers had been replaced before"
 
 
 @dataclass
 class Worker:
-    """One process, and what it said last on its error stream."""
+    """One process, what it is at, and what it said last on its error stream."""
 
     number: int
     process: subprocess.Popen[str]
+    cell: Name | None = None
     complaints: list[str] = field(default_factory=list)
     threads: list[threading.Thread] = field(default_factory=list)
+
+    def hear(self, line: str, follow: Listener) -> None:
+        """Pass on one line of its output: an event, or words of its own."""
+        try:
+            event = json.loads(line)
+        except ValueError:
+            event = None
+        if not isinstance(event, dict) or "event" not in event:
+            return follow.say(f"[{self.number}] {line}")
+        if "method" in event:
+            self.cell = None if event["event"] == "end" else (event["method"], event["seed"])
+        return deliver(event, follow)
 
     def join(self) -> int:
         """Wait for its end; the exit code."""
@@ -40,21 +60,28 @@ class Worker:
         return code
 
 
-def run_packed(arguments: Sequence[str], jobs: int, say: Say) -> None:
-    """Run `zoo ARGUMENTS --worker` in so many processes until no cell is left to them; a killed one is replaced.
+def run_packed(arguments: Sequence[str], jobs: int, follow: Listener | Callable[[str], None]) -> None:
+    """Run `zoo ARGUMENTS --worker` in so many processes until no cell is left to them; a killed one is replaced. What they say goes to a listener,
+    or as lines to a function.
 
     Raises:
         ZooError: a worker refused its input or failed, with its own words; the others were let finish.
     """
-    workers, restarts, problems = [start(arguments, number + 1, say) for number in range(jobs)], 0, []
+    heard = follow if isinstance(follow, Listener) else Board(follow, cells=0, budget=0)
+    workers, restarts, problems = [start(arguments, number + 1, heard, 1.0 / jobs) for number in range(jobs)], 0, []
     try:
         while workers:
-            worker = workers.pop(0)
+            worker = _next_to_end(workers)
             code = worker.join()
             if code < 0 and restarts < RESTARTS:
                 restarts += 1
-                say(f"[{worker.number}] was killed by signal {-code}; another worker goes on from its checkpoint")
-                workers.append(start(arguments, worker.number, say))
+                if worker.cell is not None:
+                    heard.lost(*worker.cell)
+                heard.say(f"[{worker.number}] was killed by signal {-code}{_where(worker)}; another worker goes on from its checkpoint")
+                workers.append(start(arguments, worker.number, heard, 1.0 / jobs))
+            elif code < 0:
+                problems.append(KILLED.format(signal=-code, where=_where(worker), restarts=restarts) + "; nothing recorded is lost, and the same command goes "
+                                "on from the last checkpoint: zoo " + shlex.join(arguments))  # fmt: skip
             elif code:
                 problems.append("\n".join(worker.complaints[-5:]) or f"a worker ended with exit code {code}")
     except BaseException:
@@ -65,18 +92,32 @@ def run_packed(arguments: Sequence[str], jobs: int, say: Say) -> None:
         raise ZooError("\n".join(dict.fromkeys(problems)).removeprefix("zoo: "))
 
 
+def _next_to_end(workers: list[Worker]) -> Worker:
+    """Take out the worker that ends first."""
+    while True:
+        for worker in workers:
+            if worker.process.poll() is not None:
+                workers.remove(worker)
+                return worker
+        time.sleep(0.2)
+
+
+def _where(worker: Worker) -> str:
+    return "" if worker.cell is None else f" at {worker.cell[0]} (seed {worker.cell[1]})"
+
+
 def spelled(given: Iterable[tuple[str, Any]], flags: Iterable[tuple[str, bool]]) -> list[str]:
     """Options as a command line has them: one value or several each, those that were not given left out."""
     values = [(name, value if isinstance(value, list) else [value]) for name, value in given if value]
     return [*(text for name, several in values for value in several for text in (name, str(value))), *(name for name, wanted in flags if wanted)]
 
 
-def start(arguments: Sequence[str], number: int, say: Say) -> Worker:
-    """A worker whose lines are passed on behind its number."""
+def start(arguments: Sequence[str], number: int, follow: Listener, share: float = 1.0) -> Worker:
+    """A worker that may take this share of a GPU's memory."""
     command = [sys.executable, "-m", "zoo", *arguments, "--worker"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment())
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment(share))
     worker = Worker(number, process)
-    for stream, take in ((process.stdout, lambda line: say(f"[{number}] {line}")), (process.stderr, worker.complaints.append)):
+    for stream, take in ((process.stdout, lambda line: worker.hear(line, follow)), (process.stderr, worker.complaints.append)):
         thread = threading.Thread(target=_relay, args=(stream, take), daemon=True)
         thread.start()
         worker.threads.append(thread)
@@ -89,16 +130,17 @@ def _relay(stream: IO[str], take: Callable[[str], None]) -> None:
             take(line.rstrip())
 
 
-def _environment() -> dict[str, str]:
+def _environment(share: float) -> dict[str, str]:
     """Lines come when they are written; one thread each unless the user chose a number."""
-    return {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1"}
+    reserved = {} if share >= 1.0 else {MEMORY_SHARE: f"{share:.4f}"}
+    return {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1", **reserved}
 
 
 def jobs_for(asked: str, device: str, cells: int, records: Sequence[Record]) -> int:
     """How many workers: the number asked for, or for `auto` what the machine bears, at most one a cell.
 
-    On a CPU `auto` is its cores, one thread each. On a GPU it is how often the largest peak of memory that a finished run of this comparison recorded
-    fits into what is free now, with a tenth to spare; 1 where nothing has been measured.
+    On a CPU `auto` is its cores, one thread each. On a GPU it is how often the measured need of a cell fits into the memory that is free now, at most
+    one a core; 1 where nothing has been measured.
 
     Raises:
         ZooError: neither a number nor `auto`.
@@ -109,7 +151,16 @@ def jobs_for(asked: str, device: str, cells: int, records: Sequence[Record]) -> 
         return min(int(asked), max(cells, 1))
     fit = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if device.startswith("cuda"):
-        peak = max((record.run.budget.spent.get("peak_memory_bytes") or 0 for record in records if record.run.status == "success"), default=0)
+        need = memory_needed(records)
         free, _ = torch.cuda.mem_get_info(device)
-        fit = min(fit, int(0.9 * free // peak)) if peak else 1
+        fit = min(fit, free // need) if need else 1
     return max(1, min(fit, cells))
+
+
+def memory_needed(records: Iterable[Record], method: str | None = None) -> int:
+    """Bytes of a GPU that a cell's process takes: the largest peak that finished runs of the method, or else of any, have recorded, a fifth more for
+    what the allocator keeps, and what CUDA itself takes. 0 where nothing has been measured on a GPU."""
+    done = [record.run for record in records if record.run.status == "success" and record.run.provenance.get("device", "cuda") == "cuda"]
+    own = [run for run in done if run.method == method]
+    peak = max((run.budget.spent.get("peak_memory_bytes") or 0 for run in own or done), default=0)
+    return int(1.2 * peak) + CONTEXT if peak else 0

@@ -18,6 +18,8 @@ from torch import Tensor
 from zoo.errors import ZooError
 
 T = TypeVar("T")
+MEMORY_SHARE = "ZOO_MEMORY_SHARE"  # environment variable: the part of a GPU that a process may take beside others
+CONTEXT = 1 << 30  # bytes of a GPU that a process takes for CUDA itself, its libraries and captured graphs
 PATIENCE = timedelta(hours=12)  # the others wait while the first process evaluates
 
 
@@ -77,6 +79,13 @@ class Processes:
             dist.barrier()
 
 
+def reserve(device: torch.device, share: float) -> None:
+    """Let this process take at most this share of a GPU's memory, CUDA's own part in it. Before it fails at the limit the allocator gives back what
+    it only keeps; so no process can starve those beside it."""
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(max(share - CONTEXT / total, share / 2), device)
+
+
 def start_processes(device: str | None = None) -> Processes:
     """Join the process group that `accelerate launch` (or torchrun) announced, or be alone.
 
@@ -90,4 +99,6 @@ def start_processes(device: str | None = None) -> Processes:
         raise ZooError("`accelerate launch --cpu` starts one process, however many are asked for; for several on a CPU use "
                        "`accelerate launch --multi_gpu --num_processes N -m zoo run ... --device cpu`")  # fmt: skip
     chosen = torch.device(device) if device and state.num_processes == 1 else state.device
+    if chosen.type == "cuda" and MEMORY_SHARE in os.environ:
+        reserve(chosen, float(os.environ[MEMORY_SHARE]))
     return Processes(state.process_index, state.num_processes, chosen)

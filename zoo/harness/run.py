@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import gc
-import os
 import shutil
 import time
 import uuid as uuids
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from zoo.compat import pair_problems
-from zoo.components.rewards import UnitTests
 from zoo.entry import Registry
 from zoo.errors import ZooError
+from zoo.harness.board import screen
 from zoo.harness.cell import make_trainer
 from zoo.harness.checkpoint import restore, save
 from zoo.harness.comparison import Comparison
 from zoo.harness.evaluate import evaluate, lm_eval_version
-from zoo.harness.models import LoadedPair, PairSpec, load_pair, load_pair_spec
+from zoo.harness.models import LoadedPair, load_pair, load_pair_spec
 from zoo.harness.parallel import Processes, start_processes
 from zoo.harness.plan import DONE, Cell, Place, ended, make_plan, trains
-from zoo.harness.report import progress_of
+from zoo.harness.ready import origin_note, refuse_misfits, settle_threads
+from zoo.harness.report import Listener, Several
 from zoo.harness.run_record import first_line, log_folder, run_payload, write_logs
-from zoo.harness.sandbox import run_untrusted
 from zoo.harness.shadow import decoding_copy
-from zoo.harness.sources import local_folder, note_of
 from zoo.harness.suites import load_suite, suite_digest
 from zoo.harness.tidy import remove_torn, tidy
 from zoo.harness.train import Diverged, Trainer
@@ -39,7 +37,7 @@ from zoo.harness.writers import Decoder
 from zoo.record_types import Status
 from zoo.records import NO_SPACE, load_records, write_record
 
-TINY = 20_000_000  # parameters
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 
 @dataclass(frozen=True)
@@ -61,13 +59,10 @@ class Session:
     place: Place
     pair: LoadedPair
     processes: Processes
-    console: Console | None
+    listener: Listener
     arguments: list[str] | None = None
-
-    def say(self, text: str) -> None:
-        """One line, from the main process."""
-        if self.console is not None and self.processes.main:
-            self.console.print(text, highlight=False)
+    worker: bool = False
+    before: frozenset[str] = frozenset()  # attempts that were there when this call began
 
 
 def run_comparison(
@@ -76,8 +71,10 @@ def run_comparison(
     place: Place,
     *,
     methods: Iterable[str] | None = None,
+    seeds: Collection[int] | None = None,
     device: str | None = None,
     console: Console | None = None,
+    listeners: Sequence[Listener] = (),
     trust_remote_code: bool = False,
     untrusted_code: bool = False,
     weights_note: str | None = None,
@@ -86,68 +83,38 @@ def run_comparison(
 ) -> list[Outcome]:
     """Run every cell that is not done, in one process with the models loaded once (or in several under `accelerate launch`).
 
-    A cell that fails is recorded with its status and the others go on. `weights_note` says in records and tables what is
-    special about local weights (de-quantised ones, say). A `worker` leaves cells alone that another process is running.
+    A cell that fails is recorded with its status and the others go on. What goes on is told to `listeners`, and on `console`:
+    to a reader, or by a `worker` as lines of JSON. A `worker` leaves cells alone that another process is running. `weights_note` says in records and
+    tables what is special about local weights (de-quantised ones, say).
 
     Raises:
         ZooError: bad input, a cell locked by another process, a full disk.
     """
+    before = frozenset(record.run.uuid for record in load_records(place.records, comparison.id))
     plan = make_plan(comparison, registry, place, methods)
-    todo = [cell for cell in plan.cells if cell.state != "done"]
+    todo = [cell for cell in plan.cells if cell.state != "done" and (seeds is None or cell.seed in seeds)]
     processes = start_processes(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if processes.main:
         tidy(comparison, place, [cell for cell in plan.cells if cell.state == "done"])
     if not todo:
         return []
     spec = load_pair_spec(comparison.pair)
-    spec = spec.model_copy(update={"weights_note": note}) if (note := weights_note or _origin_note(spec, place)) else spec
+    spec = spec.model_copy(update={"weights_note": note}) if (note := weights_note or origin_note(spec, place)) else spec
     pair = load_pair(spec, paths=place.pair_paths, data=place.data, device=processes.device, trust_remote_code=trust_remote_code)
     pair.untrusted_code = untrusted_code
-    _settle_threads(pair)
-    session = Session(comparison, registry, place, pair, processes, console, arguments)
-    _refuse_misfits(session, {cell.method for cell in todo})
-    outcomes = (_run_cell(session, cell, worker) for cell in todo)
+    settle_threads(pair)
+    refuse_misfits(pair, registry, {cell.method for cell in todo})
+    heard = [*listeners, *([screen(console, len(todo), plan.tokens_each, worker)] if console else [])] if processes.main else []
+    session = Session(comparison, registry, place, pair, processes, Several(heard), arguments, worker, before)
+    try:
+        outcomes = [_run_cell(session, cell) for cell in todo]
+    finally:
+        session.listener.close()
     return [outcome for outcome in outcomes if outcome is not None]
 
 
-def _origin_note(spec: PairSpec, place: Place) -> str | None:
-    """What pulled weights say about themselves, where the pair says nothing."""
-    sources = {"student": spec.student, **spec.teachers}
-    return spec.weights_note or note_of({name: local_folder(spec.id, name, source, place.pair_paths) for name, source in sources.items() if source.of is None})
-
-
-def _settle_threads(pair: LoadedPair) -> None:
-    """One CPU thread for tiny models, unless the user chose a number: a second one gains little on an idle machine and, wherever
-    anything else runs, costs a multiple in waiting for each other (benchmarks/micro_pair.md)."""
-    size = sum(p.numel() for model in (pair.student, *pair.teachers.values()) for p in model.parameters())
-    if pair.student.device.type == "cpu" and size < TINY and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
-
-
-def _refuse_misfits(session: Session, methods: set[str]) -> None:
-    prompt, spec = session.pair.task.prompts("train")[0], session.pair.spec
-    found = []
-    for name in sorted(methods):
-        problems = pair_problems(
-            session.registry[name],
-            templates=spec.contexts,
-            fields=prompt.fields,
-            teachers=[*spec.teachers, *spec.endpoints],
-            reward_models=spec.reward_models,
-            checks=session.pair.task.checks,
-            same_vocabulary=session.pair.same_vocabulary,
-            turns=spec.turns,
-            task=session.pair.task,
-        )
-        found += [f"method '{name}' on pair '{spec.id}': {p}" for p in problems]
-    if found:
-        raise ZooError("\n".join(found))
-    if any(isinstance(reward, UnitTests) for name in methods for reward in session.registry[name].rewards.values()):
-        run_untrusted("", without_walls=session.pair.untrusted_code)  # refused here, not after an hour of training
-
-
-def _run_cell(session: Session, cell: Cell, worker: bool) -> Outcome | None:
-    """How the cell ended; None where another process holds it and this one is a worker beside it."""
+def _run_cell(session: Session, cell: Cell) -> Outcome | None:
+    """How the cell ended; None where another process has it, or had it, and this one is a worker beside it."""
     work = session.place.work(session.comparison.id, cell.method, cell.seed, cell.run_key)
     work.mkdir(parents=True, exist_ok=True)
     lock = FileLock(work / "lock", timeout=0)
@@ -155,7 +122,7 @@ def _run_cell(session: Session, cell: Cell, worker: bool) -> Outcome | None:
         if session.processes.main:
             lock.acquire()
     except Timeout:
-        if worker:
+        if session.worker:
             return None
         raise ZooError(f"another process is running {cell.method} (seed {cell.seed}) of '{session.comparison.id}'; wait for it, or stop it") from None
     try:
@@ -170,22 +137,24 @@ def _run_cell(session: Session, cell: Cell, worker: bool) -> Outcome | None:
 
 
 def _done_meanwhile(session: Session, cell: Cell) -> Outcome | None:
-    """How the cell ended where another process has finished it since the plan was made."""
+    """How the cell ended where another process has finished it since this call began; for a worker, also where it failed there."""
     records = load_records(session.place.records, session.comparison.id) if session.processes.main else []
-    status = ended(records, cell.run_key)
-    known = session.processes.total_int(0 if status is None else DONE.index(status) + 1)
-    return Outcome(cell, DONE[known - 1], None, "finished by another process") if known else None
+    fresh = [r.run.status for r in records if r.run.run_key == cell.run_key and r.run.uuid not in session.before and r.withdrawn is None]
+    status = ended(records, cell.run_key) or (fresh[-1] if fresh and session.worker else None)
+    known = session.processes.total_int(0 if status is None else STATUSES.index(status) + 1)
+    return Outcome(cell, STATUSES[known - 1], None, "finished by another process") if known else None
 
 
 def _attempt(session: Session, cell: Cell, work: Path) -> Outcome:
     entry = session.registry[cell.method]
-    session.say(f"{cell.method} (seed {cell.seed})")
     if session.pair.student.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     trainer: Trainer | None = None
     status: Status = "success"
     failure: BaseException | None = None
-    if trains(entry):
+    if not trains(entry):
+        session.listener.begin(cell.method, cell.seed, 0.0)
+    else:
         trainer = make_trainer(entry, session.comparison, cell.seed, session.pair, session.processes)
         status, failure = _tried(partial(_train, session, cell, trainer, work))
         if session.processes.count > 1 and status not in DONE:
@@ -221,6 +190,7 @@ def _finish(session: Session, cell: Cell, work: Path, trainer: Trainer | None, s
     remove_torn(folder)
     evaluation: dict[str, float] = {"seconds": 0.0, "tokens": 0}
     if status == "success":
+        session.listener.evaluating(cell.method, cell.seed)
         status, failure = _tried(partial(_evaluate, session, cell, uuid, folder, evaluation))
     _tried(partial(write_logs, session, cell, uuid, trainer, failure))
     write_record(folder, "run.json", run_payload(session, cell, uuid, trainer, status, failure, evaluation))
@@ -229,8 +199,7 @@ def _finish(session: Session, cell: Cell, work: Path, trainer: Trainer | None, s
     del trainer
     gc.collect()
     message = first_line(failure)
-    if status != "success":
-        session.say(f"  {status}: {message}")
+    session.listener.end(cell.method, cell.seed, status, message)
     return Outcome(cell, status, folder, message)
 
 
@@ -256,9 +225,8 @@ def _train(session: Session, cell: Cell, trainer: Trainer, work: Path) -> None:
             save(trainer, work / "checkpoint")
             saved = trainer.iteration
 
-    console = session.console if session.processes.main else None
-    with progress_of(console, f"  {cell.method}", trainer.progress) as say:
-        trainer.train(say, after_iteration)
+    session.listener.begin(cell.method, cell.seed, trainer.progress)
+    trainer.train(partial(session.listener.step, cell.method, cell.seed), after_iteration)
 
 
 def _evaluate(session: Session, cell: Cell, uuid: str, folder: Path, spent: dict[str, float]) -> None:
