@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 from zoo.entry import body
+from zoo.harness.lag import worst
 from zoo.harness.models import PairSpec
 from zoo.harness.plan import Cell, trains
 from zoo.harness.suites import load_suite
@@ -46,6 +47,7 @@ def run_payload(
                    **({"endpoints": {name: one.ledger.figures() for name, one in session.pair.endpoints.items()}} if session.pair.endpoints else {})},
         "phases": {**{n: {"seconds": phases.seconds[n], "tokens": phases.tokens[n]} for n in phases.seconds}, "evaluate": evaluation},
         "final": {k: v for k, v in (trainer.rows[-1] if trainer and trainer.rows else {}).items() if isinstance(v, int | float)},
+        **({"lag0": lag} if (lag := worst(trainer.rows if trainer else [])) else {}),
         "error": error, "weights_note": session.pair.spec.weights_note, "evidence": entry.evidence.model_dump(mode="json"),
         "provenance": {**provenance(session.arguments), "processes": session.processes.count, "device": session.processes.device.type},
     }  # fmt: skip

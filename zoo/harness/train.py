@@ -17,6 +17,7 @@ from zoo.errors import ZooError
 from zoo.harness.accounts import Accounts
 from zoo.harness.comparison import Comparison
 from zoo.harness.engine import ReferenceEngine
+from zoo.harness.lag import ITERATIONS, lag0
 from zoo.harness.leakage import leakage
 from zoo.harness.ledger import Diverged, Phases, Spent, measures_of, row_of
 from zoo.harness.likelihoods import cross_entropy
@@ -155,9 +156,10 @@ class Trainer:
         return scored
 
     def controls(self, method: Method, scored: dict[str, Scored]) -> dict[str, float]:
-        """Now and then, what scorers with a context take from it; it changes nothing that the run does."""
+        """At first, how far sampling and training are apart; now and then, what scorers with a context take from it. Neither changes what the run does."""
         every = self.comparison.settings.leakage_every
-        return leakage(method, self.bank, scored, self.processes.total) if every and self.iteration % every == 0 else {}
+        found = lag0(method, self.bank, scored, self.spent.steps) if self.iteration < ITERATIONS else {}
+        return {**found, **(leakage(method, self.bank, scored, self.processes.total) if every and self.iteration % every == 0 else {})}
 
     def step(self, method: Method, scored: dict[str, Scored]) -> dict[str, Any]:
         """One optimizer step; returns its row of metrics."""
