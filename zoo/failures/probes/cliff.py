@@ -93,7 +93,15 @@ def parse(scene: Scene) -> pd.DataFrame:
     answers, planned = scene.answers(), 1.0 if scene.entry is None else scale_of(scene.entry, scene.progress)
     valid = scene.right(answers, "format")
     rows: list[dict[str, Any]] = [
-        {"law": "student", "scale": float("nan"), "valid": _mean(valid), "right": _mean(scene.verdicts()), "n": len(valid), "planned": planned, "flip": math.nan}
+        {
+            "law": "student",
+            "scale": float("nan"),
+            "valid": _mean(valid),
+            "right": _mean(scene.verdicts()),
+            "n": len(valid),
+            "planned": planned,
+            "flip": math.nan,
+        }
     ]
     if scene.progress == 0.0 and scene.teacher is not None and (planned > 1.0 or scene.entry is None):
         teacher = scene.needs_teacher()
@@ -101,7 +109,9 @@ def parse(scene: Scene) -> pd.DataFrame:
         for scale in sorted({*GRID, planned}):
             texts = _drawn(scene, teacher, scale)
             form, right = ([scene.pair.verify(check, text, prompt) for text, prompt in texts] for check in ("format", scene.check))
-            rows.append({"law": "extrapolated", "scale": scale, "valid": _mean(form), "right": _mean(right), "n": len(form), "planned": planned, "flip": lowest})
+            rows.append(
+                {"law": "extrapolated", "scale": scale, "valid": _mean(form), "right": _mean(right), "n": len(form), "planned": planned, "flip": lowest}
+            )
     return pd.DataFrame(rows)
 
 

@@ -46,7 +46,9 @@ def stops(scene: Scene) -> pd.DataFrame:
             p = {name: logp_NV[:, candidates].double().exp().tolist() for name, logp_NV in seen.logp.items()}
             for k, row in enumerate(seen.row_N.tolist()):
                 for j, token in enumerate(candidates):
-                    found.append({"source": source, "prompt": texts.prompts[row].id, "token": token, "student": p["student"][k][j], "teacher": p["teacher"][k][j]})
+                    found.append(
+                        {"source": source, "prompt": texts.prompts[row].id, "token": token, "student": p["student"][k][j], "teacher": p["teacher"][k][j]}
+                    )
     if not found:
         raise NotMeasured("no given solutions, and no answer of the student ends by itself")
     frame = pd.DataFrame(found).sort_values(["source", "prompt", "token"], ignore_index=True)

@@ -12,6 +12,9 @@ forced changes the outcome. Source: 2605.10889 through the catalogue; restricted
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -19,6 +22,7 @@ from numpy.typing import NDArray
 from zoo.failures.logs import NotMeasured
 from zoo.failures.probes.scene import Scene
 from zoo.seeds import seed_for
+from zoo.tensors import Prompt
 
 K = 4
 Array = NDArray[np.float64]
@@ -33,13 +37,22 @@ def cosines(student_logp_SK: Array, teacher_logp_SK: Array, success_SK: Array) -
     return np.divide(dot_S, size_S, out=np.zeros_like(dot_S), where=size_S > 1e-12)
 
 
+def beyond_chance(success_SK: Array, n: int) -> NDArray[np.bool_]:
+    """Whether the best and the worst forced token of a state differ by more than 1.96 standard errors of two shares of n, each counted with one
+    further success and failure (Agresti and Caffo 2000)."""
+    high_S, low_S = ((n * extreme_S + 1) / (n + 2) for extreme_S in (success_SK.max(1), success_SK.min(1)))
+    error_S = np.sqrt((high_S * (1 - high_S) + low_S * (1 - low_S)) / (n + 2))
+    return np.asarray(high_S - low_S > 1.96 * error_S)
+
+
 def _field(p_SK: Array, x_SK: Array) -> Array:
     return np.asarray(p_SK * (x_SK - (p_SK * x_SK).sum(1, keepdims=True)))
 
 
 def forced(scene: Scene) -> pd.DataFrame:
     """One row a state: `prompt`, `position`, `correct` (the answer that it is taken from), the written token's log-ratio `advantage`, `spread` of
-    S over the forced tokens, `cosine`; and `update_correct`, the share of the sum of |A| that stands on right answers, over all answers."""
+    S over the forced tokens and whether it is `beyond_chance`, `cosine`; and `update_correct`,
+    the share of the sum of |A| that stands on right answers, over all answers."""
     teacher, answers, right = scene.needs_teacher(), scene.answers(), scene.verdicts()
     share, states = _states(scene, right)
     seen = _top(scene, teacher.name, states)
@@ -47,21 +60,18 @@ def forced(scene: Scene) -> pd.DataFrame:
     for (row, position), (token_K, _, _, _) in seen.items():
         for token in token_K:
             heads.append((*answers.ids[row][:position], int(token)))
-            prompts.append(type(answers.prompts[row])(f"{answers.prompts[row].id}/{row}/{position}/{token}", *_rest(answers.prompts[row])))
+            prompts.append(replace(answers.prompts[row], id=f"{answers.prompts[row].id}/{row}/{position}/{token}"))
     success_SK = _success(scene, heads, prompts).reshape(len(seen), K)
     logp, logq = (np.array([found[i] for found in seen.values()]) for i in (1, 2))
-    cosine_S = cosines(logp, logq, success_SK)
+    cosine_S, real_S = cosines(logp, logq, success_SK), beyond_chance(success_SK, scene.sizes.forced)
     return pd.DataFrame([
         {
             "prompt": answers.prompts[row].id, "position": position, "correct": bool(right[row]), "advantage": found[3],
-            "spread": float(success_SK[k].max() - success_SK[k].min()), "cosine": float(cosine_S[k]), "update_correct": share, "n": scene.sizes.forced,
+            "spread": float(success_SK[k].max() - success_SK[k].min()), "beyond_chance": bool(real_S[k]), "cosine": float(cosine_S[k]),
+            "update_correct": share, "n": scene.sizes.forced,
         }
         for k, ((row, position), found) in enumerate(seen.items())
     ])  # fmt: skip
-
-
-def _rest(prompt: object) -> tuple[object, object]:
-    return prompt.text, prompt.fields  # type: ignore[attr-defined]
 
 
 def _states(scene: Scene, right: list[float]) -> tuple[float, dict[int, list[int]]]:
@@ -101,7 +111,7 @@ def _top(scene: Scene, teacher: str, states: dict[int, list[int]]) -> dict[tuple
     return dict(sorted(found.items()))
 
 
-def _success(scene: Scene, heads: list[tuple[int, ...]], prompts: list) -> Array:  # type: ignore[type-arg]
+def _success(scene: Scene, heads: list[tuple[int, ...]], prompts: Sequence[Prompt]) -> Array:
     """S of each head: the share of right answers behind it; heads that end the answer are what they are."""
     n = scene.sizes.forced
     ended = [head[-1] in scene.pair.stop_ids for head in heads]

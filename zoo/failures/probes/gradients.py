@@ -36,7 +36,7 @@ def chosen(model: Any) -> list[nn.Parameter]:
     every = sorted((p for p in model.parameters() if p.requires_grad), key=lambda p: p.numel())
     if sum(p.numel() for p in every) <= LARGEST:
         return every
-    found, size = [], 0
+    found, size = list[nn.Parameter](), 0
     for p in every:
         if found and size + p.numel() > LARGEST:
             break
@@ -57,7 +57,7 @@ def streams_of(scene: Scene, method: Method) -> dict[str, Rollout]:
     before, wrote = engine.generated_tokens, engine.wrote.copy()
     found: dict[str, Rollout] = {}
     for name, stream in in_order(method.streams):
-        prompts = scene.prompts("train", max(2 * scene.sizes.prompts // stream.group, scene.sizes.micro_batches))
+        prompts = scene.prompts("train", max(scene.sizes.gradient // stream.group, scene.sizes.micro_batches))
         found[name] = engine.rollout(
             stream, prompts, max_new_tokens=scene.new_tokens, seed_axes=(*scene.axes, "gradient", name), progress=scene.progress, sources=found
         ).to(scene.device)  # fmt: skip
@@ -170,7 +170,9 @@ def _pair(method: Method, bank: Bank, scored: Scored, part: Prepared, teacher: s
 
 def _flat(loss: Tensor, parameters: Sequence[nn.Parameter], keep: bool = False) -> Tensor:
     gradients = torch.autograd.grad(loss, list(parameters), retain_graph=keep, allow_unused=True)
-    return torch.cat([torch.zeros(p.numel(), device=p.device) if g is None else g.detach().flatten().float() for g, p in zip(gradients, parameters, strict=True)])
+    return torch.cat(
+        [torch.zeros(p.numel(), device=p.device) if g is None else g.detach().flatten().float() for g, p in zip(gradients, parameters, strict=True)]
+    )
 
 
 def conflict(scene: Scene) -> pd.DataFrame:
@@ -201,9 +203,10 @@ def _several(scene: Scene, bank: Bank) -> list[str]:
     found: dict[Any, str] = {}
     for name in scene.entry.teachers:
         key = bank.keys.get(name)
-        if key is not None and key.alignment is None and key.weights in bank.models and key.weights != "student":
-            if key.context is None or not key.context.made:
-                found.setdefault(key, name)
+        if key is None or key.alignment is not None or key.weights not in bank.models or key.weights == "student":
+            continue
+        if key.context is None or not key.context.made:
+            found.setdefault(key, name)
     if len(found) < 2:
         raise NotMeasured("the method has one teacher, or none")
     return list(found.values())

@@ -62,7 +62,7 @@ class Looks:
     names: tuple[str, ...]
     trainer: Trainer
     folder: Path
-    sizes: Sizes = Sizes()
+    sizes: Sizes = field(default_factory=Sizes)
     seconds: float = 0.0
     reasons: dict[str, str] = field(default_factory=dict)
 

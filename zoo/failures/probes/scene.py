@@ -35,7 +35,8 @@ MADE = ("student", "initial", "ema:", "copy:", "learner:", "steered:")  # weight
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much a probe asks for; the same numbers at every look of a run. `rollouts` is K, answers a prompt."""
+    """How much a probe asks for; the same numbers at every look of a run. `rollouts` is K, answers a prompt; `failing` answers are begun again, each
+    with so many `continuations`; `forced` is M, texts behind a forced token of one of the `states`; `greedy` answers; `gradient` answers of a stream."""
 
     prompts: int = 48
     rollouts: int = 8
@@ -44,7 +45,8 @@ class Sizes:
     states: int = 96
     forced: int = 16
     greedy: int = 256
-    micro_batches: int = 8
+    gradient: int = 512
+    micro_batches: int = 16
     decode_batch: int = 512
 
 
