@@ -7,7 +7,7 @@ import re
 import zlib
 from functools import cache
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -35,12 +35,14 @@ class Swapped(Strict):
 class TaskChanges(Strict):
     """Changes of a pair's task.
 
-    `lengths`: prompts are lists of these lengths in these proportions (`{"1": 0.9, "20": 0.1}`), longer than the task's own if need be. `reads`: regular
+    `lengths`: prompts are lists of these lengths in these proportions (`{"1": 0.9, "20": 0.1}`), longer than the task's own if need be, in
+    these `splits`. `reads`: regular
     expressions and what to read in their place, before an answer is checked, so that a style of writing does not count as a mistake. `swapped`: part
     of the answers written differently, so that it does.
     """
 
     lengths: dict[str, Annotated[float, Field(gt=0)]] = {}
+    splits: tuple[Literal["train", "valid"], ...] = ("train", "valid")
     reads: tuple[tuple[str, str], ...] = ()
     swapped: Swapped | None = None
 
@@ -75,7 +77,7 @@ class DoctoredTask:
 
     def prompts(self, split: str) -> list[Prompt]:
         """The task's prompts of a split, or lists of the changed lengths."""
-        if not self._changes.lengths:
+        if not self._changes.lengths or (split in SIZES and split not in self._changes.splits):
             return list(self._task.prompts(split))
         if split not in SIZES:
             raise ZooError(f"a task with changed lengths has the splits {', '.join(SIZES)}, not '{split}'")

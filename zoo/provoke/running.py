@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from zoo.compat import pair_problems
 from zoo.errors import ZooError
 from zoo.failures import Finding, RunLogs, detect_all, load_catalogue
+from zoo.failures.probes.scene import Sizes
 from zoo.harness.cell import make_trainer
 from zoo.harness.doctor import install
 from zoo.harness.doctor_lessons import teach
@@ -25,9 +26,9 @@ from zoo.harness.models import LoadedPair, load_pair, load_pair_spec
 from zoo.harness.parallel import Processes
 from zoo.harness.plan import Place, weights_digest
 from zoo.harness.run_record import first_line
-from zoo.harness.train import Diverged, Trainer
+from zoo.harness.train import Diverged
 from zoo.provenance import provenance, without_paths
-from zoo.provoke.logs import logs_of
+from zoo.provoke.logs import Kept, Watch, logs_of
 from zoo.provoke.setups import ARMS, Arm, Doctor, load_healthy, load_provocation, load_provocations
 from zoo.records import digest_json, run_key, write_record
 
@@ -116,8 +117,9 @@ def run_cell(cell: Cell, key: str, place: Place, say: Say = lambda line: None) -
     uuid = str(uuids.uuid4())
     payload = {
         "schema": 1, "kind": "provocation", "uuid": uuid, "run_key": key, "created": datetime.now(UTC).isoformat(), "comparison": COMPARISON,
-        "method": cell.name, "failure_mode": None if cell.mode == HEALTHY else cell.mode, "arm": HEALTHY if cell.mode == HEALTHY else cell.arm, "seed": cell.seed,
-        "pair": cell.setup().pair, **ended, "seconds": round(time.perf_counter() - began, 1), "findings": {f.failure_mode: _short(f) for f in findings},
+        "method": cell.name, "failure_mode": None if cell.mode == HEALTHY else cell.mode, "arm": HEALTHY if cell.mode == HEALTHY else cell.arm,
+        "seed": cell.seed, "pair": cell.setup().pair, "summary": cell.setup().summary, **ended,
+        "seconds": round(time.perf_counter() - began, 1), "findings": {f.failure_mode: _short(f) for f in findings},
         "provenance": {k: v for k, v in provenance().items() if k in ("commit", "dirty", "packages")},
     }  # fmt: skip
     write_record(place.records / COMPARISON / cell.name / uuid, RECORD, payload)
@@ -143,33 +145,36 @@ def _short(finding: Finding) -> list[Any]:
 
 
 def trained(cell: Cell) -> tuple[RunLogs, dict[str, Any]]:
-    """What a run logged, and how it ended: `status`, `error`, `accuracy` (step, share of the validation prompts), `prompts`, `spent`."""
+    """What a run logged, and how it ended: `status`, `error`, `accuracy` ([step, share of the validation prompts]), `prompts` of these, `spent`."""
     arm = cell.setup()
     pair = doctored(arm)
     entry, comparison = arm.entry(cell.name), arm.comparison(cell.name, cell.seed)
     _refuse_misfit(entry, pair, cell)
     trainer = make_trainer(entry, comparison, cell.seed, pair, Processes())
-    count, status, error = comparison.settings.validation_prompts, "success", None
-    before = trainer.validation_score("answer", count)
+    status, error = "success", None
+    kept, watch = Kept(trainer), Watch(trainer, arm.probes, arm.looks, Sizes(**arm.sizes))
     try:
-        trainer.train(lambda row: None, lambda: None)
-    except Diverged as failure:
-        status, error = "diverged", without_paths(first_line(failure))
-    logs = logs_of(trainer, cell.name)
-    return logs, {"status": status, "error": error, "accuracy": course(logs.steps, before), "prompts": count, "spent": _spent(trainer)}
+        watch.look(arm.probes)
+        try:
+            trainer.train(lambda row: None, watch.after_iteration)
+        except Diverged as failure:
+            status, error = "diverged", without_paths(first_line(failure))
+        watch.look(arm.probes if status == "success" else ())
+        logs = logs_of(trainer, cell.name, kept, watch)
+    finally:
+        kept.drop()
+    spent = {"steps": trainer.spent.steps, "supervised_tokens": trainer.spent.supervised_tokens}
+    return logs, {"status": status, "error": error, "accuracy": course(logs.steps), "prompts": comparison.settings.validation_prompts, "spent": spent}
 
 
-def course(steps: pd.DataFrame, before: float) -> list[list[float]]:
+def course(steps: pd.DataFrame) -> list[list[float]]:
     """Accuracy on the validation prompts as [step, share], before the first step and wherever it was measured."""
-    found: list[list[float]] = [[0, round(before, 4)]]
-    if "accuracy.valid" in steps:
-        measured = steps[["step", "accuracy.valid"]].dropna()
-        found += [[int(step), round(float(share), 4)] for step, share in zip(measured["step"], measured["accuracy.valid"], strict=True) if step > 0]
+    found: list[list[float]] = []
+    for column, shift in (("accuracy.start", 1), ("accuracy.valid", 0)):
+        if column in steps:
+            measured = steps[["step", column]].dropna()
+            found += [[int(step) - shift, round(float(share), 4)] for step, share in zip(measured["step"], measured[column], strict=True)]
     return found
-
-
-def _spent(trainer: Trainer) -> dict[str, Any]:
-    return {"steps": trainer.spent.steps, "supervised_tokens": trainer.spent.supervised_tokens}
 
 
 def doctored(arm: Arm) -> LoadedPair:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from zoo.components.base import Strict
 from zoo.compat import problems
+from zoo.components.base import Strict
 from zoo.entry import MethodEntry
 from zoo.entry.loading import expand
 from zoo.entry.registry import file_of
 from zoo.errors import ZooError, suggest
+from zoo.failures.probes.names import NAMES
+from zoo.failures.probes.scene import Sizes
 from zoo.harness.comparison import Budget, Comparison, Settings
 from zoo.harness.doctor import AnyChange
 from zoo.harness.doctor_lessons import Lesson
@@ -24,7 +26,8 @@ from zoo.yamlio import load_model, read_yaml
 ARMS = ("provocation", "control")
 # What every arm runs with unless it says otherwise.
 SETTINGS: dict[str, Any] = {
-    "rollouts_per_step": 32, "max_new_tokens": 40, "learning_rate": 5.0e-4, "clip_norm": 1.0, "validation_prompts": 128, "evaluate_every": 5, "diagnose_every": 2,
+    "rollouts_per_step": 32, "max_new_tokens": 40, "learning_rate": 5.0e-4, "clip_norm": 1.0, "validation_prompts": 128, "evaluate_every": 5,
+    "diagnose_every": 2,
 }  # fmt: skip
 # What an inline method need not say: nobody has published it.
 INLINE: dict[str, Any] = {
@@ -58,7 +61,8 @@ class Doctor(Strict):
 
 class Arm(Strict):
     """One side of a provocation. `method` is an entry's body, or `of: ID` with the keys that replace that entry's; `refused` says why a rule of
-    compatibility is set aside, where the failure is one that the registry refuses by name."""
+    compatibility is set aside, where the failure is one that the registry refuses by name. `probes` (`zoo.failures.probes`) are taken at the start and at
+    the end, the cheap ones also at `looks` places between; `sizes` makes them smaller."""
 
     summary: str = Field(min_length=1)
     pair: str = "micro"
@@ -66,16 +70,21 @@ class Arm(Strict):
     settings: dict[str, Any] = {}
     tokens: Annotated[int, Field(ge=100)] = 20_000
     doctor: Doctor = Doctor()
+    probes: tuple[Literal[NAMES], ...] = ()  # type: ignore[valid-type]
+    looks: int = Field(3, ge=0, le=20)
+    sizes: dict[str, int] = {}
     refused: str | None = None
 
     @model_validator(mode="after")
     def _settings_are_legal(self) -> Arm:
         self.all_settings()
+        if stray := [name for name in self.sizes if name not in Sizes.__dataclass_fields__]:
+            raise ValueError(f"sizes.{stray[0]}: probes have no such size{suggest(stray[0], Sizes.__dataclass_fields__)}")
         return self
 
     def all_settings(self) -> Settings:
         """Its settings with those that all arms share."""
-        return Settings.model_validate({**{key: value for key, value in SETTINGS.items() if key in Settings.model_fields}, **self.settings})
+        return Settings.model_validate({**SETTINGS, **self.settings})
 
     def entry(self, name: str) -> MethodEntry:
         """The method that it trains, by this id.
