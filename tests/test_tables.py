@@ -23,7 +23,8 @@ from zoo.figures import comparison_figure, figure_png, figure_svg
 from zoo.records import digest_file, write_record
 from zoo.score_frame import device, scores
 from zoo.table_forms import Column, Table, TableCell, to_csv, to_latex, to_markdown
-from zoo.table_layouts import cost_table, main_table, pairwise_table
+from zoo.table_layouts import cost_table, main_table
+from zoo.table_standing import pairwise_table
 from zoo.tables import build_tables, check_tables, terminal_table
 from zoo.trace import behind as records_behind
 
@@ -206,7 +207,7 @@ def test_check_notices_a_changed_record(tmp_path: Path) -> None:
     event = event_payload("annotate", "minillm-1")
     write_record(folder, "event-event-1.json", event)
     assert check_tables(tmp_path / "records", tmp_path / "out") == [
-        *("changed: MANIFEST.json", "changed: golden/costs.csv", "changed: golden/costs.md"),
+        *("changed: MANIFEST.json", "changed: golden/costs.csv", "changed: golden/costs.md", "changed: golden/costs.tex"),
         *("changed: golden/main.csv", "changed: golden/main.md", "changed: golden/main.tex"),
     ]
 

@@ -45,7 +45,12 @@ class Relative:
 
 def changes(first: MethodEntry, second: MethodEntry) -> tuple[Change, ...]:
     """The components that differ between two entries; none exactly where `zoo diff` finds nothing."""
-    return tuple(_differences(_body(first), _body(second), ""))
+    return body_changes(_body(first), _body(second))
+
+
+def body_changes(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[Change, ...]:
+    """The components that differ between two bodies with all defaults written out."""
+    return tuple(_differences(first, second, ""))
 
 
 _BODIES: dict[int, tuple[MethodEntry, dict[str, Any]]] = {}

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from zoo.errors import ZooError, suggest
-from zoo.record_types import Eval, TaskResult
+from zoo.record_types import Eval, Run, TaskResult
 from zoo.records import Record, comparisons, load_records
 from zoo.stats import binomial_stderr, crossed_mean, mean_stderr, paired_difference
 
@@ -28,12 +28,12 @@ COLUMNS = (
     *("comparison", "title", "pair", "method", "seed", "suite", "task", "family", "metric", "headline", "status", "reason"),
     *("score", "stderr", "n", "truncated_share", "mean_length", "items"),
     *("difference", "difference_stderr", "gap_closed", "gap_closed_stderr", "gap_reason"),
-    *(*COSTS, *PHASE_COSTS, "processes", "device"),
+    *(*COSTS, *PHASE_COSTS, "processes", "device", "gpu_seconds", "listed"),
     *("budget_unit", "budget_asked", "evidence", "weights_note", "notes", "suite_digest", "lm_eval_version", "uuid", "run_key", "records"),
 )
 NUMBERS = (
     *("score", "stderr", "n", "truncated_share", "mean_length", "difference", "difference_stderr", "gap_closed", "gap_closed_stderr"),
-    *(*COSTS, *PHASE_COSTS, "processes"),
+    *(*COSTS, *PHASE_COSTS, "processes", "gpu_seconds", "listed"),
 )
 TEXTS = (
     *("pair", "suite", "task", "family", "metric", "gap_reason", "device", "budget_unit", "evidence", "weights_note"),
@@ -88,9 +88,9 @@ def score_frame(records: Sequence[Record]) -> pd.DataFrame:
     cells = select(records)
     measures = _measures(cell.record for cell in cells if cell.record)
     rows = [row for cell in cells for row in _rows(cell, measures, comparison)]
-    title = str(_newest(records).run.asked.get("title", ""))
+    title, listed = str(_newest(records).run.asked.get("title", "")), _listed(records)
     for row in rows:
-        row["title"] = title
+        row["title"], row["listed"] = title, listed.get(row["method"], math.nan)
         row.update(_against_anchors(row, rows))
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(NUMBERS, "float64"))
 
@@ -124,11 +124,16 @@ def _rank(method: str) -> int:
 def _declared(records: Sequence[Record]) -> set[tuple[str, int]]:
     """Methods and seeds of the newest declaration among the records, and the anchors that every comparison needs."""
     newest = _newest(records).run
-    seeds = [seed for seed in newest.asked.get("seeds", [newest.seed]) if isinstance(seed, int)]
-    listed = [item.get("id") if isinstance(item, Mapping) else item for item in newest.asked.get("methods", [])]
-    methods = [str(method) for method in listed if method and method not in ANCHORS]
+    seeds = [seed for seed in newest.asked.get("seeds", [newest.seed]) if isinstance(seed, int)] or [newest.seed]
+    methods = [method for method in _listed(records) if method not in ANCHORS]
     fixed = {record.run.method for record in records} & set(ANCHORS)  # a fixed model needs one seed only
     return {(method, seed) for method in methods for seed in seeds} | {(anchor, seeds[0]) for anchor in ANCHORS if anchor not in fixed}
+
+
+def _listed(records: Sequence[Record]) -> dict[str, float]:
+    """The methods of the newest declaration with their places in it."""
+    listed = [item.get("id") if isinstance(item, Mapping) else item for item in _newest(records).run.asked.get("methods", [])]
+    return {str(method): float(place) for place, method in enumerate(listed) if method}
 
 
 def _choose(method: str, seed: int, tried: Sequence[Record]) -> Cell:
@@ -184,6 +189,7 @@ def _of_run(record: Record) -> dict[str, Any]:
         **{f"{phase}_{amount}": _or_nan(run.phases.get(phase, {}).get(amount)) for phase in PHASES for amount in ("seconds", "tokens")},
         "processes": _or_nan(run.provenance.get("processes")),
         "device": device(run.provenance),
+        "gpu_seconds": _gpu_seconds(run),
         "budget_unit": run.budget.unit,
         "budget_asked": run.budget.asked,
         "evidence": run.evidence.level if run.evidence else "",
@@ -235,6 +241,13 @@ def device(provenance: Mapping[str, Any]) -> str:
         return ", ".join(sorted({str(gpu["name"]) for gpu in gpus}))
     threads = hardware.get("torch_threads")
     return f"{hardware['cpu']}, {threads} thread{'' if threads == 1 else 's'}" if "cpu" in hardware else ""
+
+
+def _gpu_seconds(run: Run) -> float:
+    """Seconds times GPUs (one for each process); 0 on a CPU, NaN where the record does not say how many processes there were."""
+    if not (run.provenance.get("hardware") or {}).get("gpus") or run.provenance.get("device") == "cpu":
+        return 0.0 if device(run.provenance) else math.nan
+    return _or_nan(run.budget.spent.get("seconds")) * _or_nan(run.provenance.get("processes"))
 
 
 def _or_nan(value: float | None) -> float:

@@ -74,14 +74,14 @@ def _partly(rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def score_cell(rows: Sequence[Row]) -> TableCell:
-    """Mean headline score over seeds ± its standard error over items."""
+    """Mean headline score over seeds ± its standard error: over items, and with several seeds over those too."""
     found = scored(rows)
     if not found:
         return missing(rows, explain=True)
     value = float(np.mean([row["score"] for row in found]))
     order = list(found[0]["items"])
     same = all(row["items"].keys() == found[0]["items"].keys() for row in found)
-    error = stats.mean_stderr(np.mean([[row["items"][item] for item in order] for row in found], axis=0)) if same else found[0]["stderr"]
+    error = stats.crossed_mean([[row["items"][item] for item in order] for row in found]).stderr if same else found[0]["stderr"]
     return TableCell(f"{fixed(value, 3)} ± {fixed(error, 3)}", value, error, _partly(rows), records(rows))
 
 
@@ -130,18 +130,27 @@ def gap_cell(rows: Sequence[Row], everything: Sequence[Row]) -> TableCell:
     closed = stats.crossed_interval(gained_SI, whole_I)
     complete = len(found) == len(rows)
     spread = f"[{signed(closed.interval[0])}, {signed(closed.interval[1])}]" if closed.interval and complete else f"± {fixed(closed.stderr, 2)}"
-    mark = " †" if len(rows) > 1 and (len(found) < stats.MIN_SEEDS or not complete) else ""
-    return TableCell(f"{signed(closed.value)} {spread}{mark}", closed.value, closed.stderr, (), behind)
+    few = len(rows) > 1 and (len(found) < stats.MIN_SEEDS or not complete)
+    notes = ("nothing varies, neither over seeds nor over items: no interval",) if len(rows) > 1 and not few and closed.interval is None else ()
+    return TableCell(f"{signed(closed.value)} {spread}{' †' if few else ''}", closed.value, closed.stderr, notes, behind, closed.interval if complete else None)
+
+
+def gap_rows(rows: Sequence[Row], everything: Sequence[Row]) -> tuple[list[float], tuple[str, ...]]:
+    """The teacher-gap closed of every task but retention's and every seed, where all have it (else nothing), and the records behind them."""
+    valid = [row for row in rows if not row["gap_reason"] and row["family"] != "retention"]
+    values = [row["gap_closed"] for row in valid]
+    if not values or any(math.isnan(value) for value in values):
+        return [], records(rows)
+    return values, records(rows, (anchor_row(anchor, row, everything) for row in valid for anchor in ("student", "teacher")))
 
 
 def iqm_cell(rows: Sequence[Row], everything: Sequence[Row]) -> TableCell:
     """Interquartile mean of the teacher-gap closed over tasks and seeds, where every one of them has it."""
-    valid = [row for row in rows if not row["gap_reason"]]
-    values = [row["gap_closed"] for row in valid]
-    if not values or any(math.isnan(value) for value in values):
-        return TableCell("n/a", notes=("the IQM needs every seed",) if values else (), records=records(rows))
-    anchors = (anchor_row(anchor, row, everything) for row in valid for anchor in ("student", "teacher"))
-    return TableCell(signed(stats.iqm(values)), stats.iqm(values), None, (), records(rows, anchors))
+    values, behind = gap_rows(rows, everything)
+    if not values:
+        known = [row for row in rows if not row["gap_reason"] and row["family"] != "retention"]
+        return TableCell("n/a", notes=("the IQM needs every seed",) if known else (), records=behind)
+    return TableCell(signed(stats.iqm(values)), stats.iqm(values), None, (), behind)
 
 
 def difference_cell(rows: Sequence[Row], everything: Sequence[Row]) -> TableCell:
@@ -157,8 +166,10 @@ def difference_cell(rows: Sequence[Row], everything: Sequence[Row]) -> TableCell
         return TableCell("0", 0.0, 0.0, (), behind)
     starts = [anchor_row("student", row, everything) or row for row in found]
     differences = [[row["items"][item] - start["items"][item] for item in start["items"]] for row, start in zip(found, starts, strict=True)]
-    value, error = float(np.mean(values)), stats.crossed_mean(differences).stderr
-    return TableCell(f"{'+' if value > 0 else ''}{signed(value, 3)} ± {fixed(error, 3)}", value, error, (), behind)
+    estimate, complete = stats.crossed_interval(differences), len(found) == len(rows)
+    value, error, interval = float(np.mean(values)), estimate.stderr, estimate.interval if complete else None
+    spread = f"[{signed(interval[0], 3)}, {signed(interval[1], 3)}]" if interval else f"± {fixed(error, 3)}"
+    return TableCell(f"{'+' if value > 0 else ''}{signed(value, 3)} {spread}", value, error, (), behind, interval)
 
 
 def cost_cell(rows: Sequence[Row], name: str, title: str, unit: float = 1.0) -> TableCell:
@@ -218,27 +229,6 @@ def complete_seeds(rows: Sequence[Row], method: str, seeds: Sequence[int]) -> li
     """The method's rows of one task in the order of seeds, or nothing where a seed lacks a score."""
     found = {row["seed"]: row for row in scored(rows) if row["method"] == method}
     return [found[seed] for seed in seeds] if found.keys() >= set(seeds) else []
-
-
-def pairwise_lines(task: str, pairs: Sequence[tuple[list[Row], list[Row]]]) -> list[tuple[TableCell, ...]]:
-    """One line per pair of methods on a task, p-values adjusted among the given pairs."""
-    differences = []
-    for left, right in pairs:
-        order = list(left[0]["items"])
-        differences.append([[mine["items"][item] - other["items"][item] for item in order] for mine, other in zip(left, right, strict=True)])
-    adjusted = stats.holm([stats.crossed_p_value(difference_SI) for difference_SI in differences])
-    return [_pairwise_line(task, *both, np.array(found), p) for both, found, p in zip(pairs, differences, adjusted, strict=True)]
-
-
-def _pairwise_line(task: str, left: list[Row], right: list[Row], difference_SI: stats.Array, p: float) -> tuple[TableCell, ...]:
-    behind = records(left, right)
-    found, smallest = stats.crossed_interval(difference_SI), stats.crossed_detectable(difference_SI)
-    improvement = stats.probability_of_improvement([row["score"] for row in left], [row["score"] for row in right])
-    interval = f"[{signed(found.interval[0], 3)}, {signed(found.interval[1], 3)}]" if found.interval else "n/a"
-    difference = TableCell(f"{signed(found.value, 3)} ± {fixed(found.stderr, 3)}", found.value, found.stderr, (), behind)
-    numbers = [TableCell(fixed(value, 3), value, None, (), behind) for value in (improvement, p, smallest)]
-    labels = [TableCell(text, records=behind) for text in (task, left[0]["method"], right[0]["method"])]
-    return (*labels, difference, TableCell(interval, records=behind), *numbers)
 
 
 def _amount(value: float) -> str:

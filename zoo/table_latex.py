@@ -104,7 +104,7 @@ def _character(character: str) -> str:
         return f"$\\{GREEK[character]}$"
     if character.isascii():
         return character
-    letter, *marks = unicodedata.normalize("NFD", character)
+    letter, *marks = list(unicodedata.normalize("NFD", character))
     if letter.isascii() and len(marks) == 1 and marks[0] in ACCENTS:
         return f"\\{ACCENTS[marks[0]]}{{{letter}}}"
     return f"[{unicodedata.name(character, 'sign').lower()}]"

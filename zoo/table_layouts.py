@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 
 import pandas as pd
 
@@ -13,10 +12,13 @@ from zoo import stats
 from zoo import table_cells as cells
 from zoo.score_frame import ANCHORS, COSTS, FAMILIES, PHASES, anchor_row
 from zoo.table_cells import Row
-from zoo.table_forms import Column, Table, TableCell
+from zoo.table_forms import Column, Table, TableCell, fixed
 
+MANY = 20  # rows; more are divided into sections
+Body = tuple[tuple[TableCell, ...], ...]
+Families = Mapping[str, tuple[int, str]]  # method → the place of its family among families, and its name
 BRIEF = ("method", "status", "score", "gap_closed", "seconds")
-ACROSS_SEEDS = "± is one standard error: over test items for scores, over seeds and items for gap closed and differences."
+ACROSS_SEEDS = "± is one standard error over seeds and test items."
 COST_TITLES = {name: name.replace("_", " ") for name in COSTS[:5]}
 SPENT = ("steps", "rollouts", "supervised_tokens", "generated_tokens", "teacher_tokens")
 GIB = 2.0**30
@@ -81,7 +83,7 @@ def main_table(scores: pd.DataFrame, *, brief: bool = False) -> Table:
     `brief` keeps what fits a terminal: method, scores, gap closed and seconds.
     """
     rows = frame_rows(scores, headline=True)
-    shown = [Shown(Column("method", "method", number=False), cells.name_cell), *_score_columns(rows), *_cost_columns()]
+    shown = [Shown(Column("method", "method", number=False), cells.name_cell), *_score_columns(rows), *_cost_columns(len(seeds_of(rows)) > 1)]
     shown = [show for show in shown if show.column.key.rpartition(".")[2] in BRIEF or not brief]
     body = _body(rows, shown)
     reading = _reading(rows)
@@ -91,7 +93,17 @@ def main_table(scores: pd.DataFrame, *, brief: bool = False) -> Table:
     return Table(_heading(rows), tuple(columns), body, tuple(remarks))
 
 
-def _body(rows: Sequence[Row], shown: Sequence[Shown]) -> tuple[tuple[TableCell, ...], ...]:
+def by_family(table: Table, families: Families) -> Table:
+    """A table of many methods in sections: those of one family together, in the families' order; a small one as it is."""
+    if len(table.rows) <= MANY:
+        return table
+    placed = [(families.get(row[0].text, (len(families), "Other")), row) for row in table.rows]
+    placed.sort(key=lambda pair: pair[0])  # stable: by name within
+    remarks = tuple(remark.replace("in alphabetical order", "by family") for remark in table.remarks)
+    return replace(table, rows=tuple(row for _, row in placed), sections=tuple(name for (_, name), _ in placed), remarks=remarks)
+
+
+def _body(rows: Sequence[Row], shown: Sequence[Shown]) -> Body:
     methods = dict.fromkeys(row["method"] for row in rows)
     return tuple(tuple(show.cell([row for row in rows if row["method"] == method]) for show in shown) for method in methods)
 
@@ -103,7 +115,8 @@ def _score_columns(rows: Sequence[Row]) -> list[Shown]:
         return [Shown(Column("status", "status"), _status_cell)]
 
     def column(task: Task, key: str, title: str, cell: Callable[[Sequence[Row]], TableCell], error: bool = True) -> Shown:
-        return Shown(Column(f"{task.name}.{key}", title, error), lambda mine: cell(task.of(mine)))
+        bounds = len(seeds_of(rows)) >= stats.MIN_SEEDS and key in ("gap_closed", "difference")
+        return Shown(Column(f"{task.name}.{key}", title, error, interval=bounds), lambda mine: cell(task.of(mine)))
 
     shown = [column(task, "score", f"{task.name} ({task.family.replace('_', ' ')})", cells.score_cell) for task in tasks]
     shown += [column(task, "truncated_share", _titled("truncated", task, inside), cells.share_cell, error=False) for task in inside]
@@ -122,8 +135,8 @@ def _titled(title: str, task: Task, tasks: Sequence[Task]) -> str:
     return title if len(tasks) == 1 else f"{title}, {task.name}"
 
 
-def _cost_columns() -> list[Shown]:
-    return [_cost_column(name, title) for name, title in COST_TITLES.items()]
+def _cost_columns(several: bool) -> list[Shown]:
+    return [_cost_column(name, title) for name, title in COST_TITLES.items()] + ([_cost_column("flops_estimate", "FLOP")] if several else [])
 
 
 def _cost_column(name: str, title: str, key: str | None = None, unit: float = 1.0) -> Shown:
@@ -156,15 +169,17 @@ def _reading(rows: Sequence[Row]) -> list[str]:
         allowed = f"{seeds} seeds: means; too few for intervals over seeds, and no ranking is given. Methods stand in alphabetical order."
         errors_over = ACROSS_SEEDS
     else:
-        allowed = f"{seeds} seeds: means; brackets are 95 % intervals over seeds and items. Alphabetical order; differences: see `pairwise`."
+        allowed = (
+            f"{seeds} seeds: means; brackets are 95 % intervals over seeds and items, paired with the student by item. Who beats whom: `standing`, `pairwise`."
+        )
         errors_over = ACROSS_SEEDS
     gap = "Gap closed = (method − student) / (teacher − student), only where teacher − student exceeds 2 standard errors."
     remarks = [allowed, gap, errors_over]
     errors = [row["difference_stderr"] for row in rows if row["family"] == "in_distribution" and row["method"] not in ANCHORS]
     errors = [error for error in errors if not math.isnan(error)]
     if seeds == 1 and errors:
-        smallest = stats.minimum_detectable_effect(max(errors))
-        remarks.append(f"In distribution, item noise hides true differences to the student below {smallest:.3f} (5 % level, 80 % power).")
+        smallest = fixed(stats.minimum_detectable_effect(max(errors)), 3)
+        remarks.append(f"In distribution, item noise hides true differences to the student below {smallest} (5 % level, 80 % power).")
     return remarks
 
 
@@ -200,6 +215,7 @@ def cost_table(scores: pd.DataFrame) -> Table:
     rows = frame_rows(scores, headline=True)
     shown = [Shown(Column("method", "method", number=False), cells.name_cell)]
     shown += [_cost_column(name, name.replace("_", " ")) for name in SPENT]
+    shown += [_cost_column("gpu_seconds", "GPU seconds")] if any(row["gpu_seconds"] > 0 for row in rows) else []
     shown += [column for phase in PHASES for column in _phase_columns(phase)]
     shown += [_cost_column("peak_memory_bytes", "peak memory (GiB)", "peak_memory_gib", GIB), _cost_column("flops_estimate", "FLOP")]
     inside = [task for task in tasks_of(rows) if task.family == "in_distribution"]
@@ -237,25 +253,3 @@ def metrics_table(scores: pd.DataFrame) -> Table:
     body = tuple(line(row) for row in rows if row["task"])
     legend = _legend(cell.text for line_ in body for cell in line_)
     return Table(f"{_heading(rows)} – all metrics", tuple(columns), body, ("± is one standard error over test items.", *legend), labels=7)
-
-
-def pairwise_table(scores: pd.DataFrame) -> Table | None:
-    """Paired differences of all methods on the in-distribution headlines; None below four seeds: they would mean little."""
-    rows = frame_rows(scores, headline=True)
-    seeds = seeds_of(rows)
-    if len(seeds) < stats.MIN_SEEDS:
-        return None
-    lines: list[tuple[TableCell, ...]] = []
-    for task in (task for task in tasks_of(rows) if task.family == "in_distribution"):
-        complete = {method: cells.complete_seeds(task.of(rows), method, seeds) for method in dict.fromkeys(row["method"] for row in rows)}
-        usable = [method for method, found in complete.items() if found and method not in ("student", "teacher")]
-        lines += cells.pairwise_lines(task.name, [(complete[left], complete[right]) for left, right in combinations(usable, 2)])
-    columns = [Column(name, name, number=False) for name in ("task", "left", "right")]
-    columns += [Column("difference", "left − right", error=True), Column("interval", "95 % interval")]
-    columns += [Column("probability_of_improvement", "P(left > right)"), Column("p_holm", "p (Holm)"), Column("minimum_detectable_effect", "detectable")]
-    remarks = (
-        f"{len(seeds)} seeds, the same for left and right, and the same items. Methods with a failed seed are left out: nothing is filled in.",
-        "95 % interval and p: Student's t for seeds and for items, each with its own degrees of freedom; p is adjusted by Holm's method within a task.",
-        "detectable: the true difference found with 80 % power at the 5 % level. All depend on which methods compete.",
-    )
-    return Table(f"{_heading(rows)} – pairwise", tuple(columns), tuple(lines), remarks, labels=3)

@@ -4,43 +4,52 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.table import Table as RichTable
 
+from zoo.entry import MethodEntry, load_registry
 from zoo.errors import ZooError
 from zoo.figures import figure_svg
-from zoo.records import comparisons, digest_bytes, load_records
-from zoo.score_frame import score_frame
+from zoo.figures.families import ANCHOR_FAMILY, FAMILIES, families
+from zoo.records import Record, comparisons, digest_bytes, load_records
+from zoo.score_frame import score_frame, select
+from zoo.table_contrasts import contrasts_table
+from zoo.table_families import agreement_table, families_table
 from zoo.table_forms import Table, to_csv, to_latex, to_markdown, to_terminal
-from zoo.table_layouts import cost_table, main_table, metrics_table, pairwise_table
+from zoo.table_layouts import by_family, cost_table, main_table, metrics_table
+from zoo.table_standing import pairwise_table, standing_table
 
 __all__ = ["build_tables", "check_tables", "terminal_table"]
 
-GENERATOR = {"tables": 2, "statistics": 1}
+GENERATOR = {"tables": 2, "statistics": 2}
 MANIFEST = "MANIFEST.json"
 SHORT = 16
-BESIDE = ("costs", "all_metrics", "pairwise")
-FILES = ("main.md", "main.tex", "main.csv", "main.svg", *(f"{table}.{form}" for table in BESIDE for form in ("md", "csv")))
+TABLES = ("main", "standing", "costs", "pairwise", "families", "contrasts", "agreement", "all_metrics")
+FORMS = ("md", "tex", "csv")
+FILES = ("main.svg", *(f"{table}.{form}" for table in TABLES for form in FORMS))
 
 
-def build_tables(records_root: Path, out_root: Path, comparison: str | None = None) -> list[Path]:
+def build_tables(records_root: Path, out_root: Path, comparison: str | None = None, registry: Mapping[str, MethodEntry] | None = None) -> list[Path]:
     """Write the tables, the figure and the manifest of one comparison, or of all that have records; returns the paths.
 
-    The files are a function of the records, byte for byte: no time, no machine. `MANIFEST.json` keeps what it says about
-    other comparisons. Raises ZooError where there are no records, or where the present manifest is unreadable.
+    The files are a function of the records and of the registry (coordinates, published figures; the shipped one unless given), byte for
+    byte: no time, no machine. `MANIFEST.json` keeps what it says about other comparisons. Raises ZooError where there are no records, or
+    where the present manifest is unreadable.
     """
     names = comparisons(records_root)
     if (comparison is not None and comparison not in names) or not names:
         raise ZooError(f"{records_root}: no records{f' of comparison {comparison!r}' if comparison else ''}; `zoo run` makes them")
     chosen = names if comparison is None else [comparison]
     sections = {} if comparison is None else _sections(out_root / MANIFEST)
+    known = _shipped() if registry is None else registry
     written = []
     for name in chosen:
-        files, sections[name] = _comparison(records_root, name)
+        files, sections[name] = _comparison(records_root, name, known)
         for file in FILES:
             path = out_root / name / file
             if file in files:
@@ -52,6 +61,11 @@ def build_tables(records_root: Path, out_root: Path, comparison: str | None = No
     manifest = out_root / MANIFEST
     manifest.write_text(_manifest(sections), encoding="utf-8")
     return [*written, manifest]
+
+
+@cache
+def _shipped() -> Mapping[str, MethodEntry]:
+    return load_registry()
 
 
 def check_tables(records_root: Path, out_root: Path, beside: Mapping[str, bytes] | None = None) -> list[str]:
@@ -76,19 +90,18 @@ def _files(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
-def _comparison(records_root: Path, name: str) -> tuple[dict[str, bytes], dict[str, Any]]:
+def _comparison(records_root: Path, name: str, registry: Mapping[str, MethodEntry]) -> tuple[dict[str, bytes], dict[str, Any]]:
     """The files of one comparison and its section of the manifest."""
     records = load_records(records_root, name)
-    scores = score_frame(records)
-    made = zip(BESIDE, (cost_table(scores), metrics_table(scores), pairwise_table(scores)), strict=True)
-    main, beside = main_table(scores), {table: content for table, content in made if content is not None}
-    links = {table.replace("_", " "): f"{table}.md" for table in beside}
-    texts = {"main.md": to_markdown(main, "main.svg", links), "main.tex": to_latex(main), "main.csv": to_csv(main)}
-    texts |= {f"{table}.md": to_markdown(content) for table, content in beside.items()}
-    texts |= {f"{table}.csv": to_csv(content) for table, content in beside.items()}
+    tables, scores = _tables(records, registry)
+    links = {table.replace("_", " "): f"{table}.md" for table in tables if table != "main"}
+    texts = {f"{table}.md": to_markdown(content) for table, content in tables.items()}
+    texts |= {"main.md": to_markdown(tables["main"], "main.svg", links)}
+    texts |= {f"{table}.csv": to_csv(content) for table, content in tables.items()}
+    texts |= {f"{table}.tex": to_latex(content) for table, content in tables.items() if table != "all_metrics"}
     files = {file: text.encode() for file, text in texts.items()}
     files["main.svg"] = figure_svg(scores)
-    traced, sets = _traces({"main": main, **beside})
+    traced, sets = _traces(tables)
     section = {
         "files": {file: digest_bytes(data) for file, data in sorted(files.items())},
         "records": {digest[:SHORT]: {"path": path, "sha256": digest} for record in records for path, digest in sorted(record.digests.items())},
@@ -96,6 +109,26 @@ def _comparison(records_root: Path, name: str) -> tuple[dict[str, bytes], dict[s
         "tables": traced,
     }
     return files, section
+
+
+def _tables(records: Sequence[Record], registry: Mapping[str, MethodEntry]) -> tuple[dict[str, Table], pd.DataFrame]:
+    """The tables that a comparison's records allow, in the order of TABLES, and the scores that they are of."""
+    scores = score_frame(records)
+    chosen = [cell.record for cell in select(records) if cell.record is not None]
+    order = [ANCHOR_FAMILY, *(family for family in FAMILIES if family != ANCHOR_FAMILY)]
+    placed = {name: (order.index(family), family) for name, family in families(registry).items()}
+    standing = standing_table(scores)
+    made = {
+        "main": by_family(main_table(scores), placed),
+        "standing": standing and by_family(standing, placed),
+        "costs": by_family(cost_table(scores), placed),
+        "pairwise": pairwise_table(scores),
+        "families": families_table(scores, registry),
+        "contrasts": contrasts_table(scores, chosen),
+        "agreement": agreement_table(scores),
+        "all_metrics": metrics_table(scores),
+    }
+    return {name: table for name in TABLES if (table := made[name]) is not None}, scores
 
 
 def _traces(tables: Mapping[str, Table]) -> tuple[dict[str, dict[str, dict[str, str]]], dict[str, str]]:

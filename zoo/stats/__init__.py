@@ -20,7 +20,7 @@ from zoo.stats.estimates import (
     paired_difference,
 )
 from zoo.stats.intervals import Spread, crossed_detectable, crossed_interval, crossed_p_value, paired_interval, spread
-from zoo.stats.rankings import Agreement, kendall_tau_b, order_scores, rank_agreement, spearman_rho
+from zoo.stats.rankings import Agreement, kendall_tau_b, order_scores, rank_agreement, spearman_rho, tau_interval
 from zoo.stats.testing import holm, minimum_detectable_effect, p_value
 
 __all__ = [
@@ -56,5 +56,6 @@ __all__ = [
     "rank_agreement",
     "spearman_rho",
     "spread",
+    "tau_interval",
     "win_rate",
 ]

@@ -6,12 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from zoo.entry import MethodEntry
-from zoo.relatives import changes
+from zoo.entry import MethodEntry, body
+from zoo.relatives import body_changes
 from zoo.stats.estimates import Array, Estimate, aligned_arrays
 from zoo.stats.intervals import crossed_interval
 
@@ -32,10 +33,14 @@ def contrasts(entries: Mapping[str, MethodEntry]) -> list[Contrast]:
     Bodies are compared as `zoo diff` does, with all defaults written out; a place is a path without the position in a list. `first` comes
     before `second` alphabetically, so that pairs are oriented alike. Sorted by place, first, second; the order of entries is of no matter.
     """
+    return body_contrasts({id: body(entry) for id, entry in entries.items() if entry.objective})
+
+
+def body_contrasts(bodies: Mapping[str, Mapping[str, Any]]) -> list[Contrast]:
+    """`contrasts` of bodies as they stand in an entry, or in the record of a run."""
     found: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
-    runnable = sorted(id for id, entry in entries.items() if entry.objective)
-    for left, right in combinations(runnable, 2):
-        differ = changes(entries[left], entries[right])
+    for left, right in combinations(sorted(bodies), 2):
+        differ = body_changes(bodies[left], bodies[right])
         if len(differ) != 1 or differ[0].size != 1:
             continue
         one, place = differ[0], re.sub(r"\[\d+\]", "", differ[0].path)

@@ -65,6 +65,18 @@ def rank_agreement(published: Mapping[str, float], measured: Mapping[str, float]
     return Agreement(methods, tau, spearman_rho(left, right), math.nan if math.isnan(tau) else _permutation_p(left, right, seed))
 
 
+def tau_interval(tau: float, methods: int, level: float = 0.95) -> tuple[float, float] | None:
+    """An interval for Kendall's tau over methods: tanh(atanh tau ± z sqrt(0.437 / (n - 4))); None below five methods and at ±1.
+
+    The methods are taken for a sample of others like them. Source: Fieller, Hartley & Pearson, Biometrika 44 (1957), 470-481; meant for ten
+    methods and more and |tau| below 0.8, rough elsewhere.
+    """
+    if methods < 5 or math.isnan(tau) or abs(tau) >= 1:
+        return None
+    half = float(distributions.norm.isf((1 - level) / 2)) * math.sqrt(0.437 / (methods - 4))
+    return math.tanh(math.atanh(tau) - half), math.tanh(math.atanh(tau) + half)
+
+
 def _permutation_p(left: Array, right: Array, seed: int) -> float:
     one, other = _signs(left), _signs(right)
     found, random = abs((one * other).sum()), np.random.default_rng(seed)
