@@ -11,9 +11,10 @@ import math
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -212,7 +213,7 @@ def _ray() -> Any:
 
 
 @contextmanager
-def _cluster(ray: Any, address: str) -> Any:
+def _cluster(ray: Any, address: str) -> Iterator[None]:
     """Connected to a cluster; a local one ends with the call."""
     if address.startswith("ray://"):
         raise ZooError(f"--address {address}: run the command on a machine of the cluster, with --address auto or HOST:PORT")
@@ -223,13 +224,26 @@ def _cluster(ray: Any, address: str) -> Any:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ZooError(f"no Ray cluster at --address {address} ({reason}); start one with `ray start --head`, or give --address local") from None
     try:
-        yield
+        with _unheard():
+            yield
     finally:
         ray.shutdown()
 
 
 @contextmanager
-def _token(file: Path) -> Any:
+def _unheard() -> Iterator[None]:
+    """Ray prints on this process's stdout what its daemons complain about, pages for one lost node; the run says it in a line."""
+    module = import_module("ray._private.worker")
+    printed = getattr(module, "print_to_stdstream", None)
+    module.print_to_stdstream = lambda *_, **__: None  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        module.print_to_stdstream = printed  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _token(file: Path) -> Iterator[None]:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("seen by every task of one run\n", encoding="utf-8")
     try:
