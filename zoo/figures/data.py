@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from zoo.errors import ZooError
 from zoo.figures.families import FAMILIES, OTHER
@@ -80,9 +81,15 @@ def load_board(root: Path, comparison: str, family: Mapping[str, str], coordinat
     return board(root, records, family, coordinates)
 
 
-def board(root: Path, records: Sequence[Record], family: Mapping[str, str], coordinates: Mapping[str, Mapping[str, Any]] = {}) -> Board:
-    """The board from records already read; curves and findings are read beside them."""
-    rows = frame_rows(score_frame(records), headline=True)
+def board(
+    root: Path,
+    records: Sequence[Record],
+    family: Mapping[str, str],
+    coordinates: Mapping[str, Mapping[str, Any]] = {},
+    frame: pd.DataFrame | None = None,
+) -> Board:
+    """The board from records already read, and from their scores where these were already made; curves and findings are read beside them."""
+    rows = frame_rows(score_frame(records) if frame is None else frame, headline=True)
     inside = [row for row in rows if row["family"] == "in_distribution"]
     methods = tuple(dict.fromkeys(row["method"] for row in rows))
     found = [row for row in inside if not math.isnan(row["score"])]
