@@ -1,13 +1,13 @@
-"""Gradients of the student beside a run: the policy gradient against the divergence itself (FM06), and teachers against each other (FM27).
+"""Gradients of the student beside a run, and teachers against each other (FM27).
 
-Both are taken with `torch.autograd.grad` over parameters chosen once, so that no gradient is left behind: an expectation that holds for the whole
+They are taken with `torch.autograd.grad` over parameters chosen once, so that no gradient is left behind: an expectation that holds for the whole
 gradient holds for each coordinate, and a few million of them tell as much.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 from typing import Any
@@ -16,15 +16,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from zoo.components.credits import Immediate
 from zoo.components.rollouts import Replay, in_order
-from zoo.components.terms.policy_gradient import PolicyGradientTerm
-from zoo.entry import MethodEntry
 from zoo.failures.logs import NotMeasured
 from zoo.failures.probes.scene import Scene
 from zoo.harness.bank import Bank
-from zoo.harness.scoring import Scored, chunk_view, hidden_states, score
-from zoo.method import Method, Prepared
+from zoo.harness.scoring import chunk_view, hidden_states
+from zoo.method import Method
 from zoo.statistics import kl_NV
 from zoo.tensors import Rollout
 
@@ -70,105 +67,8 @@ def uncharged(bank: Bank) -> Bank:
     return replace(bank, scored=type(bank.scored)(), explored=type(bank.explored)())
 
 
-def state_only(entry: MethodEntry) -> list[int]:
-    """The static check: terms whose whole advantage is a reward that ignores the written token, under immediate credit. A function of the state
-    is a baseline, so its expected gradient is 0 (D.6)."""
-    found = []
-    for i, term in enumerate(entry.objective):
-        if isinstance(term, PolicyGradientTerm) and all(
-            each.resolved_reward(entry.rewards).state_only and isinstance(each.credit, Immediate) for each in term.advantages()
-        ):
-            found.append(i)
-    return found
-
-
-@dataclass(frozen=True)
-class Slope:
-    """<g_PG, g_dir> / |g_dir|^2 with its standard error over micro-batches (delete-one jackknife); NaN where g_dir is 0."""
-
-    value: float
-    stderr: float
-
-
-def slope_of(dots_MM: Tensor, squares_MM: Tensor) -> Slope:
-    """The slope from the Gram matrices of M micro-batches' gradients: <g_PG_i, g_dir_j> and <g_dir_i, g_dir_j>.
-
-    value = sum dots / sum squares. Leaving out micro-batch m leaves out its row and column in both.
-    """
-    dots, squares, count = dots_MM.double(), squares_MM.double(), len(dots_MM)
-    if float(squares.sum()) <= 0:
-        return Slope(float("nan"), float("nan"))
-    left_M = torch.stack([_without(dots, m) / _without(squares, m) for m in range(count)])
-    variance = (count - 1) / count * (left_M - left_M.mean()).square().sum()
-    return Slope(float(dots.sum() / squares.sum()), float(variance.sqrt()))
-
-
-def _without(gram_MM: Tensor, m: int) -> Tensor:
-    return gram_MM.sum() - gram_MM[m].sum() - gram_MM[:, m].sum() + gram_MM[m, m]
-
-
-def slope(scene: Scene) -> pd.DataFrame:
-    """One row for each policy-gradient term whose reward reads a teacher: `term`, `slope`, `stderr`, `cosine` of the two gradients, `tokens`,
-    `static` (its advantage ignores the written token). The direct gradient is that of KL(student || teacher) with the term's own gates, weights
-    and denominator, so an unshaped immediate log-ratio has slope 1, and a divergence used as an advantage 0."""
-    if scene.entry is None or scene.bank is None:
-        raise NotMeasured("the method has no policy-gradient term here")
-    method, bank = Method(scene.entry, scene.progress), uncharged(scene.bank)
-    static, teacher_of = state_only(scene.entry), {i: _teacher(t, scene) for i, t in method.terms if isinstance(t, PolicyGradientTerm)}
-    wanted = {i: name for i, name in teacher_of.items() if name is not None}
-    if not wanted:
-        raise NotMeasured("no policy-gradient term of the method reads a teacher's probabilities")
-    streams = streams_of(scene, method)
-    scored = {name: score(method, bank, name, streams[name], _alone, 0, streams) for name in streams if name in method.learned}
-    parts = [part for part in method.prepare({name: one.context for name, one in scored.items()}) if part.term in wanted]
-    rows = [_row(scene, method, bank, scored[part.stream], part, wanted[part.term]) for part in parts]
-    return pd.DataFrame([{**row, "static": row["term"] in static} for row in rows])
-
-
-def _alone(value: Tensor) -> Tensor:
-    return value
-
-
-def _teacher(term: PolicyGradientTerm, scene: Scene) -> str | None:
-    """The scorer that the term's reward compares the student with."""
-    assert scene.entry is not None and scene.bank is not None
-    names = [name for each in term.advantages() for name in each.resolved_reward(scene.entry.rewards).scorers()]
-    named = [n for n in names if n in scene.entry.teachers and n in scene.bank.keys and scene.bank.keys[n].alignment is None]
-    return next(iter(named), None)
-
-
-def _row(scene: Scene, method: Method, bank: Bank, scored: Scored, part: Prepared, teacher: str) -> dict[str, Any]:
-    """The slope of one term on one stream."""
-    parameters, rollout = chosen(bank.models["student"]), scored.context.rollout
-    count = min(scene.sizes.micro_batches, len(rollout))
-    both: list[tuple[Tensor, Tensor]] = []
-    for m in range(count):
-        rows = [i for i in range(len(rollout)) if i * count // len(rollout) == m and bool(rollout.mask_BT[i].any())]
-        if rows:
-            both.append(_pair(method, bank, scored.rows(rows), part.rows(rows), teacher, parameters))
-    policy_MP, direct_MP = (torch.stack(side) for side in zip(*both, strict=True))
-    found = slope_of(policy_MP @ direct_MP.T, direct_MP @ direct_MP.T)
-    whole = policy_MP.sum(0), direct_MP.sum(0)
-    cosine = float(torch.nn.functional.cosine_similarity(*whole, dim=0))
-    return {"term": part.term, "stream": part.stream, "slope": found.value, "stderr": found.stderr, "cosine": cosine, "tokens": rollout.tokens,
-            "micro_batches": len(both)}  # fmt: skip
-
-
-def _pair(method: Method, bank: Bank, scored: Scored, part: Prepared, teacher: str, parameters: Sequence[nn.Parameter]) -> tuple[Tensor, Tensor]:
-    """Both gradients of one micro-batch, flattened, from one forward pass."""
-    rollout = scored.context.rollout
-    states = hidden_states(bank, [teacher], rollout)
-    place_N = rollout.mask_BT.flatten().nonzero()[:, 0]
-    with torch.enable_grad():
-        with bank.precision():
-            hidden_NH = bank.hidden("student", rollout)
-        view = chunk_view(method, bank, rollout.response_BT[rollout.mask_BT], {**scored.hidden, **states, "student": hidden_NH})
-        policy, _ = method.chunk_loss([part], view, lambda value_BT: value_BT.flatten()[place_N])
-        direct = (part.scale_BT.flatten()[place_N] * kl_NV(view.logp_NV("student"), view.logp_NV(teacher).detach())).sum()
-        return _flat(policy, parameters, keep=True), _flat(direct, parameters)
-
-
-def _flat(loss: Tensor, parameters: Sequence[nn.Parameter], keep: bool = False) -> Tensor:
+def flat(loss: Tensor, parameters: Sequence[nn.Parameter], keep: bool = False) -> Tensor:
+    """A loss's gradient as one vector, without touching any `.grad`; 0 where a parameter takes no part."""
     gradients = torch.autograd.grad(loss, list(parameters), retain_graph=keep, allow_unused=True)
     return torch.cat(
         [torch.zeros(p.numel(), device=p.device) if g is None else g.detach().flatten().float() for g, p in zip(gradients, parameters, strict=True)]
@@ -219,7 +119,7 @@ def _direct(method: Method, bank: Bank, rollout: Rollout, teacher: str, paramete
         with bank.precision():
             hidden_NH = bank.hidden("student", rollout)
         view = chunk_view(method, bank, rollout.response_BT[rollout.mask_BT], {**states, "student": hidden_NH})
-        return _flat(kl_NV(view.logp_NV("student"), view.logp_NV(teacher).detach()).mean(), parameters)
+        return flat(kl_NV(view.logp_NV("student"), view.logp_NV(teacher).detach()).mean(), parameters)
 
 
 def _crossed(halves: Mapping[str, Sequence[Tensor]], left: str, right: str) -> float:

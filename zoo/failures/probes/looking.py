@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from zoo.failures.logs import NotMeasured
-from zoo.failures.probes import answers, cliff, ends, forced, gradients, judged, privileged, rescue
+from zoo.failures.probes import answers, cliff, ends, forced, gradients, judged, privileged, rescue, slope
 from zoo.failures.probes.names import CHEAP, NAMES
 from zoo.failures.probes.scene import Scene, Sizes, scene_of_entry
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PROBES: Mapping[str, Callable[[Scene], pd.DataFrame]] = {
     "stops": ends.stops, "template": ends.template, "pass_rates": answers.pass_rates, "calibration": answers.calibration,
     "recovery": answers.recovery, "markers": answers.hesitation, "parse": cliff.parse, "rescue": rescue.rescue, "forced": forced.forced,
-    "slope": gradients.slope, "conflict": gradients.conflict, "privileged": privileged.privileged, "scores": judged.scores, "turns": judged.turns,
+    "slope": slope.slope, "conflict": gradients.conflict, "privileged": privileged.privileged, "scores": judged.scores, "turns": judged.turns,
 }  # fmt: skip
 
 

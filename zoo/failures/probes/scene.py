@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.components.base import Context
 from zoo.components.rollouts.decoded import Student, Teacher
 from zoo.components.targets import with_inputs
 from zoo.components.teachers import Labels
 from zoo.entry import MethodEntry
 from zoo.failures.logs import NotMeasured
+from zoo.failures.probes.parts import Reader, Seen, Sizes, Texts
 from zoo.harness.bank import Bank, response_hidden
 from zoo.harness.cuts import chunks, micro_batches
 from zoo.harness.decode import by_length
@@ -30,54 +30,9 @@ from zoo.seeds import uniforms
 from zoo.tensors import Prompt, Rollout
 from zoo.views import FLOOR
 
+__all__ = ["Reader", "Scene", "Seen", "Sizes", "Texts", "scene_of_entry", "scene_of_pair", "teacher_of"]
+
 MADE = ("student", "initial", "ema:", "copy:", "learner:", "steered:")  # weights that are the student's own, of some time
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How much a probe asks for; the same numbers at every look of a run. `rollouts` is K, answers a prompt; `failing` answers are begun again, each
-    with so many `continuations`; `forced` is M, texts behind a forced token of one of the `states`; `greedy` answers; `gradient` answers of a stream."""
-
-    prompts: int = 48
-    rollouts: int = 8
-    failing: int = 104
-    continuations: int = 4
-    states: int = 96
-    forced: int = 16
-    greedy: int = 256
-    gradient: int = 512
-    micro_batches: int = 16
-    decode_batch: int = 512
-
-
-@dataclass(frozen=True)
-class Reader:
-    """One model as it reads prompts: its weights, the context in which it does, and whose chat format it is shown (`native`: a teacher's own). `own`
-    says that its weights are the student's, of some time."""
-
-    name: str
-    model: Any
-    context: Context | None = None
-    own: bool = False
-    native: str | None = None
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Answers: token ids with their stop token, whether they ended by themselves, and the writer's log-probabilities of the tokens behind `given`."""
-
-    prompts: tuple[Prompt, ...]
-    ids: tuple[tuple[int, ...], ...]
-    finished: tuple[bool, ...]
-    logp: tuple[tuple[float, ...], ...]
-    given: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def rows(self, index: Sequence[int]) -> Texts:
-        """Some of them."""
-        return Texts(*(tuple(column[i] for i in index) for column in (self.prompts, self.ids, self.finished, self.logp, self.given)))  # type: ignore[arg-type]
 
 
 @dataclass
@@ -89,7 +44,7 @@ class Scene:
     teacher: Reader | None
     new_tokens: int
     axes: tuple[str | int, ...] = ("probe",)
-    sizes: Sizes = Sizes()
+    sizes: Sizes = field(default_factory=Sizes)
     entry: MethodEntry | None = None
     bank: Bank | None = None
     engine: Any = None
@@ -267,20 +222,6 @@ class Scene:
         if self.teacher is not None and not self.teacher.own and hasattr(self.teacher.model, "generation_config"):
             theirs = stop_ids_of(self.teacher.model, self.pair.tokenizer)
         return tuple(dict.fromkeys(i for i in (*self.pair.stop_ids, *theirs) if i < self.pair.vocab_size))
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A chunk of N tokens: answer, position, token, and each reader's log-probabilities (N, V)."""
-
-    row_N: Tensor
-    position_N: Tensor
-    token_N: Tensor
-    logp: Mapping[str, Tensor]
-
-    def written_N(self, name: str) -> Tensor:
-        """Log-probability of the written token."""
-        return self.logp[name].gather(-1, self.token_N[:, None])[:, 0]
 
 
 def scene_of_pair(pair: LoadedPair, new_tokens: int, **more: Any) -> Scene:

@@ -66,7 +66,7 @@ class Rescue:
     gap: float
 
 
-def rescue_gain(look: pd.DataFrame, behind: float = 0.3, gap_least: float = 0.05) -> Rescue:
+def rescue_gain(look: pd.DataFrame, behind: float = 0.4, gap_least: float = 0.05) -> Rescue:
     """(teacher - student) behind failing beginnings, over the teacher's success less the student's on all prompts, at the latest fraction that has
     more than `behind` of the tokens after it. `n` counts continuations of one side."""
     gap = float(look["teacher_all"].iloc[0] - look["student_all"].iloc[0])
