@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,8 @@ from zoo.errors import suggest
 from zoo.paths import declared
 from zoo.yamlio import load_model
 
+HARMLESS = {"micro_tokens", "chunk_tokens", "checkpoint_every", "decode_batch", "engine", "vllm_memory", "vllm_sleep", "leakage_every"}
+VLLM_MEMORY = 0.4
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -25,9 +28,10 @@ class Budget(Strict):
 
 class Settings(Strict):
     """How every method is trained. Everything here affects results except `micro_tokens`, `chunk_tokens`, `engine` (to rounding),
-    `checkpoint_every` and `leakage_every`. `engine: reference` decodes everything step by step; `auto` decodes natively what can be (see
-    `zoo.harness.writers`). Every `leakage_every` iterations (0: never) a control tells what scorers take from their contexts (see
-    `zoo.harness.leakage`)."""
+    `vllm_memory` and `vllm_sleep` (to rounding), `checkpoint_every` and `leakage_every`. `engine: reference` decodes everything step by step;
+    `auto` decodes natively what can be; `vllm` lets vLLM write what it can, in `vllm_memory` of the GPU and with noise of its own, so it is part
+    of a run's key (see `zoo.harness.writers`). Every `leakage_every` iterations (0: never) a control tells what scorers take from their contexts
+    (see `zoo.harness.leakage`)."""
 
     rollouts_per_step: Positive
     max_new_tokens: Positive
@@ -40,7 +44,9 @@ class Settings(Strict):
     micro_tokens: Positive = 16384
     chunk_tokens: Positive = 1024
     decode_batch: Positive = 256
-    engine: Literal["auto", "reference"] = "auto"
+    engine: Literal["auto", "reference", "vllm"] = "auto"
+    vllm_memory: float = Field(VLLM_MEMORY, gt=0, lt=1, exclude_if=partial(operator.eq, VLLM_MEMORY))
+    vllm_sleep: Literal[0, 1, 2] = Field(2, exclude_if=partial(operator.eq, 2))
     checkpoint_every: Positive = 10
     leakage_every: int = Field(0, ge=0, exclude_if=operator.not_)
 
@@ -127,5 +133,7 @@ def load_comparison(name: str | Path) -> Comparison:
 
 def settings_that_matter(comparison: Comparison, method: str) -> dict[str, Any]:
     """The settings that affect a cell's result, for its run key."""
-    values = comparison.settings.model_dump(exclude={"micro_tokens", "chunk_tokens", "checkpoint_every", "decode_batch", "engine", "leakage_every"})
+    values = comparison.settings.model_dump(exclude=HARMLESS)
+    if comparison.settings.engine == "vllm":
+        values["engine"] = "vllm"
     return {**values, "learning_rate": comparison.learning_rate(method), "budget": comparison.budget.model_dump(), "selection": comparison.selection}

@@ -33,6 +33,7 @@ from zoo.harness.shadow import decoding_copy
 from zoo.harness.suites import load_suite, suite_digest
 from zoo.harness.tidy import remove_torn, tidy
 from zoo.harness.train import Diverged, Trainer
+from zoo.harness.vllm import options_for
 from zoo.harness.writers import Decoder
 from zoo.record_types import Status
 from zoo.records import NO_SPACE, load_records, write_record
@@ -237,7 +238,8 @@ def _evaluate(session: Session, cell: Cell, uuid: str, folder: Path, spent: dict
     model = pair.teachers[next(iter(pair.teachers))] if anchor == "teacher" else pair.student
     if model.device.type == "cuda" and next(model.parameters()).dtype != torch.bfloat16:
         model = decoding_copy(model, torch.bfloat16)
-    decoder = Decoder(model, pad_id=pair.pad_id, stop_ids=pair.stop_ids, max_batch=batch, vocab_size=pair.vocab_size)
+    beside = None if anchor == "teacher" else options_for(session.comparison.settings)
+    decoder = Decoder(model, pad_id=pair.pad_id, stop_ids=pair.stop_ids, max_batch=batch, vocab_size=pair.vocab_size, vllm=beside)
     for name in session.comparison.suites:
         suite = load_suite(name)
         if (folder / f"eval-{suite.id}.json").exists():

@@ -1,4 +1,5 @@
-"""Which code decodes a stream: the native decoder where one supported model writes alone on a GPU, the reference steps everywhere else."""
+"""Which code decodes a stream: vLLM where it is asked for, the native decoder where one supported model writes alone on a GPU, the reference steps
+everywhere else."""
 
 from __future__ import annotations
 
@@ -16,6 +17,8 @@ from zoo.errors import ZooError, suggest
 from zoo.harness.decode import Stepper, Written, by_length, decoding, lock_step
 from zoo.harness.labels import LabelStepper
 from zoo.harness.native import NativeDecoder, unsupported
+from zoo.harness.vllm import VllmDecoder, VllmOptions, seeds_of, serves
+from zoo.harness.vllm import unsupported as unsupported_by_vllm
 from zoo.seeds import uniforms
 from zoo.tensors import Generation
 
@@ -25,9 +28,10 @@ log = logging.getLogger(__name__)
 class Writers:
     """The decoders of a run's models, kept between rollouts.
 
-    The rule: on a GPU, a model of a family that `zoo.harness.native` knows, in bf16, writing alone from its whole distribution (`top_p` 1) is
-    decoded natively; any other stream or model by the reference steps. `native=False` turns the first off. `masters` are the models in training of
-    which some are narrow copies.
+    The rule, the first that fits: with `vllm` (`engine: vllm`), the student writing alone, with any stop tokens and `top_p`, at temperature 0 or at
+    least 0.01, is decoded by vLLM, unless an adapter or a hook changes its layers. On a GPU, a model of a family that `zoo.harness.native` knows, in
+    bf16, writing alone from its whole distribution (`top_p` 1) is decoded natively; `native=False` turns this off. Any other stream or model is
+    decoded by the reference steps. `masters` are the models in training of which some are narrow copies.
     """
 
     def __init__(
@@ -40,22 +44,30 @@ class Writers:
         max_batch: int,
         native: bool = True,
         masters: Mapping[str, Any] | None = None,
+        vllm: VllmOptions | None = None,
     ) -> None:
         self.models, self.pad_id, self.stop_ids, self.vocab_size = models, pad_id, tuple(stop_ids), vocab_size
         self.masters = masters or {}
         self.max_batch, self.native = max_batch, native
         self._steppers: dict[str, Stepper] = {}
         self._natives: dict[str, NativeDecoder | None] = {}
+        self._vllm = self._beside(vllm) if vllm is not None and "student" in models else None
+
+    def rest(self) -> None:
+        """No rollout for now: memory that is only needed for one goes back to the trainer."""
+        if self._vllm is not None:
+            self._vllm.rest()
 
     def release(self) -> None:
         """Free caches and graphs."""
+        self.rest()
         kept: list[Stepper | NativeDecoder] = [*self._steppers.values(), *(n for n in self._natives.values() if n is not None)]
         for each in kept:
             each.release()
 
     def batch(self, policy: Policy, stop_ids: Sequence[int] | None = None) -> int:
-        """How many prompts may be given at once; the native decoder keeps a queue of its own."""
-        return self.max_batch if self._native_for(policy, stop_ids) is None else 1 << 20
+        """How many prompts may be given at once; vLLM and the native decoder keep queues of their own."""
+        return self.max_batch if self._vllm_for(policy) is None and self._native_for(policy, stop_ids) is None else 1 << 20
 
     def write(
         self,
@@ -67,6 +79,9 @@ class Writers:
         score_student: bool = True,
     ) -> Written:
         """One response to each prompt; see `lock_step`."""
+        if (beside := self._vllm_for(policy)) is not None:
+            law: dict[str, Any] = {"temperature": policy.temperature, "top_p": policy.top_p}  # type: ignore[attr-defined]
+            return beside.write(prompts["student"], seeds_of(uniform_TUB[0, 0]), len(uniform_TUB), **law, stops=stop_ids, scored=score_student)
         decoder = self._native_for(policy, stop_ids)
         if decoder is None:
             steppers = {name: self.stepper(name) for name in policy.reads}
@@ -88,6 +103,16 @@ class Writers:
         if name not in self.models:
             raise ZooError(f"a stream is written by '{name}', which is not among the models{suggest(name, self.models)}")
         return self.models[name]
+
+    def _vllm_for(self, policy: Policy) -> VllmDecoder | None:
+        return self._vllm if serves(policy) else None
+
+    def _beside(self, options: VllmOptions) -> VllmDecoder | None:
+        model = self.masters.get("student", self.models["student"])
+        if reason := unsupported_by_vllm(model):
+            log.warning("the student is not decoded by vLLM: %s", reason)
+            return None
+        return VllmDecoder(model, pad_id=self.pad_id, stop_ids=self.stop_ids, vocab_size=self.vocab_size, options=options)
 
     def _native_for(self, policy: Policy, stop_ids: Sequence[int] | None) -> NativeDecoder | None:
         alone = type(policy) in (Student, Teacher) and policy.top_p >= 1.0  # type: ignore[attr-defined]
@@ -113,8 +138,10 @@ class Writers:
 class Decoder:
     """One causal LM on one device that answers prompts, for evaluation."""
 
-    def __init__(self, model: Any, *, pad_id: int, stop_ids: Sequence[int], max_batch: int = 256, vocab_size: int | None = None) -> None:
-        self.writers = Writers({"student": model}, pad_id=pad_id, stop_ids=stop_ids, vocab_size=vocab_size, max_batch=max_batch)
+    def __init__(
+        self, model: Any, *, pad_id: int, stop_ids: Sequence[int], max_batch: int = 256, vocab_size: int | None = None, vllm: VllmOptions | None = None
+    ) -> None:
+        self.writers = Writers({"student": model}, pad_id=pad_id, stop_ids=stop_ids, vocab_size=vocab_size, max_batch=max_batch, vllm=vllm)
 
     def generate(
         self,
@@ -143,4 +170,5 @@ class Decoder:
             counts = (written.mask_BT.sum(1) - written.finished_B.long()).tolist()
             for i, ids, count, finished in zip(chunk, written.response_BT.tolist(), counts, written.finished_B.tolist(), strict=True):
                 answers[i] = Generation(tuple(ids[:count]), finished)
+        self.writers.rest()
         return [answers[i] for i in range(len(prompts))]
