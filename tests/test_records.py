@@ -170,7 +170,7 @@ def test_impossible_scores_are_not_written(tmp_path: Path, change: dict[str, Any
 
 
 def test_other_names_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ZooError, match=r"not a record's name; use run\.json, eval-<suite>\.json or event-<uuid>\.json"):
+    with pytest.raises(ZooError, match=r"not a record's name; use run\.json, eval-<suite>\.json, failures\.json, curve\.json or event-<uuid>\.json"):
         write_record(tmp_path, "result.json", run_payload("gkd"))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from harness_kit import TESTS, process, stateful_entries
@@ -18,7 +19,8 @@ from harness_kit import TESTS, process, stateful_entries
 from zoo.harness.checkpoint import load_checkpoint, save_checkpoint
 
 ANSWER = "=> "
-SETTINGS: dict[str, Any] = {"rollouts_per_step": 8, "max_new_tokens": 6, "budget": {"amount": 170}, "checkpoint_every": 1, "validate_every": 1}
+SETTINGS: dict[str, Any] = {"rollouts_per_step": 8, "max_new_tokens": 6, "budget": {"amount": 170}, "checkpoint_every": 1, "validate_every": 1,
+                            "diagnose_every": 1, "evaluate_every": 2}  # fmt: skip
 MOVING = ("foreseeing", "private", "anchored", "following", "copied", "bridged", "carried", "mates", "drawing", "adapted")
 LONGER = {
     "minillm": {"rollouts_per_step": 4, "budget": {"amount": 800}},  # takes 16 steps on each batch of sequences
@@ -62,13 +64,23 @@ def records(results: Path) -> list[dict[str, Any]]:
     return [json.loads(file.read_text()) for file in sorted(results.glob("records/*/*/*/*.json"))]
 
 
-def ending(results: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Digest of the final weights, last row, and what was spent, of the only attempt."""
-    evaluation, run = records(results)
-    assert (evaluation["kind"], run["kind"], run["status"]) == ("eval", "run", "success")
+def ending(results: Path) -> tuple[str, dict[str, Any], dict[str, Any], Any]:
+    """Digest of the final weights, last row, what was spent, and all that was logged, of the only attempt."""
+    curve, evaluation, failures, run = records(results)
+    assert (curve["kind"], evaluation["kind"], failures["kind"], run["kind"], run["status"]) == ("curve", "eval", "failures", "run", "success")
     assert not list(results.glob("records/**/*.partial")) and not list(results.glob("work/*/*"))
     spent = {k: v for k, v in run["budget"]["spent"].items() if k not in ("seconds", "peak_memory_bytes")}
-    return evaluation["tasks"]["micro_add"]["weights"], run["final"], spent
+    return evaluation["tasks"]["micro_add"]["weights"], run["final"], spent, {**logged(results), "failures": failures["findings"]}
+
+
+def logged(results: Path) -> dict[str, Any]:
+    """The rows of every log by its name, but for the clock: none may be lost or doubled."""
+    found = {}
+    for file in results.glob("logs/*/*/*.parquet"):
+        frame = pd.read_parquet(file).drop(columns="seconds", errors="ignore")
+        found[file.stem.split("-")[-1]] = json.loads(frame.to_json(orient="records", double_precision=12))
+    assert {"steps", "rollouts", "tokens"} <= set(found)
+    return found
 
 
 class Uninterrupted(dict[str, tuple[Any, int]]):

@@ -170,13 +170,44 @@ class ProvocationRun(_Content):
     provenance: dict[str, Any]
 
 
-def content_type(name: str, path: Path) -> type[Run] | type[Eval] | type[Event] | type[ProvocationRun]:
+class Failures(_Content):
+    """What every detector said of one attempt, by failure mode, as [level, value, first step, reason]; the evidence lies in the logs."""
+
+    kind: Literal["failures"]
+    run_key: str
+    comparison: Name
+    method: Name
+    seed: int
+    findings: dict[str, tuple[Literal["silent", "amber", "red", "not_measured"], float | None, int | None, str]] = Field(min_length=1)
+
+
+class Curve(_Content):
+    """At most 40 steps of one attempt: the columns' names, and one list of numbers for each step."""
+
+    kind: Literal["curve"]
+    run_key: str
+    comparison: Name
+    method: Name
+    seed: int
+    columns: list[str] = Field(min_length=1)
+    points: list[list[float | None]] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> Self:
+        if any(len(point) != len(self.columns) for point in self.points):
+            raise ValueError(f"every point should have {len(self.columns)} numbers, one for each column")
+        return self
+
+
+Content = type[Run] | type[Eval] | type[Event] | type[ProvocationRun] | type[Failures] | type[Curve]
+PLAIN: dict[str, Content] = {"run.json": Run, "provocation.json": ProvocationRun, "failures.json": Failures, "curve.json": Curve}
+
+
+def content_type(name: str, path: Path) -> Content:
     """The model that a record's file name calls for."""
-    if name == "run.json":
-        return Run
-    if name == "provocation.json":
-        return ProvocationRun
+    if name in PLAIN:
+        return PLAIN[name]
     for prefix, kind in (("eval-", Eval), ("event-", Event)):
         if name.startswith(prefix) and name.endswith(".json"):
             return kind
-    raise ZooError(f"{path}: not a record's name; use run.json, eval-<suite>.json or event-<uuid>.json")
+    raise ZooError(f"{path}: not a record's name; use run.json, eval-<suite>.json, failures.json, curve.json or event-<uuid>.json")

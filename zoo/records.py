@@ -1,7 +1,7 @@
 """What a run leaves behind: JSON files that are written once and never reopened.
 
-Layout: `<root>/<comparison>/<method>/<uuid>/` holds `run.json`, `eval-<suite>.json` and `event-<uuid>.json`. A later
-correction is another event file, never an edit. Readers get a sha256 of each file's bytes, so that every number in a
+Layout: `<root>/<comparison>/<method>/<uuid>/` holds `run.json`, `eval-<suite>.json`, `event-<uuid>.json` and, of a run with
+diagnostics, `failures.json` and `curve.json`. A later correction is another event file, never an edit. Readers get a sha256 of each file's bytes, so that every number in a
 table can be traced to what it came from.
 """
 
@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from zoo.errors import ZooError
-from zoo.record_types import Eval, Event, Run, content_type
+from zoo.record_types import Curve, Eval, Event, Failures, Run, content_type
 
 RUN_KEY_VERSION = 1
 PARTIAL = ".partial"
@@ -121,7 +121,7 @@ def write_record(folder: Path, name: str, payload: Mapping[str, Any]) -> Path:
     target = folder / name
     content = _without_nonfinite(payload)
     checked = _parse(content_type(name, target), content, target)
-    if isinstance(checked, Run | Eval) and not folder.as_posix().endswith(_folder_name(checked)):
+    if isinstance(checked, Run | Eval | Failures | Curve) and not folder.as_posix().endswith(_folder_name(checked)):
         raise ZooError(f"{target}: this record belongs in a folder {_folder_name(checked)}")
     if target.exists():
         raise ZooError(f"{target}: this record exists already and records are never rewritten; add an event to correct it")
@@ -281,5 +281,5 @@ def _amended(record: Record, file: Mapping[str, str], note: str | None = None, w
     return Record(record.run, record.evals, {**record.digests, **file}, withdrawn or record.withdrawn, notes)
 
 
-def _folder_name(run: Run | Eval) -> str:
+def _folder_name(run: Run | Eval | Failures | Curve) -> str:
     return f"{run.comparison}/{run.method}/{run.uuid}"

@@ -14,7 +14,11 @@ from zoo.errors import suggest
 from zoo.paths import declared
 from zoo.yamlio import load_model
 
-HARMLESS = {"micro_tokens", "chunk_tokens", "checkpoint_every", "decode_batch", "engine", "vllm_memory", "vllm_sleep", "leakage_every"}
+HARMLESS = {
+    "micro_tokens", "chunk_tokens", "checkpoint_every", "decode_batch", "engine", "vllm_memory", "vllm_sleep", "leakage_every", "diagnose_every",
+    "evaluate_every",
+}  # fmt: skip
+DIAGNOSE_EVERY = 10  # iterations; what it costs is measured in docs/logs.md
 VLLM_MEMORY = 0.4
 Positive = Annotated[int, Field(ge=1)]
 
@@ -28,10 +32,11 @@ class Budget(Strict):
 
 class Settings(Strict):
     """How every method is trained. Everything here affects results except `micro_tokens`, `chunk_tokens`, `engine` (to rounding),
-    `vllm_memory` and `vllm_sleep` (to rounding), `checkpoint_every` and `leakage_every`. `engine: reference` decodes everything step by step;
+    `vllm_memory` and `vllm_sleep` (to rounding), `checkpoint_every`, `leakage_every`, `diagnose_every` and `evaluate_every`. `engine: reference` decodes everything step by step;
     `auto` decodes natively what can be; `vllm` lets vLLM write what it can, in `vllm_memory` of the GPU and with noise of its own, so it is part
     of a run's key (see `zoo.harness.writers`). Every `leakage_every` iterations (0: never) a control tells what scorers take from their contexts
-    (see `zoo.harness.leakage`)."""
+    (see `zoo.harness.leakage`). Every `diagnose_every` iterations (0: never) a few sequences are logged token by token (docs/logs.md), every
+    `evaluate_every` steps (0: never) the greedy accuracy on `validation_prompts` prompts."""
 
     rollouts_per_step: Positive
     max_new_tokens: Positive
@@ -49,6 +54,8 @@ class Settings(Strict):
     vllm_sleep: Literal[0, 1, 2] = Field(2, exclude_if=partial(operator.eq, 2))
     checkpoint_every: Positive = 10
     leakage_every: int = Field(0, ge=0, exclude_if=operator.not_)
+    diagnose_every: int = Field(DIAGNOSE_EVERY, ge=0, exclude_if=partial(operator.eq, DIAGNOSE_EVERY))
+    evaluate_every: int = Field(0, ge=0, exclude_if=operator.not_)
 
 
 class Override(Strict):

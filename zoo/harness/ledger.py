@@ -40,6 +40,11 @@ class Phases:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("rollout", "score", "update"), 0.0))
     tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("rollout", "score", "update"), 0))
 
+    def add(self, phase: str, seconds: float, tokens: int) -> None:
+        """Count some work; `diagnose` is a phase where anything was looked at, and no part of what the method costs."""
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+        self.tokens[phase] = self.tokens.get(phase, 0) + tokens
+
 
 def row_of(
     method: Method, contexts: Mapping[str, TokenContext], values: Mapping[int, Tensor], processes: Processes, device: torch.device, **known: float

@@ -22,6 +22,7 @@ from zoo.harness.board import screen
 from zoo.harness.cell import make_trainer
 from zoo.harness.checkpoint import restore, save
 from zoo.harness.comparison import Comparison
+from zoo.harness.diagnose_records import write_diagnoses
 from zoo.harness.evaluate import evaluate, lm_eval_version
 from zoo.harness.models import LoadedPair, load_pair, load_pair_spec
 from zoo.harness.parallel import Processes, start_processes
@@ -194,6 +195,7 @@ def _finish(session: Session, cell: Cell, work: Path, trainer: Trainer | None, s
         session.listener.evaluating(cell.method, cell.seed)
         status, failure = _tried(partial(_evaluate, session, cell, uuid, folder, evaluation))
     _tried(partial(write_logs, session, cell, uuid, trainer, failure))
+    _tried(partial(write_diagnoses, session, cell, uuid, trainer, folder))
     write_record(folder, "run.json", run_payload(session, cell, uuid, trainer, status, failure, evaluation))
     if trainer is not None:
         trainer.engine.release()
@@ -217,14 +219,17 @@ def _attempt_uuid(session: Session, cell: Cell, work: Path) -> str:
 
 def _train(session: Session, cell: Cell, trainer: Trainer, work: Path) -> None:
     restore(trainer, work / "checkpoint")
+    trainer.diagnosis.keep(work / "diagnostics")
     every = session.comparison.settings.checkpoint_every
     saved = trainer.iteration
 
     def after_iteration() -> None:
         nonlocal saved
-        if session.processes.main and (trainer.done or trainer.iteration - saved >= every):
-            save(trainer, work / "checkpoint")
+        if trainer.done or trainer.iteration - saved >= every:
+            session.processes.wait()  # for what the others have seen
             saved = trainer.iteration
+            if session.processes.main:
+                save(trainer, work / "checkpoint")
 
     session.listener.begin(cell.method, cell.seed, trainer.progress)
     trainer.train(partial(session.listener.step, cell.method, cell.seed), after_iteration)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 import traceback
@@ -22,6 +23,8 @@ from zoo.harness.train import Phases, Spent, Trainer
 from zoo.provenance import provenance, without_paths
 from zoo.record_types import Status
 from zoo.records import digest_json
+
+LOGGED = re.compile(r"(kept|weight|advantage|lag|seen|ratio)\.|(seconds|snr|grad_noise|\w+_tokens)$")  # columns that stay in the logs
 
 if TYPE_CHECKING:
     from zoo.harness.run import Session
@@ -46,7 +49,7 @@ def run_payload(
                    **({"teachers": teachers} if (teachers := trainer.accounts.figures() if trainer else {}) else {}),
                    **({"endpoints": {name: one.ledger.figures() for name, one in session.pair.endpoints.items()}} if session.pair.endpoints else {})},
         "phases": {**{n: {"seconds": phases.seconds[n], "tokens": phases.tokens[n]} for n in phases.seconds}, "evaluate": evaluation},
-        "final": {k: v for k, v in (trainer.rows[-1] if trainer and trainer.rows else {}).items() if isinstance(v, int | float)},
+        "final": {k: v for k, v in (trainer.rows[-1] if trainer and trainer.rows else {}).items() if isinstance(v, int | float) and not LOGGED.match(k)},
         **({"lag0": lag} if (lag := worst(trainer.rows if trainer else [])) else {}),
         "error": error, "weights_note": session.pair.spec.weights_note, "evidence": entry.evidence.model_dump(mode="json"),
         "provenance": {**provenance(session.arguments), "processes": session.processes.count, "device": session.processes.device.type},

@@ -16,6 +16,7 @@ from zoo.entry import MethodEntry
 from zoo.errors import ZooError
 from zoo.harness.accounts import Accounts
 from zoo.harness.comparison import Comparison
+from zoo.harness.diagnose import Diagnosis
 from zoo.harness.engine import ReferenceEngine
 from zoo.harness.lag import ITERATIONS, lag0
 from zoo.harness.leakage import leakage
@@ -59,11 +60,15 @@ class Trainer:
     remembered: Remembered = field(init=False)
     drawn: Drawn = field(init=False)
     accounts: Accounts = field(init=False)
+    diagnosis: Diagnosis = field(init=False)
     pull: Pull | None = None
     spent: Spent = field(default_factory=Spent)
     phases: Phases = field(default_factory=Phases)
     iteration: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.diagnosis = Diagnosis(self)
 
     @property
     def progress(self) -> float:
@@ -86,6 +91,7 @@ class Trainer:
                 self.rows.append(row)
                 report(row)
             self.iteration += 1
+            self.diagnosis.flush()
             after_iteration()
 
     def iterate(self) -> Iterator[dict[str, Any]]:
@@ -95,7 +101,7 @@ class Trainer:
         cuts = {name: [len(part) * s.group for part in self.places(s)] for name, s in method.streams.items()}
         for _ in range(self.reuse("refresh_every")):
             scored = self.judge(method, streams)
-            controls = self.controls(method, scored)
+            controls = {**self.diagnosis.begin(), **self.controls(method, scored)}
             for _ in range(self.reuse("epochs")):
                 for part in split(scored, cuts):
                     yield {**self.step(method, part), **controls}
@@ -170,6 +176,9 @@ class Trainer:
         self.spent.teacher_tokens += self.processes.total_int(self.bank.scored_tokens - before)
         contexts = self.remembered.shown({name: part.context for name, part in scored.items()})
         prepared = method.prepare(contexts)
+        looked = time.perf_counter()
+        seen = self.diagnosis.look(method, scored, contexts, prepared)
+        began += time.perf_counter() - looked
         values = self.mover.gather(method, scored, prepared)
         for one in self.parts.values():
             one.learn({name: context.rollout for name, context in contexts.items()}, self.progress)
@@ -182,7 +191,7 @@ class Trainer:
         row = row_of(method, contexts, values, self.processes, self.bank.device, **known)
         self._after_step(measures_of(row, method, prepared, contexts, self.processes))
         self._clock("update", began, tokens)
-        return {**row, **self.mover.figures()}
+        return {**row, **self.mover.figures(), **seen, **self.diagnosis.after()}
 
     def _apply(self) -> float:
         """Sum gradients over processes, check that they are finite, clip, step."""
@@ -253,8 +262,7 @@ class Trainer:
         if self.bank.device.type == "cuda":
             torch.cuda.synchronize()
         elapsed = time.perf_counter() - began
-        self.phases.seconds[phase] += elapsed
-        self.phases.tokens[phase] += tokens
+        self.phases.add(phase, elapsed, tokens)
         self.spent.seconds += elapsed
 
 
