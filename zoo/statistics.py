@@ -34,6 +34,10 @@ class View(Protocol):
         """For a teacher whose alignment compares G spans on common columns: both sides' log-masses (G, K). None for all others."""
         ...
 
+    def divergence_N(self, divergence: Any, scorer: str, temperature: float = 1.0) -> Tensor | None:
+        """A divergence of the student to a scorer, summed over the whole vocabulary without its entries; None where entries must be summed."""
+        ...
+
     def places(self, scorer: str) -> tuple[Tensor, Tensor] | None:
         """For a teacher with an alignment: the row and the sequence of each span, both (G,). None for all others."""
         ...

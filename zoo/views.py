@@ -40,7 +40,9 @@ class LogitView:
         states: Mapping[str, Callable[[str], list[Tensor]]] | None = None,
         pairings: Mapping[str, Pairing] | None = None,
         crossings: Mapping[str, tuple[Any, str]] | None = None,
+        fused: Callable[[Any, Tensor, Tensor, float], Tensor | None] | None = None,
     ) -> None:
+        self._fused = fused
         self._states, self._pairings, self.crossings = states or {}, pairings or {}, crossings or {}
         self.token_N = token_N
         self._mixes = mixes or {}
@@ -83,6 +85,13 @@ class LogitView:
             return None
         student_GK, teacher_GK = self._pairings[scorer].alignment.compared(self._rows(scorer, temperature))
         return student_GK.clamp(min=FLOOR), teacher_GK.detach().clamp(min=FLOOR)
+
+    def divergence_N(self, divergence: Any, scorer: str, temperature: float = 1.0) -> Tensor | None:
+        """A divergence's entries summed over the whole vocabulary, in one pass from the logits; None where that can't be had."""
+        plain = not (scorer in self._mixes or scorer in self._pairings or scorer in self.crossings or {scorer, "student"} & set(self._targets))
+        if self._fused is None or not plain:
+            return None
+        return self._fused(divergence, self._raw_logits("student"), self._raw_logits(scorer), temperature)
 
     def places(self, scorer: str) -> tuple[Tensor, Tensor] | None:
         """The row and the sequence of each span (G,), for a teacher with an alignment."""

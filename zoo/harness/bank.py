@@ -24,11 +24,13 @@ from zoo.harness.adapters import learner_model
 from zoo.harness.alignment import Retokenised, prompts_for, retokenise
 from zoo.harness.contexts import TaskJudge
 from zoo.harness.cuts import sent
+from zoo.harness.fused import Fused
 from zoo.harness.heads import NarrowHeads, chunk_tokens_for
 from zoo.harness.layers import Layers, layers_of
 from zoo.harness.models import LoadedPair
 from zoo.harness.pieces_of import vocabulary_of
 from zoo.harness.routes import Routes, routes_of
+from zoo.harness.sharding import InStep
 from zoo.harness.steering import STEERED, steered
 from zoo.harness.turns import at_turn, by_turn
 from zoo.tensors import Rollout
@@ -69,6 +71,8 @@ class Bank:
     discriminators: dict[str, Any] = field(default_factory=dict)
     endpoints: dict[str, Any] = field(default_factory=dict)
     heads: NarrowHeads | None = None  # where autocast would round the logits
+    fused: Fused | None = None  # where compiling pays
+    in_step: InStep | None = None
     _vocabularies: dict[str, Vocabularies] = field(default_factory=dict)
 
     def charge(self, scorer: str, tokens: int) -> None:
@@ -95,6 +99,11 @@ class Bank:
     def still(self) -> AbstractContextManager[None]:
         """While it lasts nobody moves weights, so that what products read of heads is made once."""
         return nullcontext() if self.heads is None else self.heads
+
+    def passed(self, scorer: str, passes: int, learns: bool = False) -> None:
+        """So many micro-batches have gone through a scorer's model; a sharded one waits here until all processes have had as many."""
+        if self.in_step is not None:
+            self.in_step.fill(self.models[self.keys[scorer].weights], passes, learns)
 
     def hidden(self, scorer: str, rollout: Rollout) -> Tensor:
         """Last hidden states (N, H) at the positions that predict the supervised tokens, in the order of the flattened mask; the states of
@@ -192,7 +201,8 @@ def bank_for(entry: MethodEntry, pair: LoadedPair, *, micro_tokens: int, chunk_t
     layers = layers_of(entry, models, {name: key.weights for name, key in keys.items()})
     heads = None if dtype is None else NarrowHeads(dtype)
     chunk_tokens = chunk_tokens_for(pair.student.get_output_embeddings().out_features, chunk_tokens)
-    return Bank(pair, models, keys, micro_tokens, chunk_tokens, layers, routes_of(entry), endpoints=endpoints, heads=heads)
+    return Bank(pair, models, keys, micro_tokens, chunk_tokens, layers, routes_of(entry), endpoints=endpoints, heads=heads,
+                in_step=None if pair.split is None else InStep(pair.split))  # fmt: skip
 
 
 def _reference(term: Any) -> tuple[str, ...]:

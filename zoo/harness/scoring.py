@@ -139,12 +139,14 @@ def states_of(bank: Bank, name: str, shown: Supervised, rollout: Rollout, asked:
     """One scorer's states of the supervised tokens, (N, H): of the sequences `asked` for, 0 elsewhere. `shown` is `rollout`, perhaps in the
     scorer's own tokens. What another model reads is counted."""
     found_NH: Tensor | None = None
-    for group in micro_batches(shown.rollout, bank.micro_tokens, bank.prompts(name, rollout), asked):
+    groups = micro_batches(shown.rollout, bank.micro_tokens, bank.prompts(name, rollout), asked)
+    for group in groups:
         with bank.precision():
             states_NH = bank.hidden(name, shown.rollout.rows(group))
         if found_NH is None:
             found_NH = states_NH.new_zeros(len(shown.place_N), states_NH.shape[-1])
         found_NH[sent(shown.rows_of(group), states_NH.device)] = states_NH
+    bank.passed(name, len(groups))
     bank.charge(name, sum(shown.count_B[i] for i in asked))
     return torch.zeros(len(shown.place_N), bank.width(name), device=bank.device) if found_NH is None else found_NH
 
@@ -197,7 +199,7 @@ def chunk_view(method: Method, bank: Bank, token_N: Tensor, hidden: Mapping[str,
     crossings = crossings_of(method.entry, bank, token_N, hidden, pairings)
     logits |= {name: partial(crossing.seen_logits) for name, (crossing, _) in crossings.items()}
     values |= {name: partial(crossing.agrees_N) for name, (crossing, _) in crossings.items()}
-    return LogitView(token_N, logits, method.targets, {**values, **bank.projectors}, bank.pair.vocab_size, mixes, states, pairings, crossings)
+    return LogitView(token_N, logits, method.targets, {**values, **bank.projectors}, bank.pair.vocab_size, mixes, states, pairings, crossings, bank.fused)
 
 
 def _ends(states: Callable[[str], list[Tensor]], span_G4: Tensor, count: int, layers: str) -> list[Tensor]:
@@ -244,7 +246,8 @@ def backward(method: Method, bank: Bank, scored: Scored, parts: Sequence[Prepare
     totals = [torch.zeros((), device=bank.device) for _ in parts]
     count = scored.context.total(rollout.mask_BT.sum()).clamp(min=1)
     with bank.still():
-        for group in micro_batches(shown.rollout, bank.micro_tokens):
+        groups = micro_batches(shown.rollout, bank.micro_tokens)
+        for group in groups:
             with bank.precision():
                 hidden_NH = bank.hidden("student", shown.rollout.rows(group))
             row_N = shown.rows_of(group)
@@ -260,6 +263,7 @@ def backward(method: Method, bank: Bank, scored: Scored, parts: Sequence[Prepare
                 totals = [total + share for total, share in zip(totals, shares, strict=True)]
             if leaf_NH.grad is not None:
                 hidden_NH.backward(leaf_NH.grad)
+        bank.passed("student", len(groups), learns=True)
     return totals
 
 

@@ -64,11 +64,22 @@ class DivergenceTerm(TokenTerm):
         compared = None if self.divergence.teacherless else view.compared(self.teacher, self.temperature)
         if compared is not None:
             return self._aligned(view, *compared)
+        at_once = view.divergence_N(self.divergence, self.teacher, self.temperature) if self._whole() else None
+        return self._scaled(self._by_entries(view, columns_N) if at_once is None else at_once, columns_N)
+
+    def _whole(self) -> bool:
+        """Whether the loss is the plain sum of a divergence's entries over the whole vocabulary."""
+        plain = type(self.divergence).at_tokens is Divergence.at_tokens and not self.divergence.teacherless and self.temperature_by is None
+        return plain and isinstance(self.support, Full) and not any(shaping.where == "entry" for shaping in self.shaping)
+
+    def _by_entries(self, view: View, columns_N: Mapping[str, Tensor]) -> Tensor:
         student_logp_NV = self._tempered(view, "student", columns_N)
         teacher_logp_NV = student_logp_NV.detach() if self.divergence.teacherless else self._tempered(view, self.teacher, columns_N)
         student_NK, teacher_NK = restrict(self.support, student_logp_NV, teacher_logp_NV, view.token_N)
         entries_NK = self._entries(student_NK, teacher_NK, view.token_N)
-        loss_N = shape_values(self.shaping, "entry", entries_NK).sum(-1)
+        return shape_values(self.shaping, "entry", entries_NK).sum(-1)
+
+    def _scaled(self, loss_N: Tensor, columns_N: Mapping[str, Tensor]) -> Tensor:
         loss_N = shape_values(self.shaping, "token", loss_N)
         if not self.rescale:
             return loss_N

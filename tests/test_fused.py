@@ -1,0 +1,97 @@
+"""Compiled parts of a step: they give what the separate steps give, and leave alone what they do not cover."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from harness_kit import REVERSE_KL, TEACHER, made, read_pair, trainer_of
+
+from zoo.harness.fused import MOST, Fused, compile_layers
+from zoo.harness.models import LoadedPair
+from zoo.method import Method
+
+KINDS: dict[str, Any] = {
+    "reverse": {"divergence": "reverse_kl"},
+    "forward, warm": {"divergence": "forward_kl", "temperature": 2.0, "rescale": True},
+    "mixture": {"divergence": {"kind": "generalized_jsd", "beta": 0.3}},
+    "clipped tokens": {"divergence": "reverse_kl", "shaping": [{"kind": "clip", "at": 0.2}]},
+}
+
+
+@pytest.fixture(scope="module")
+def pair(pair_file: Path) -> LoadedPair:
+    return read_pair(pair_file)
+
+
+def gradients(pair: LoadedPair, term: dict[str, Any], fused: Fused | None) -> tuple[dict[str, torch.Tensor], float]:
+    trainer = trainer_of(made(rollout={"author": "student"}, **TEACHER, objective=[{**REVERSE_KL, **term}]), pair)
+    trainer.bank.fused = fused
+    method = Method(trainer.entry)
+    scored = trainer.judge(method, trainer.write(method))
+    prepared = method.prepare({name: part.context for name, part in scored.items()})
+    [loss] = trainer.mover.gather(method, scored, prepared).values()
+    found = {name: p.grad.clone() for name, p in pair.student.named_parameters()}
+    pair.student.zero_grad(set_to_none=True)
+    return found, float(loss)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What was compiled, by a compiler that changes nothing."""
+    seen: list[Any] = []
+    monkeypatch.setattr(torch, "compile", lambda call: seen.append(call) or call)
+    return seen
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_losses_and_gradients_are_those_of_the_separate_steps(pair: LoadedPair, counted: list[Any], kind: str) -> None:
+    plain, loss = gradients(pair, KINDS[kind], None)
+    assert not counted
+    fused, same = gradients(pair, KINDS[kind], Fused())
+    assert len(counted) == 1 and same == pytest.approx(loss, rel=1e-6) and loss > 1e-3
+    for name, value in plain.items():
+        torch.testing.assert_close(fused[name], value, rtol=1e-5, atol=1e-7)
+
+
+def test_what_needs_its_entries_is_left_to_the_separate_steps(pair: LoadedPair, counted: list[Any]) -> None:
+    for term in ({"support": {"kind": "teacher_topk", "k": 4, "mass": {"kind": "renormalise", "side": "both"}}}, {"shaping": [{"kind": "clip", "at": 0.2, "where": "entry"}]}):
+        gradients(pair, term, Fused())
+    assert not counted
+
+
+def test_a_failure_to_compile_is_survived_and_numbers_that_move_are_not_compiled_for_ever(
+    pair: LoadedPair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(call: Any) -> Any:
+        raise_ = RuntimeError("no compiler here\nat all")
+        return lambda *_: (_ for _ in ()).throw(raise_)
+
+    monkeypatch.setattr(torch, "compile", broken)
+    fused = Fused()
+    plain, _ = gradients(pair, {}, None)
+    left, _ = gradients(pair, {}, fused)
+    assert all(torch.equal(plain[name], left[name]) for name in plain)
+    assert [r.message for r in caplog.records if "step by step" in r.message] == ["ReverseKL is computed step by step, slower: no compiler here"]
+    monkeypatch.setattr(torch, "compile", lambda call: call)
+    fused, z_NV = Fused(), torch.zeros(2, 5)
+    entry = made(rollout={"author": "student"}, **TEACHER, objective=[REVERSE_KL])
+    divergence: Any = entry.objective[0].divergence
+    answers = [fused(divergence, z_NV, z_NV, 1.0 + step) for step in range(MOST + 2)]
+    assert [answer is None for answer in answers] == [False] * MOST + [True] * 2
+
+
+@pytest.mark.slow
+def test_compiled_layers_and_losses_change_rounding_alone(pair: LoadedPair) -> None:
+    plain, loss = gradients(pair, {}, None)
+    compile_layers(pair.student)
+    try:
+        fused, same = gradients(pair, {}, Fused())
+    finally:
+        for layer in pair.student.base_model.layers:
+            layer._compiled_call_impl = None
+    assert same == pytest.approx(loss, rel=1e-5)
+    for name, value in plain.items():
+        torch.testing.assert_close(fused[name], value, rtol=1e-3, atol=1e-6)
