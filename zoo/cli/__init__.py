@@ -9,6 +9,7 @@ from zoo.cli.comparisons import register as register_comparisons
 from zoo.cli.entries import register as register_entries
 from zoo.cli.lab import register as register_lab
 from zoo.cli.pairs import register as register_pairs
+from zoo.cli.preflight import register as register_preflight
 from zoo.cli.provoke import register as register_provoke
 from zoo.cli.results import register as register_results
 from zoo.cli.run import register as register_run
@@ -32,7 +33,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for register in (
-    register_entries, register_comparisons, register_run, register_results, register_lab, register_statistics, register_pairs, register_tune, register_provoke
+    register_entries, register_comparisons, register_run, register_results, register_lab, register_statistics, register_pairs, register_tune, register_provoke,
+    register_preflight,
 ):  # fmt: skip
     register(app)
 

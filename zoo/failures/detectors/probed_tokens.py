@@ -59,13 +59,14 @@ def extrapolation_cliff(logs: RunLogs, limits: Limits) -> Finding:
     seen = [(step, look[look["law"] == "student"].iloc[0]) for step, look in looks(frame)]
     drawn = frame[frame["law"] == "extrapolated"].sort_values("scale")
     at_one = drawn[drawn["scale"] == 1.0]["valid"]
-    reference = min(float(at_one.iloc[0]) if len(at_one) else float(seen[0][1]["valid"]), 1.0)
-    base = reference if reference < limits["usual"] else 1.0
+    reference = float(at_one.iloc[0]) if len(at_one) else 1.0
+    lowest = min(reference, float(seen[0][1]["valid"]))  # what the run began with is no harm that it did
+    base = lowest if lowest < limits["usual"] else 1.0
     levels: list[Level] = []
     for step, row in seen:
         valid, n = float(row["valid"]), int(row["n"])
         upper = valid + 1.645 * math.sqrt(max(valid * (1 - valid), 1 / n) / n)
-        levels.append("silent" if step == seen[0][0] and len(seen) > 1 else below(upper / base, limits, "valid"))
+        levels.append("silent" if step == seen[0][0] else below(upper / base, limits, "valid"))
     lost = drawn[drawn["valid"] < limits["usual"] * reference]["scale"]
     onset = float(lost.min()) if len(lost) else math.inf
     if planned > limits["onset"] * onset:
@@ -77,8 +78,10 @@ def extrapolation_cliff(logs: RunLogs, limits: Limits) -> Finding:
         "flip": _finite(drawn["flip"].min() if len(drawn) else math.inf),
     }
     last = float(seen[-1][1]["valid"])
+    highest = float(drawn["scale"].max()) if len(drawn) else planned
+    broken = f"predicted to break at {onset:g}" if math.isfinite(onset) else f"none predicted to break up to {highest:g}"
     return _finding("FM21", [step for step, _ in seen], levels, last, evidence,
-                    f"{last:.1%} of answers have the form (lambda {planned:g}; {reference:.1%} at lambda 1; form predicted to break at {onset:g})")  # fmt: skip
+                    f"{last:.1%} of answers have the form (lambda {planned:g}; drawn at lambda 1 {reference:.1%}; {broken})")  # fmt: skip
 
 
 def _finite(value: float) -> float | None:

@@ -33,7 +33,7 @@ from zoo.harness.pieces import requests
 from zoo.method import Method
 from zoo.seeds import uniforms
 
-GRID = (1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0)
+GRID = (1.0, 1.25, 1.5, 2.0)
 
 
 def logit(p: float) -> float:
