@@ -71,7 +71,9 @@ def leaderboard(site: Site) -> Rows:
 def comparison_board(site: Site, one: Comparison) -> Rows:
     """The main table of a comparison, all its columns, with coordinates to filter by."""
     table = one.tables["main"]
-    shown = [Head(column.key, column.title, number=column.number) for column in table.columns[1:]]
+    first = score_columns(one)
+    chosen = {head.key for head in first}
+    shown = [*first, *(Head(column.key, column.title, number=column.number) for column in table.columns[1:] if column.key not in chosen)]
     heads = [Head("method", "method"), *shown]
     heads += [Head("failures", "failures", number=True, about="failure modes that fired in some run: red, amber")] if one.board.findings else []
     scale, rows = gap_scale(one), []

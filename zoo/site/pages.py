@@ -34,7 +34,7 @@ def write_whole(writer: Writer, pictures: Mapping[str, list[dict[str, Any]]]) ->
     counted = totals(site.registry.values())
     writer.page("index.html", "index.html", counts=_counts(site), **_top(site), family_cards=_cards(site))
     others = [other for other in site.comparisons if one and other.id != one.id]
-    reading = next((remark for remark in one.tables["main"].remarks if "seed" in remark), "") if one else ""
+    reading = next((remark for remark in one.tables["main"].remarks if "interval" in remark), "") if one else ""
     writer.page("leaderboard.html", "leaderboard.html", rows=leaderboard(site), others=others, reading=reading)
     writer.page("methods/index.html", "methods.html", rows=registry_board(site), totals=counted.lines())
     writer.page("read.html", "read.html", legend=list(LEGEND.items()))
@@ -56,7 +56,7 @@ def _top(site: Site) -> dict[str, Any]:
     one = site.featured
     key = next((column.key for column in one.tables["main"].columns if column.key.endswith("gap_closed")), None) if one else None
     if one is None or key is None:
-        return {"top": [], "top_about": ""}
+        return {"top": [], "top_about": "", "ends": ("0%", "100%")}
     scale, ranked = gap_scale(one), len(one.seeds) >= 4
     held = [(method, one.cells[method][key]) for method in one.board.methods if one.cells.get(method, {}).get(key) and method not in ("student", "teacher")]
     held = [(method, cell) for method, cell in held if cell.value is not None]
@@ -68,7 +68,8 @@ def _top(site: Site) -> dict[str, Any]:
     ]
     order = f"the {len(rows)} methods that close most of it" if ranked else "by name: too few seeds for a ranking"
     intervals = "; bars: 95 % intervals over seeds and items" if ranked else ""
-    return {"top": rows, "top_about": f"Share of the gap between student and teacher that is closed: {order}{intervals}."}
+    about = f"Share of the gap between student and teacher that is closed: {order}{intervals}."
+    return {"top": rows, "top_about": about, "ends": (scale.percent(0.0), scale.percent(1.0))}
 
 
 def _cards(site: Site) -> list[tuple[str, str, int]]:
