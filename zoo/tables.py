@@ -12,24 +12,31 @@ from typing import Any
 import pandas as pd
 from rich.table import Table as RichTable
 
+from zoo.checklist import checklist_table
 from zoo.entry import MethodEntry, load_registry
 from zoo.errors import ZooError
 from zoo.figures import figure_svg
 from zoo.figures.families import ANCHOR_FAMILY, FAMILIES, families
+from zoo.published import orders_table, published_table
 from zoo.records import Record, comparisons, digest_bytes, load_records
 from zoo.score_frame import score_frame, select
 from zoo.table_contrasts import contrasts_table
+from zoo.table_failures import Diagnosis, failures_table, read_diagnoses
 from zoo.table_families import agreement_table, families_table
 from zoo.table_forms import Table, to_csv, to_latex, to_markdown, to_terminal
 from zoo.table_layouts import by_family, cost_table, main_table, metrics_table
 from zoo.table_standing import pairwise_table, standing_table
+from zoo.table_study import Study
 
 __all__ = ["build_tables", "check_tables", "terminal_table"]
 
 GENERATOR = {"tables": 2, "statistics": 2}
 MANIFEST = "MANIFEST.json"
 SHORT = 16
-TABLES = ("main", "standing", "costs", "pairwise", "families", "contrasts", "agreement", "all_metrics")
+TABLES = (
+    *("main", "standing", "costs", "pairwise", "families", "contrasts", "agreement", "failures"),
+    *("published", "published_orders", "checklist", "all_metrics"),
+)
 FORMS = ("md", "tex", "csv")
 FILES = ("main.svg", *(f"{table}.{form}" for table in TABLES for form in FORMS))
 
@@ -93,7 +100,9 @@ def _files(root: Path) -> dict[str, bytes]:
 def _comparison(records_root: Path, name: str, registry: Mapping[str, MethodEntry]) -> tuple[dict[str, bytes], dict[str, Any]]:
     """The files of one comparison and its section of the manifest."""
     records = load_records(records_root, name)
-    tables, scores = _tables(records, registry)
+    chosen = [cell.record for cell in select(records) if cell.record is not None]
+    diagnoses = read_diagnoses(records_root, chosen)
+    tables, scores = _tables(records, chosen, diagnoses, registry)
     links = {table.replace("_", " "): f"{table}.md" for table in tables if table != "main"}
     texts = {f"{table}.md": to_markdown(content) for table, content in tables.items()}
     texts |= {"main.md": to_markdown(tables["main"], "main.svg", links)}
@@ -102,19 +111,21 @@ def _comparison(records_root: Path, name: str, registry: Mapping[str, MethodEntr
     files = {file: text.encode() for file, text in texts.items()}
     files["main.svg"] = figure_svg(scores)
     traced, sets = _traces(tables)
+    files_read = [item for record in records for item in sorted(record.digests.items())] + [(one.path, one.sha256) for one in diagnoses]
     section = {
         "files": {file: digest_bytes(data) for file, data in sorted(files.items())},
-        "records": {digest[:SHORT]: {"path": path, "sha256": digest} for record in records for path, digest in sorted(record.digests.items())},
+        "records": {digest[:SHORT]: {"path": path, "sha256": digest} for path, digest in files_read},
         "sets": sets,
         "tables": traced,
     }
     return files, section
 
 
-def _tables(records: Sequence[Record], registry: Mapping[str, MethodEntry]) -> tuple[dict[str, Table], pd.DataFrame]:
+def _tables(
+    records: Sequence[Record], chosen: Sequence[Record], diagnoses: Sequence[Diagnosis], registry: Mapping[str, MethodEntry]
+) -> tuple[dict[str, Table], pd.DataFrame]:
     """The tables that a comparison's records allow, in the order of TABLES, and the scores that they are of."""
     scores = score_frame(records)
-    chosen = [cell.record for cell in select(records) if cell.record is not None]
     order = [ANCHOR_FAMILY, *(family for family in FAMILIES if family != ANCHOR_FAMILY)]
     placed = {name: (order.index(family), family) for name, family in families(registry).items()}
     standing = standing_table(scores)
@@ -126,6 +137,10 @@ def _tables(records: Sequence[Record], registry: Mapping[str, MethodEntry]) -> t
         "families": families_table(scores, registry),
         "contrasts": contrasts_table(scores, chosen),
         "agreement": agreement_table(scores),
+        "failures": failures_table(Study.of(scores).heading, diagnoses, registry),
+        "published": published_table(scores, chosen, registry) if chosen else None,
+        "published_orders": orders_table(scores, registry),
+        "checklist": checklist_table(scores, chosen, registry, diagnoses),
         "all_metrics": metrics_table(scores),
     }
     return {name: table for name in TABLES if (table := made[name]) is not None}, scores
@@ -134,16 +149,16 @@ def _tables(records: Sequence[Record], registry: Mapping[str, MethodEntry]) -> t
 def _traces(tables: Mapping[str, Table]) -> tuple[dict[str, dict[str, dict[str, str]]], dict[str, str]]:
     """table → row → column → the set of records behind that cell, and what the sets are: many cells share one."""
     names: dict[tuple[str, ...], str] = {}
-    traced = {
-        name: {
-            " · ".join(cell.text for cell in row[: table.labels]): {
-                column.key: names.setdefault(cell.records, f"s{len(names)}")
-                for column, cell in zip(table.columns[table.labels :], row[table.labels :], strict=True)
-            }
-            for row in table.rows
-        }
-        for name, table in tables.items()
-    }
+    traced: dict[str, dict[str, dict[str, str]]] = {}
+    for name, table in tables.items():
+        found = traced.setdefault(name, {})
+        for row in table.rows:
+            label = " · ".join(cell.text for cell in row[: table.labels])
+            same = sum(known == label or known.startswith(f"{label} (") for known in found)
+            cells = zip(table.columns[table.labels :], row[table.labels :], strict=True)
+            found[f"{label} ({same + 1})" if label in found else label] = {
+                column.key: names.setdefault(cell.records, f"s{len(names)}") for column, cell in cells
+            }  # fmt: skip
     return traced, {name: " ".join(digest[:SHORT] for digest in digests) for digests, name in names.items()}
 
 
