@@ -95,12 +95,12 @@ def main() -> None:
     result: dict[str, Any] = {"model": Path(options.model).name, "rows": rows, "new": new, "device": torch.cuda.get_device_name()}
     uniform = uniforms(list(range(rows)), new)
     stop = tokenizer.eos_token_id
+    exact = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).cuda().eval()
     with decoding([model]):
-        native = NativeDecoder(model, pad_id=0, stop_ids=[-1], rows=rows)
+        native = NativeDecoder(model, pad_id=0, stop_ids=[-1], rows=rows, master=exact)
         first, best = timed(lambda: native.write(prompts, uniform, temperature=1.0))
         result["native"] = {"start_up_s": first - best, "tokens_per_s": rows * new / best, "ms_per_token_step": 1000 * best / new}
         print("native", result["native"], flush=True)
-        exact = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).cuda().eval()
         result["parity"] = parity(exact, prompts, native.write(prompts, uniform, temperature=1.0))
         print("parity", result["parity"], flush=True)
         if options.profile:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from step_setup import make_tiny, peak_gib, read_pair, settle, trainer_for
+from step_setup import compile_parts, make_tiny, peak_gib, read_pair, settle, trainer_for
 
 from zoo.harness.train import Trainer
 from zoo.method import Method
@@ -93,6 +93,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         options.rollouts, options.new = 16, 12
     pair = read_pair(options.student, options.teacher, options.rollouts, device, options.perturb)
     trainer = trainer_for(pair, options.rollouts, options.new, micro_tokens=options.micro_tokens, chunk_tokens=options.chunk_tokens)
+    compile_parts(trainer, options.compile)
     first = run_steps(trainer, 2)
     before = trainer.spent.generated_tokens, trainer.spent.supervised_tokens
     plain = run_steps(trainer, options.steps)
@@ -108,7 +109,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "student": options.student.name, "teacher": options.teacher.name, "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "rollouts": options.rollouts, "new_tokens": options.new, "generated_tokens": tokens[0], "supervised_tokens": tokens[1],
-        "micro_tokens": options.micro_tokens, "first_steps_s": first, "step_s": plain, "bordered_step_s": bordered, "phases_s": seconds,
+        "micro_tokens": options.micro_tokens, "compiled": options.compile,
+        "first_steps_s": first, "step_s": plain, "bordered_step_s": bordered, "phases_s": seconds,
         "peak_gib": peak_gib(),
     }  # fmt: skip
 
@@ -158,6 +160,7 @@ def main() -> None:
     one.add_argument("teacher", nargs="?", type=Path)
     one.add_argument("--tiny", action="store_true", help="random models on a CPU")
     one.add_argument("--trace", action="store_true", help="print a profile of one step")
+    one.add_argument("--compile", default="", help="layers, loss, or both")
     one.add_argument("--json", type=Path)
     for name, default in (("rollouts", 256), ("new", 256), ("steps", 2), ("micro-tokens", 16384), ("chunk-tokens", 4096)):
         one.add_argument(f"--{name}", type=int, default=default)

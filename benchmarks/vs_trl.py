@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from step_setup import make_tiny, peak_gib, read_pair, settle, trainer_for
+from step_setup import compile_parts, make_tiny, peak_gib, read_pair, settle, trainer_for
 from transformers import AutoTokenizer, TrainerCallback
 
 from zoo.harness.models import LoadedPair
@@ -37,6 +37,7 @@ FAR = 10**6
 def ours(pair: LoadedPair, options: argparse.Namespace) -> tuple[dict[str, Any], Rollout]:
     """Figures of our steps, and the first rollouts, whose loss is `loss_same_rollouts`."""
     trainer = trainer_for(pair, options.rollouts, options.new, micro_tokens=options.micro_tokens, chunk_tokens=options.chunk_tokens)
+    compile_parts(trainer, options.compile)
     method = Method(trainer.entry)
     settle()
     began = time.perf_counter()
@@ -167,6 +168,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--trl-cache", help="TRL's cache_implementation, such as static")
     parser.add_argument("--peer-vllm", action="store_true", help="TRL with vLLM in the same process as well")
     parser.add_argument("--only", choices=("ours", "trl"))
+    parser.add_argument("--compile", default="", help="layers, loss, or both")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if not options.tiny and (options.student is None or options.teacher is None):
@@ -184,7 +186,7 @@ def main() -> None:
         "student": options.student.name, "teacher": options.teacher.name, "rollouts": options.rollouts, "new_tokens": options.new,
         "perturb": options.perturb, "device": torch.cuda.get_device_name() if device == "cuda" else "cpu", "torch": torch.__version__,
         "transformers": version("transformers"), "trl_batch": options.trl_batch, "trl_checkpointing": options.trl_checkpointing,
-        "micro_tokens": options.micro_tokens,
+        "micro_tokens": options.micro_tokens, "compiled": options.compile,
     }  # fmt: skip
     first: Rollout | None = None
     if options.only != "trl":
