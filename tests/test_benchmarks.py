@@ -21,3 +21,27 @@ def test_our_loss_on_the_same_rollouts_is_trls(tmp_path: Path) -> None:
     found = json.loads(file.read_text())
     assert found["vs_trl"]["loss_difference"] < 1e-4 and found["ours"]["loss_same_rollouts"] > 1e-2
     assert found["ours"]["tokens_per_step"] > 0 and found["trl"]["tokens_per_step"] > 0
+
+
+def test_the_plan_on_paper_is_what_the_cost_model_computes(tmp_path: Path) -> None:
+    page = BENCHMARKS.parent / "docs" / "scaling.md"
+    again = tmp_path / "scaling.md"
+    again.write_text(page.read_text())
+    subprocess.run([sys.executable, str(BENCHMARKS / "roofline.py"), "plan", "--write", str(again)], check=True, timeout=60)
+    assert again.read_text() == page.read_text() and "|step|" in page.read_text()
+
+
+def test_bounds_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One layer of width 2 with one head of 2, an inner width of 3 and 5 tokens."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from roofline import Batch, Size, bounds
+
+    size, batch = Size(1, 2, 1, 1, 2, 3, 5), Batch(sequences=4, prompt=3, answer=2, longest=6)
+    assert size.body == 4 * 2 * 2 + 3 * 2 * 3 and size.outer == 10 and size.parameters == size.body + 10
+    works = {work.name: work for parts in bounds(size, size, batch).values() for work in parts}
+    assert works["prefill"].flops == 2 * 34 * 12 + 4 * 12 * 1.5 * 2
+    assert works["decode: weights"].flops == 2 * 44 * 8 and works["decode: weights"].moved == 6 * 44 * 2
+    assert works["decode: cache"].moved == 2 * (8 * 4) * 2 * 2 and works["decode: logits"].moved == 2 * 8 * 5 * 4
+    assert works["teacher"].flops == 2 * 34 * 20 + 4 * 20 * 2.5 * 2 and works["student"].flops == 3 * works["teacher"].flops
+    assert works["heads and divergence"].flops == 2 * 8 * 40 and works["optimizer"].moved == 44 * 30
+    assert works["student"].seconds({"flops_per_s": 1e3, "bytes_per_s": 1e9}) == works["student"].flops / 1e3
