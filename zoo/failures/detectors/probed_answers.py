@@ -78,8 +78,11 @@ def privileged_leakage(logs: RunLogs, limits: Limits) -> Finding:
     seen = list(looks(logs.probes["privileged"]))
     true = [clustered(look["kl_true"], look["prompt"]) for _, look in seen]
     right = [clustered(look["correct"], look["prompt"]) for _, look in seen]
-    instance = float(seen[0][1]["kl_true"].mean() / max(seen[0][1]["kl_shuffled"].mean(), 1e-12))
-    floor = [now.value / max(true[0].value, 1e-12) for now in true]
+    start = seen[0][1]
+    if max(true[0].value, float(start["kl_shuffled"].mean())) < limits["nothing"]:
+        return Finding("FM18", "silent", true[0].value, reason="the context changes nothing in what the teacher says")
+    instance = float(start["kl_true"].mean() / max(start["kl_shuffled"].mean(), limits["nothing"]))
+    floor = [now.value / max(true[0].value, limits["nothing"]) for now in true]
     levels: list[Level] = ["silent"]
     for i in range(1, len(seen)):
         fallen = right[0].value - right[i].value > 2 * math.hypot(right[0].stderr, right[i].stderr)

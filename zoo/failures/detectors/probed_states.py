@@ -111,8 +111,9 @@ def _teachers(logs: RunLogs, limits: Limits) -> Finding | None:
     for _, look in found:
         own = look[look["left"] == look["right"]].set_index("left")["cosine"]
         apart = look[look["left"] != look["right"]]
-        told = apart[(apart["left"].map(own) > limits["own"]) & (apart["right"].map(own) > limits["own"])]
-        values.append(float(told["cosine"].mean()))
+        both = apart["left"].map(own) * apart["right"].map(own)
+        told = (apart["left"].map(own) > limits["own"]) & (apart["right"].map(own) > limits["own"])
+        values.append(float((apart["cosine"] / both.clip(lower=1e-12).pow(0.5))[told].mean()))
         levels.append(below(values[-1], limits, "cosine"))
     level = worst(levels)
     if level == "not_measured":
@@ -120,7 +121,7 @@ def _teachers(logs: RunLogs, limits: Limits) -> Finding | None:
     fired = [step for (step, _), each in zip(found, levels, strict=True) if each in ("amber", "red")]
     lowest = float(np.nanmin(values))
     return Finding("FM27", level, lowest, fired[0] if fired else None, {"first": values[0], "last": values[-1]},
-                   reason=f"mean cosine between the teachers' gradients {lowest:.2f} at its lowest")  # fmt: skip
+                   reason=f"cosine between the teachers' gradients {lowest:.2f} at its lowest, 1 being that of a teacher with itself")  # fmt: skip
 
 
 def _turns(logs: RunLogs, limits: Limits) -> Finding | None:
