@@ -201,7 +201,8 @@ def test_fm17_statements_are_held_against_statements() -> None:
 def informed(true: float, other: float, accuracy: float, n: int = 100) -> pd.DataFrame:
     noise = np.tile([-0.01, 0.01], n // 2)
     return pd.DataFrame({
-        "prompt": [f"p{i}" for i in range(n)], "tokens": 10, "kl_true": true + noise, "kl_shuffled": other, "correct": (np.arange(n) < accuracy * n).astype(float),
+        "prompt": [f"p{i}" for i in range(n)], "tokens": 10, "kl_true": true + noise, "kl_shuffled": other,
+        "correct": (np.arange(n) < accuracy * n).astype(float),
     })  # fmt: skip
 
 
