@@ -22,7 +22,7 @@ from zoo.harness.foreign import interpreters
 from zoo.harness.learners import make_bridges, make_critics
 from zoo.harness.models import LoadedPair
 from zoo.harness.moves import Mover, Pull, mover_of
-from zoo.harness.parallel import Processes
+from zoo.harness.parallel import Processes, is_split
 from zoo.harness.parts import Part
 from zoo.harness.peers import make_peers
 from zoo.harness.prompts import Drawn
@@ -30,6 +30,7 @@ from zoo.harness.remembered import Remembered
 from zoo.harness.replay import buffer_for
 from zoo.harness.routes import with_specialists
 from zoo.harness.scoring import bank_for
+from zoo.harness.sharding import refuse as refuse_sharded
 from zoo.harness.state import Measured, lineage_copies
 from zoo.harness.train import Trainer
 from zoo.harness.trust_region import TrustRegionMover
@@ -42,6 +43,8 @@ def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: Lo
     entry, settings, student = with_specialists(entry, pair.teachers), comparison.settings, pair.reset_student()
     if (adapter := getattr(entry.update, "adapter", None)) is not None:
         attach(student, adapter, comparison.id, seed)
+    if pair.split is not None:
+        refuse_sharded(entry)
     student.eval()  # no dropout in any model; gradients flow all the same
     bank = bank_for(entry, pair, micro_tokens=settings.micro_tokens, chunk_tokens=settings.chunk_tokens)
     critics = {**make_critics(entry, bank), **make_bridges(entry, bank, (comparison.id, seed)), **make_carriers(entry, bank, (comparison.id, seed))}
@@ -100,4 +103,6 @@ def optimizer_of(entry: MethodEntry, student: Any, rate: float) -> torch.optim.O
     if isinstance(update, TrustRegion):
         return torch.optim.SGD(trained, lr=rate)  # stateless, and never asked for a step
     assert isinstance(update, AdamW)
-    return torch.optim.AdamW(trained, lr=rate, betas=update.betas, eps=update.epsilon, weight_decay=update.weight_decay)
+    # Split and whole parameters can't be moved in one batch of kernels.
+    each = {"foreach": False} if any(map(is_split, trained)) else {}
+    return torch.optim.AdamW(trained, lr=rate, betas=update.betas, eps=update.epsilon, weight_decay=update.weight_decay, **each)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from zoo.errors import ZooError
 from zoo.harness.parts import load_optimizer_tensors, optimizer_tensors
+from zoo.harness.sharding import all_like, gathered
 
 if TYPE_CHECKING:
     from zoo.harness.train import Trainer
@@ -26,12 +27,15 @@ STATE = "state.json"
 
 
 def save(trainer: Trainer, folder: Path) -> None:
-    """Checkpoint everything that the next step depends on."""
-    tensors = {"student": dict(trainer.pair.student.state_dict()), "optimizer": optimizer_tensors(trainer.optimizer)}
+    """Checkpoint everything that the next step depends on, in one piece: where models are sharded all processes call this, and the main one writes."""
+    main, student = trainer.processes.main, trainer.pair.student
+    tensors = {"student": gathered(student.state_dict(), main), "optimizer": gathered(optimizer_tensors(trainer.optimizer), main)}
+    if not main:
+        return
     parts = {}
     for name, part in trainer.parts.items():
         parts[name], tensors[f"part:{name}"] = split_state(part.state_dict())
-    tied = trainer.pair.student.config.tie_word_embeddings
+    tied = student.config.tie_word_embeddings
     tensors = {group: {k: v for k, v in named.items() if not (tied and k == "lm_head.weight")} for group, named in tensors.items()}
     state = {"spent": asdict(trainer.spent), "phases": asdict(trainer.phases), "iteration": trainer.iteration, "rows": trainer.rows, "parts": parts}
     save_checkpoint(folder, state, {group: named for group, named in tensors.items() if named or group == "optimizer"})
@@ -43,7 +47,7 @@ def restore(trainer: Trainer, folder: Path) -> None:
     if found is None:
         return
     state, tensors = found
-    trainer.pair.student.load_state_dict(tensors["student"], strict=False)
+    trainer.pair.student.load_state_dict(all_like(tensors["student"], trainer.pair.student.state_dict()), strict=False)
     load_optimizer_tensors(trainer.optimizer, tensors["optimizer"])
     for name, part in trainer.parts.items():
         part.load_state_dict({**state["parts"][name], **tensors.get(f"part:{name}", {})})

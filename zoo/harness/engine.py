@@ -36,6 +36,7 @@ from zoo.harness.outsiders import Outsiders
 from zoo.harness.pieces import LENGTH_DRAW, FormatPrompt, Heads, Request, requests
 from zoo.harness.replay import ReplayBuffer, concatenate
 from zoo.harness.shadow import decoding_copy, refresh
+from zoo.harness.sharding import is_sharded
 from zoo.harness.vllm import VllmOptions
 from zoo.harness.writers import Writers
 from zoo.seeds import seed_for, uniforms
@@ -83,16 +84,23 @@ class ReferenceEngine(Outsiders):
         self.interpreters = {}
         self.generated_tokens = 0
         self.wrote = Counter()  # by teacher, since the last step
-        self._shadow = decoding_copy(student, decode_dtype) if decode_dtype not in (None, next(student.parameters()).dtype) else None
+        apart = is_sharded(student) or decode_dtype not in (None, next(student.parameters()).dtype)
+        self._shadow, masters = (decoding_copy(student, decode_dtype), {"student": student}) if apart else (None, {})
         writing = {**self.teachers, "student": self._shadow if self._shadow is not None else self.student}
-        masters = {} if self._shadow is None else {"student": student}
         how: dict[str, Any] = {"max_batch": max_batch, "native": native, "vllm": vllm}
-        self.writers = Writers(writing, pad_id=pad_id, stop_ids=stop_ids, vocab_size=vocab_size, masters=masters, **how)
+        self.writers = Writers(writing, pad_id=pad_id, stop_ids=stop_ids, vocab_size=vocab_size, masters={} if is_sharded(student) else masters, **how)
         self._sources: dict[str, Rollout] = {}
 
     def serves(self, stream: Stream) -> bool:
         """Whether this engine writes such a stream: all of them."""
         return isinstance(stream, Policy | Dataset | Corpus | Mixture | Replay | Continued | Edited | Reread)
+
+    def whole_student(self) -> Any:
+        """The student as it is now, in one piece and in the type it decodes in."""
+        if self._shadow is None:
+            return self.student
+        refresh(self._shadow, self.student)
+        return self._shadow
 
     def release(self) -> None:
         """Free the caches and graphs that are kept between rollouts."""

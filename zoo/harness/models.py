@@ -17,6 +17,8 @@ from zoo.errors import ZooError, suggest
 from zoo.harness.adapters import detach, merged
 from zoo.harness.classifier import Classifier, load_classifier
 from zoo.harness.endpoint import Endpoint, EndpointSource
+from zoo.harness.parallel import Processes
+from zoo.harness.sharding import shard, sharded_copy
 from zoo.harness.sources import ModelSource, location
 from zoo.paths import declared
 from zoo.tasks import Task, make_task
@@ -84,6 +86,7 @@ class LoadedPair:
     reward_models: dict[str, Classifier] = field(default_factory=dict)
     untrusted_code: bool = False
     tokenizers: dict[str, Any] = field(default_factory=dict)
+    split: Processes | None = None  # the processes that the models are sharded over
 
     def format_prompt(self, prompt: Prompt, context: Context | None = None, teacher: str | None = None) -> list[int]:
         """Token ids that a model reads before it writes: the prompt, in a context if one is given, in the chat format if the pair has one. They
@@ -133,6 +136,8 @@ class LoadedPair:
 
     def frozen_student(self, dtype: torch.dtype | None = None) -> Any:
         """A copy of the student with its initial weights, without gradient."""
+        if self.split is not None:
+            return sharded_copy(self.student, self.initial, self.split, dtype)
         twin = copy.deepcopy(self.student)
         twin.load_state_dict(self.initial, strict=False)
         return twin.requires_grad_(False).eval().to(dtype or next(twin.parameters()).dtype)
@@ -154,9 +159,11 @@ def load_pair(
     data: Path | None = None,
     device: torch.device | str = "cpu",
     trust_remote_code: bool = False,
+    split: Processes | None = None,
 ) -> LoadedPair:
     """Load a pair's models and task. `paths` replaces sources by local folders (`student`, or a teacher's name); `data` is a
-    local folder for the task. On CUDA teachers are bf16 and the student fp32; on a CPU all are fp32.
+    local folder for the task. On CUDA teachers are bf16 and the student fp32; on a CPU all are fp32. Student and teachers are sharded over the
+    processes `split`, if they are given.
 
     Raises:
         ZooError: missing or broken files, with the remedy; tokenizers of different vocabularies are reported, not refused.
@@ -164,14 +171,18 @@ def load_pair(
     paths = dict(paths or {})
     refuse_stray_paths(spec, paths)
     device = torch.device(device)
-    student = _load_model(spec, "student", spec.student, paths, torch.float32, device, trust_remote_code)
+    held = device if split is None else torch.device("cpu")
+    student = _load_model(spec, "student", spec.student, paths, torch.float32, held, trust_remote_code)
     teacher_dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    teachers = {name: _load_model(spec, name, source, paths, teacher_dtype, device, trust_remote_code) for name, source in spec.teachers.items()}
+    teachers = {name: _load_model(spec, name, source, paths, teacher_dtype, held, trust_remote_code) for name, source in spec.teachers.items()}
     rows = {name: model.get_output_embeddings().weight.shape[0] for name, model in (("student", student), *teachers.items())}
     tokenizer = _load_tokenizer(spec, "student", spec.student, paths, rows["student"], trust_remote_code)
     others = {name: _load_tokenizer(spec, name, source, paths, rows[name], trust_remote_code) for name, source in spec.teachers.items()}
     alike = [name for name, other in others.items() if other.get_vocab() == tokenizer.get_vocab()]
     stops = stop_ids_of(student, tokenizer)
+    if split is not None:
+        for model in (student, *teachers.values()):
+            shard(model, split)
     return LoadedPair(
         spec=spec,
         student=student,
@@ -186,6 +197,7 @@ def load_pair(
         initial={k: v.detach().clone() for k, v in student.state_dict().items()},
         endpoints={name: Endpoint(source) for name, source in spec.endpoints.items()},
         reward_models={name: load_classifier(spec.id, name, *_location(spec, name, source, paths), device) for name, source in spec.reward_models.items()},
+        split=split,
     )
 
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -61,8 +61,17 @@ class Processes:
         """The same for a count."""
         return value if self.count == 1 else int(self.total(torch.tensor(value, dtype=torch.int64, device=self.device)))
 
+    def largest(self, value: int) -> int:
+        """The largest of a count over all processes."""
+        if self.count == 1:
+            return value
+        found = torch.tensor(value, dtype=torch.int64, device=self.device)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return int(found)
+
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Add up every parameter's gradient over the processes, in one exchange for each type."""
+        parameters = [parameter for parameter in parameters if not is_split(parameter)]  # FSDP2 has summed those already
         if self.count == 1 or not parameters:
             return
         for parameter in parameters:
@@ -77,6 +86,11 @@ class Processes:
         """Let all processes arrive here."""
         if self.count > 1:
             dist.barrier()
+
+
+def is_split(tensor: Any) -> bool:
+    """Whether a tensor is one process's part of a larger one (`zoo.harness.sharding`)."""
+    return hasattr(tensor, "full_tensor")
 
 
 def reserve(device: torch.device, share: float) -> None:

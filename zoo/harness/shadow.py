@@ -7,9 +7,13 @@ from typing import Any
 
 import torch
 
+from zoo.harness.sharding import is_sharded, whole, whole_copy
+
 
 def decoding_copy(model: Any, dtype: torch.dtype | None) -> Any:
     """A copy whose parameters have another type. Buffers keep theirs: rotary frequencies in bf16 would misplace every token."""
+    if is_sharded(model):
+        return whole_copy(model, dtype)
     shadow = copy.deepcopy(model).requires_grad_(False)
     for parameter in shadow.parameters():
         parameter.data, parameter.grad = parameter.data.to(dtype), None
@@ -20,6 +24,6 @@ def decoding_copy(model: Any, dtype: torch.dtype | None) -> Any:
 def refresh(shadow: Any, student: Any) -> None:
     """Copy the student's weights into its decoding copy, in place, since captured graphs know only these addresses."""
     for kept, live in zip(shadow.parameters(), student.parameters(), strict=True):
-        kept.copy_(live)
+        kept.copy_(whole(live))
     for kept, live in zip(shadow.buffers(), student.buffers(), strict=True):
         kept.copy_(live)

@@ -30,6 +30,7 @@ from zoo.harness.prompts import Drawn, prompts_written
 from zoo.harness.remembered import Remembered
 from zoo.harness.replay import ReplayBuffer
 from zoo.harness.scoring import Bank, Scored, refreshed, score, verified
+from zoo.harness.sharding import clip
 from zoo.harness.state import Measured
 from zoo.method import Method
 from zoo.tensors import Prompt, Rollout
@@ -200,7 +201,7 @@ class Trainer:
         self.mover.finish(parameters)
         if self.pull is not None:
             self.pull.add()
-        norm = torch.nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], self.comparison.settings.clip_norm)
+        norm = clip([p for p in parameters if p.grad is not None], self.comparison.settings.clip_norm, self.processes)
         if not math.isfinite(float(norm)):
             raise Diverged(f"gradient norm is {float(norm)} at step {self.spent.steps}; lower the learning rate or bound the signal (shaping: clip)")
         self.mover.step()
