@@ -78,7 +78,7 @@ def tables(ceilings: Mapping[str, Any]) -> str:
         ("one cell", f"{cell_h:.1f} hours on {SHARD} GPUs, {cell_h * SHARD:.1f} GPU-hours"),
         ("all cells", f"{rounds} rounds of {groups} at once: {rounds * cell_h / 24:.1f} days, {CELLS * cell_h * SHARD:,.0f} GPU-hours"),
         ("teacher's weights read from disk", f"{TEACHER.parameters * NARROW / GIB:.0f} GiB a group and life of the process, not a cell"),
-        ("checkpoint of a cell (weights, moments; fp32)", f"{checkpoint:.0f} GiB; {groups} at once {groups * checkpoint / 1024:.1f} TiB; deleted when the cell ends"),
+        ("checkpoint of a cell (weights, moments; fp32)", f"{checkpoint:.0f} GiB; {groups} at once {groups * checkpoint / 1024:.1f} TiB; deleted at the end"),
         ("final students kept in bf16", f"{kept:.0f} GiB each, {CELLS * kept / 1024:.1f} TiB for all: keep those of the tables"),
         ("records (run, evaluation, failures, curve)", f"{CELLS * 20 / 1024:.0f} MiB at 20 KiB a cell"),
     ]  # fmt: skip
