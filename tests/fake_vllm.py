@@ -69,6 +69,7 @@ class LLM:
         config = json.loads((Path(arguments["model"]) / "config.json").read_text())
         self.arguments, self.events, self.requests = arguments, ["start"], []
         torch.manual_seed(12345)  # as vLLM does
+        self.model_config = SimpleNamespace(max_model_len=arguments.get("max_model_len") or config["max_position_embeddings"])
         self.inner = Inner(LlamaConfig(**{k: v for k, v in config.items() if k not in ("architectures", "dtype", "model_type", "transformers_version")}))
         LLM.last = self
 

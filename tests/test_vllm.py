@@ -203,6 +203,10 @@ def test_one_model_a_process_and_what_vllm_says_when_it_does_not_start(fake: Mod
     decoder(llama(1, 16, True)).write(PROMPTS, SEEDS, LIMIT, temperature=1.0)
     with pytest.raises(ZooError, match="one model with one set of options a process"):
         decoder(llama(2, 24, False)).write(PROMPTS, SEEDS, LIMIT, temperature=1.0)
+    with pytest.raises(ZooError, match="are 67 tokens, and vLLM was started for 64"):  # it would cut answers short without a word
+        decoder(llama(1, 16, True)).write(PROMPTS, SEEDS, 62, temperature=1.0)
+    with pytest.raises(ZooError, match="token 39, and the pair's vocabulary ends at 38"):
+        decoder(llama(1, 16, True)).write([[2, 39]], SEEDS[:1], LIMIT, temperature=1.0)
     with pytest.raises(ZooError, match="prompt 1 has no tokens"):
         decoder(llama(1, 16, True)).write([[2], []], SEEDS[:2], LIMIT, temperature=1.0)
 

@@ -64,7 +64,11 @@ class VllmDecoder:
         drawn, and NaN elsewhere, as it is where it is not `scored`."""
         if empty := [row for row, prompt in enumerate(prompts) if not prompt]:
             raise ZooError(f"prompt {empty[0]} has no tokens; give it at least a beginning-of-text token")
+        if self.vocab_size is not None and (highest := max(map(max, prompts))) >= self.vocab_size:
+            raise ZooError(f"a prompt holds token {highest}, and the pair's vocabulary ends at {self.vocab_size}; vLLM reads no others, use engine: auto")
         engine = colocated(self.model, self.vocab_size, self.options)
+        if (longest := max(map(len, prompts)) + limit) > engine.room:
+            raise ZooError(f"a prompt and {limit} new tokens are {longest} tokens, and vLLM was started for {engine.room}; ask for fewer new tokens")
         engine.ready(self.model)
         wanted = engine.parameters(seeds, limit, temperature, top_p, self.stop_ids if stops is None else stops)
         answers = engine.llm.generate([{"prompt_token_ids": list(ids)} for ids in prompts], wanted, use_tqdm=False)

@@ -57,6 +57,7 @@ class Colocated:
     def __init__(self, library: Any, llm: Any, options: VllmOptions, vocab_size: int | None) -> None:
         self.library, self.llm, self.options, self.vocab_size = library, llm, options, vocab_size
         self.asleep = self.fresh = False
+        self.room = int(llm.model_config.max_model_len)
 
     def ready(self, model: Any) -> None:
         """Awake, with this model's present weights. Weights before the cache: what is not woken yet is still free."""
