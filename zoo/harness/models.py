@@ -27,6 +27,7 @@ from zoo.yamlio import load_model
 
 # Configuration fields of models whose logits are not the head's output alone (Gemma 2, Cohere, Granite).
 AFTER_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+PROMPTS_KEPT = 1 << 15
 
 
 class TaskSource(Strict):
@@ -87,6 +88,7 @@ class LoadedPair:
     untrusted_code: bool = False
     tokenizers: dict[str, Any] = field(default_factory=dict)
     split: Processes | None = None  # the processes that the models are sharded over
+    _read: dict[tuple[int, str], list[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def format_prompt(self, prompt: Prompt, context: Context | None = None, teacher: str | None = None) -> list[int]:
         """Token ids that a model reads before it writes: the prompt, in a context if one is given, in the chat format if the pair has one. They
@@ -94,10 +96,15 @@ class LoadedPair:
         tokenizer = self.tokenizer if teacher is None else self.tokenizers[teacher]
         text = prompt.text if context is None else self._arranged(prompt, context)
         text += self.spec.prompt_suffix
-        if self.spec.chat:
-            message = [{"role": "user", "content": text}]
-            text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        return list(tokenizer.encode(text, add_special_tokens=not self.spec.chat))
+        key = (id(tokenizer), text)
+        if key not in self._read:  # a chat template takes about a millisecond, and a prompt is read by several models and in every epoch
+            if len(self._read) >= PROMPTS_KEPT:
+                self._read.clear()
+            shown = text
+            if self.spec.chat:
+                shown = tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
+            self._read[key] = list(tokenizer.encode(shown, add_special_tokens=not self.spec.chat))
+        return list(self._read[key])
 
     def _arranged(self, prompt: Prompt, context: Context) -> str:
         """The prompt in the pair's template; plain where a part made during the run has nothing to show."""
