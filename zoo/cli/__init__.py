@@ -7,6 +7,7 @@ import typer
 from zoo.cli.common import Commands
 from zoo.cli.comparisons import register as register_comparisons
 from zoo.cli.entries import register as register_entries
+from zoo.cli.export import register as register_export
 from zoo.cli.lab import register as register_lab
 from zoo.cli.pairs import register as register_pairs
 from zoo.cli.preflight import register as register_preflight
@@ -34,7 +35,7 @@ app = typer.Typer(
 )
 for register in (
     register_entries, register_comparisons, register_run, register_results, register_lab, register_statistics, register_pairs, register_tune, register_provoke,
-    register_preflight,
+    register_preflight, register_export,
 ):  # fmt: skip
     register(app)
 

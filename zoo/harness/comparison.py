@@ -16,7 +16,7 @@ from zoo.yamlio import load_model
 
 HARMLESS = {
     "micro_tokens", "chunk_tokens", "checkpoint_every", "decode_batch", "engine", "vllm_memory", "vllm_sleep", "leakage_every", "diagnose_every",
-    "evaluate_every",
+    "evaluate_every", "keep_weights",
 }  # fmt: skip
 DIAGNOSE_EVERY = 10  # iterations; what it costs is measured in docs/logs.md
 VLLM_MEMORY = 0.4
@@ -36,7 +36,8 @@ class Settings(Strict):
     `auto` decodes natively what can be; `vllm` lets vLLM write what it can, in `vllm_memory` of the GPU and with noise of its own, so it is part
     of a run's key (see `zoo.harness.writers`). Every `leakage_every` iterations (0: never) a control tells what scorers take from their contexts
     (see `zoo.harness.leakage`). Every `diagnose_every` iterations (0: never) a few sequences are logged token by token (docs/logs.md), every
-    `evaluate_every` steps (0: never) the greedy accuracy on `validation_prompts` prompts."""
+    `evaluate_every` steps (0: never) the greedy accuracy on `validation_prompts` prompts. `keep_weights` leaves each cell's final student
+    below results/weights, for `zoo export`."""
 
     rollouts_per_step: Positive
     max_new_tokens: Positive
@@ -56,6 +57,7 @@ class Settings(Strict):
     leakage_every: int = Field(0, ge=0, exclude_if=operator.not_)
     diagnose_every: int = Field(DIAGNOSE_EVERY, ge=0, exclude_if=partial(operator.eq, DIAGNOSE_EVERY))
     evaluate_every: int = Field(0, ge=0, exclude_if=operator.not_)
+    keep_weights: bool = Field(False, exclude_if=operator.not_)
 
 
 class Override(Strict):

@@ -24,6 +24,7 @@ from zoo.harness.checkpoint import restore, save
 from zoo.harness.comparison import Comparison
 from zoo.harness.diagnose_records import write_diagnoses
 from zoo.harness.evaluate import evaluate, lm_eval_version
+from zoo.harness.keep import keep_weights
 from zoo.harness.models import LoadedPair, load_pair, load_pair_spec
 from zoo.harness.parallel import Processes, start_processes
 from zoo.harness.plan import DONE, Cell, Place, ended, make_plan, trains
@@ -192,6 +193,8 @@ def _finish(session: Session, cell: Cell, work: Path, trainer: Trainer | None, s
     remove_torn(folder)
     evaluation: dict[str, float] = {"seconds": 0.0, "tokens": 0}
     if status == "success":
+        if trainer is not None and session.comparison.settings.keep_weights:
+            keep_weights(session, cell, uuid, session.pair.student)
         session.listener.evaluating(cell.method, cell.seed)
         status, failure = _tried(partial(_evaluate, session, cell, uuid, folder, evaluation))
     _tried(partial(write_logs, session, cell, uuid, trainer, failure))
