@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -68,15 +69,35 @@ def relatives(entry: MethodEntry, registry: Mapping[str, MethodEntry]) -> list[R
     """The entries that differ in one component or in none; where there is no such entry, the few that differ least."""
     if not entry.objective:
         return []
-    found = [Relative(other.id, changes(entry, other)) for other in registry.values() if other.objective and other.id != entry.id]
+    found: list[Relative] = []
+    bound = math.inf
+    for other in registry.values():
+        if not other.objective or other.id == entry.id:
+            continue
+        near = _within(_body(entry), _body(other), bound)
+        if near is not None:
+            found.append(Relative(other.id, near))
+        if len(found) >= NEAREST:
+            bound = max(1, sorted(relative.distance for relative in found)[NEAREST - 1])
     found.sort(key=lambda relative: (relative.distance, relative.id))
     return [relative for relative in found if relative.distance <= 1] or found[:NEAREST]
+
+
+def _within(first: Mapping[str, Any], second: Mapping[str, Any], bound: float) -> tuple[Change, ...] | None:
+    """The changes between two bodies, or None as soon as they are more than `bound`: most entries are far from each other."""
+    made, total = [], 0
+    for change in _differences(first, second, ""):
+        made.append(change)
+        total += change.size
+        if total > bound:
+            return None
+    return tuple(made)
 
 
 def _differences(a: Any, b: Any, path: str) -> Iterator[Change]:
     if a == b:
         return
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
+    if isinstance(a, dict) and isinstance(b, dict):
         tag = _tag(a)
         if tag is not None and (_tag(b) != tag or a[tag] != b[tag]):
             yield Change(path, _shown(a), _shown(b), max(_size(a), _size(b)))
@@ -88,7 +109,7 @@ def _differences(a: Any, b: Any, path: str) -> Iterator[Change]:
                 continue
             if _holds_parts(one) or _holds_parts(other):
                 yield from _differences(one, other, inner)
-            elif isinstance(one, Mapping) and isinstance(other, Mapping):
+            elif isinstance(one, dict) and isinstance(other, dict):
                 settings += [(f"{key}.{name}", one.get(name), other.get(name)) for name in {**one, **other} if one.get(name) != other.get(name)]
             else:
                 settings.append((key, one, other))
@@ -103,7 +124,7 @@ def _differences(a: Any, b: Any, path: str) -> Iterator[Change]:
 
 def _in_lists(a: list[Any], b: list[Any], path: str) -> Iterator[Change]:
     """Items that are alike stay out; the others are compared in pairs, and what has no partner was added or left out."""
-    first, second = ([json.dumps(item, sort_keys=True) for item in items] for items in (a, b))
+    first, second = ([_written(item) for item in items] for items in (a, b))
     for operation, i, i_end, j, j_end in SequenceMatcher(None, first, second, autojunk=False).get_opcodes():
         if operation == "equal":
             continue
@@ -113,32 +134,56 @@ def _in_lists(a: list[Any], b: list[Any], path: str) -> Iterator[Change]:
             yield from _differences(one, other, f"{path}[{(i if one is not None else j) + offset}]")
 
 
+_WRITTEN: dict[int, tuple[Any, str]] = {}
+
+
+def _written(item: Any) -> str:
+    """The item as text. A component of an entry's body is written once; keeping it keeps its identity its own, as with `_BODIES`."""
+    if not isinstance(item, dict):
+        return json.dumps(item, sort_keys=True)
+    if id(item) not in _WRITTEN:
+        _WRITTEN[id(item)] = (item, json.dumps(item, sort_keys=True))
+    return _WRITTEN[id(item)][1]
+
+
 def _tag(value: Mapping[str, Any]) -> str | None:
     return next((tag for tag in TAGS if isinstance(value.get(tag), str)), None)
 
 
 def _holds_parts(value: Any) -> bool:
     """Whether components lie in it, so that each of them counts."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return _tag(value) is not None or any(_holds_parts(inner) for inner in value.values())
     return isinstance(value, list) and any(_holds_parts(inner) for inner in value)
 
 
 def _size(value: Any) -> int:
     """1 for a component, and all components of a term."""
-    if not (isinstance(value, Mapping) and isinstance(value.get("term"), str)):
+    if not (isinstance(value, dict) and isinstance(value.get("term"), str)):
         return 1
     return _parts(value)
 
 
+_COUNTED: dict[int, tuple[Any, int]] = {}
+
+
 def _parts(value: Any) -> int:
-    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    return sum(_parts(item) for item in inner) + (isinstance(value, Mapping) and _tag(value) is not None)
+    """How many components lie in it, itself included; counted once for each term."""
+    if not (isinstance(value, dict) and "term" in value):
+        return _count(value)
+    if id(value) not in _COUNTED:
+        _COUNTED[id(value)] = (value, _count(value))
+    return _COUNTED[id(value)][1]
+
+
+def _count(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(_parts(item) for item in inner) + (isinstance(value, dict) and _tag(value) is not None)
 
 
 def _shown(value: Any) -> str:
     """A component by its kind, anything else as it is."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         tag = _tag(value)
         return str(value[tag]) if tag else json.dumps(value)
     if value is None or value == []:
