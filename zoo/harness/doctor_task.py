@@ -38,13 +38,14 @@ class TaskChanges(Strict):
     `lengths`: prompts are lists of these lengths in these proportions (`{"1": 0.9, "20": 0.1}`), longer than the task's own if need be, in
     these `splits`. `reads`: regular
     expressions and what to read in their place, before an answer is checked, so that a style of writing does not count as a mistake. `swapped`: part
-    of the answers written differently, so that it does.
+    of the answers written differently, so that it does. `checks`: a check that stands in for another (`{answer: exact}`).
     """
 
     lengths: dict[str, Annotated[float, Field(gt=0)]] = {}
     splits: tuple[Literal["train", "valid"], ...] = ("train", "valid")
     reads: tuple[tuple[str, str], ...] = ()
     swapped: Swapped | None = None
+    checks: dict[str, str] = {}
 
     @field_validator("lengths")
     @classmethod
@@ -87,6 +88,7 @@ class DoctoredTask:
         """The task's verdict on the answer as it is read."""
         for pattern, said in self._changes.reads:
             text = re.sub(pattern, said, text)
+        check = self._changes.checks.get(check, check)
         return float(self._task.verify(check, self._changes.swapped(text) if self._changes.swapped else text, prompt))
 
 

@@ -18,7 +18,7 @@ from zoo.harness.train import Trainer
 
 
 class Watch:
-    """The probes of one run: all of them at its start and its end, the cheap ones at `looks` even parts of it in between."""
+    """The probes of one run: all of them at its start, the cheap ones also at `looks` even parts of it and at its end."""
 
     def __init__(self, trainer: Trainer, names: Sequence[str], looks: int, sizes: Sizes) -> None:
         self.trainer, self.names, self.looks, self.sizes = trainer, tuple(names), looks, sizes
@@ -42,14 +42,13 @@ class Watch:
     def after_iteration(self) -> None:
         """The cheap probes, where another part of the run is over."""
         part = int(self.trainer.progress * (self.looks + 1))
-        if self.taken_part < part <= self.looks:
+        if self._taken < part <= self.looks:
             self._taken = part
-            self.look([name for name in self.names if name in CHEAP])
+            self.last()
 
-    @property
-    def taken_part(self) -> int:
-        """The last part of the run that has been looked at."""
-        return self._taken
+    def last(self) -> None:
+        """The cheap probes."""
+        self.look([name for name in self.names if name in CHEAP])
 
     def frames(self) -> dict[str, pd.DataFrame]:
         """Each probe's looks, in order."""

@@ -159,7 +159,8 @@ def trained(cell: Cell) -> tuple[RunLogs, dict[str, Any]]:
             trainer.train(lambda row: None, watch.after_iteration)
         except Diverged as failure:
             status, error = "diverged", without_paths(first_line(failure))
-        watch.look(arm.probes if status == "success" else ())
+        if status == "success":
+            watch.last()
         logs = logs_of(trainer, cell.name, kept, watch)
     finally:
         kept.drop()

@@ -26,7 +26,7 @@ from zoo.yamlio import load_model, read_yaml
 ARMS = ("provocation", "control")
 # What every arm runs with unless it says otherwise.
 SETTINGS: dict[str, Any] = {
-    "rollouts_per_step": 32, "max_new_tokens": 40, "learning_rate": 5.0e-4, "clip_norm": 1.0, "validation_prompts": 128, "evaluate_every": 5,
+    "rollouts_per_step": 32, "max_new_tokens": 40, "learning_rate": 1.0e-4, "warmup": 0.1, "clip_norm": 1.0, "validation_prompts": 128, "evaluate_every": 5,
     "diagnose_every": 2,
 }  # fmt: skip
 # What an inline method need not say: nobody has published it.
@@ -61,8 +61,8 @@ class Doctor(Strict):
 
 class Arm(Strict):
     """One side of a provocation. `method` is an entry's body, or `of: ID` with the keys that replace that entry's; `refused` says why a rule of
-    compatibility is set aside, where the failure is one that the registry refuses by name. `probes` (`zoo.failures.probes`) are taken at the start and at
-    the end, the cheap ones also at `looks` places between; `sizes` makes them smaller."""
+    compatibility is set aside, where the failure is one that the registry refuses by name. `probes` (`zoo.failures.probes`) are taken at the start,
+    the cheap ones also at `looks` places between and at the end; `sizes` makes them smaller."""
 
     summary: str = Field(min_length=1)
     pair: str = "micro"
