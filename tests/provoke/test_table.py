@@ -108,7 +108,7 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_broken_record_is_named(tmp_path: Path) -> None:
     put(tmp_path, "control", 0, {"FM01": ["purple", None, None, ""]})
-    with pytest.raises(ZooError, match="provocation.json"):
+    with pytest.raises(ZooError, match="fm01-control"):
         load_toys(tmp_path)
 
 

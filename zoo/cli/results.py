@@ -39,10 +39,10 @@ def tables(
         raise typer.BadParameter("looks at all comparisons; leave COMPARISON out", param_hint="--check")
     if not check:
         files = build_tables(records, out, None if comparison is None else comparison_id(comparison))
-        files += write_files(out, _beside()) if comparison is None else []
+        files += write_files(out, _beside(records)) if comparison is None else []
         print_json({"files": [str(file) for file in files]}) if as_json else typer.echo("\n".join(map(str, files)))
         return
-    problems = check_tables(records, out, _beside() if any((out / name).exists() for name in ("estimators.md", "survey_a_tree.md")) else None)
+    problems = check_tables(records, out, _beside(records) if any((out / name).exists() for name in ("estimators.md", "survey_a_tree.md")) else None)
     if as_json:
         print_json({"problems": problems})
         raise typer.Exit(1 if problems else 0)
@@ -51,13 +51,14 @@ def tables(
     typer.echo(f"{out} is what {records} gives")
 
 
-def _beside() -> dict[str, bytes]:
-    """The tables that no record makes: the lab's, and the surveys' from the registry."""
+def _beside(records: Path) -> dict[str, bytes]:
+    """The tables that stand by themselves: the lab's, the surveys' from the registry, and the detectors' from the records of provocations."""
     import zoo
     from zoo.lab.tables import lab_files
+    from zoo.provoke.table import detection_files
     from zoo.survey_tables import survey_files
 
-    return {**lab_files(), **survey_files(zoo.load_registry())}
+    return {**lab_files(), **survey_files(zoo.load_registry()), **detection_files(records)}
 
 
 def trace(
