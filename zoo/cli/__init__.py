@@ -14,6 +14,7 @@ from zoo.cli.preflight import register as register_preflight
 from zoo.cli.provoke import register as register_provoke
 from zoo.cli.results import register as register_results
 from zoo.cli.run import register as register_run
+from zoo.cli.site import register as register_site
 from zoo.cli.statistics import register as register_statistics
 from zoo.cli.tune import register as register_tune
 
@@ -35,7 +36,7 @@ app = typer.Typer(
 )
 for register in (
     register_entries, register_comparisons, register_run, register_results, register_lab, register_statistics, register_pairs, register_tune, register_provoke,
-    register_preflight, register_export,
+    register_preflight, register_export, register_site,
 ):  # fmt: skip
     register(app)
 

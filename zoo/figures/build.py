@@ -17,6 +17,7 @@ from zoo.figures.maps import draw_failures, draw_improvement, failure_data, impr
 from zoo.figures.points import draw_pareto, draw_profiles, draw_taxonomy, pareto_data, profile_data, taxonomy_data
 from zoo.figures.style import saved
 
+FOLDER = "figures"  # of a comparison, beside its tables
 SIDECAR = "figures.json"
 FORMS = ("svg", "pdf")
 

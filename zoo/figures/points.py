@@ -129,9 +129,9 @@ def _place_names(axes: Axes, points: Sequence[Mapping[str, Any]], cost: str, bes
 
 
 def profile_data(board: Board) -> dict[str, Any] | None:
-    """For each method the share of its runs (seeds × tasks) above a score, over a grid of scores; None below two methods."""
+    """For each method the share of its runs (seeds × tasks) above a score, over a grid of scores; None below two methods or two runs each."""
     runs = {method: board.runs[method] for method in board.trained if board.runs[method]}
-    if len(runs) < 2:
+    if len(runs) < 2 or max(map(len, runs.values())) < 2:
         return None
     values = [value for mine in runs.values() for value in mine]
     low, high = min(values), max(values)
