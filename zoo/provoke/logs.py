@@ -63,7 +63,7 @@ class Kept:
         trainer.diagnosis.keep(Path(self._place.name))
 
     def table(self, name: str) -> pd.DataFrame:
-        """`rollouts` or `tokens`."""
+        """`rollouts`, `tokens` or `fixed`."""
         found = read_shards(Path(self._place.name), name)
         return pd.DataFrame() if found is None else found.to_pandas()
 
@@ -74,9 +74,10 @@ class Kept:
 
 def logs_of(trainer: Trainer, name: str, kept: Kept, watch: Watch) -> RunLogs:
     """Everything that the detectors read."""
-    steps = pd.DataFrame(trainer.rows)
+    steps, fixed = pd.DataFrame(trainer.rows), kept.table("fixed")
+    probes = {**watch.frames(), **({} if fixed.empty else {"fixed": fixed})}
     return RunLogs(
-        steps=steps, rollouts=kept.table("rollouts"), tokens=kept.table("tokens"), curve=curve_of(steps), probes=watch.frames(), info=info_of(trainer, name)
+        steps=steps, rollouts=kept.table("rollouts"), tokens=kept.table("tokens"), curve=curve_of(steps), probes=probes, info=info_of(trainer, name)
     )
 
 

@@ -21,7 +21,7 @@ from zoo.failures.probes.scene import Sizes
 from zoo.harness.cell import make_trainer
 from zoo.harness.doctor import install
 from zoo.harness.doctor_lessons import teach
-from zoo.harness.doctor_task import DoctoredTask
+from zoo.harness.doctor_task import DoctoredTask, TaskChanges
 from zoo.harness.models import LoadedPair, load_pair, load_pair_spec
 from zoo.harness.parallel import Processes
 from zoo.harness.plan import Place, weights_digest
@@ -216,7 +216,8 @@ def operate(pair: LoadedPair, doctor: Doctor) -> None:
             if name == "student":
                 pair.stop_ids = tuple(vocabulary[token] for token in changes.stops)
     pair.spec = pair.spec.model_copy(update={"contexts": {**pair.spec.contexts, **doctor.contexts}})
-    pair.task = DoctoredTask(pair.task, doctor.task)  # type: ignore[assignment]
+    if doctor.task != TaskChanges():
+        pair.task = DoctoredTask(pair.task, doctor.task)  # type: ignore[assignment]
 
 
 def _refuse_misfit(entry: Any, pair: LoadedPair, cell: Cell) -> None:
