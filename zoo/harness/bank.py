@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -100,10 +100,9 @@ class Bank:
         """While it lasts nobody moves weights, so that what products read of heads is made once."""
         return nullcontext() if self.heads is None else self.heads
 
-    def passed(self, scorer: str, passes: int, learns: bool = False) -> None:
-        """So many micro-batches have gone through a scorer's model; a sharded one waits here until all processes have had as many."""
-        if self.in_step is not None:
-            self.in_step.fill(self.models[self.keys[scorer].weights], passes, learns)
+    def level(self, scorer: str, groups: Sequence[list[int]], learns: bool = False) -> Iterable[list[int]]:
+        """The micro-batches that go through a scorer's model, with gradient if it `learns`. One that is sharded is passed equally often by all processes."""
+        return groups if self.in_step is None else self.in_step.level(self.models[self.keys[scorer].weights], groups, learns)
 
     def hidden(self, scorer: str, rollout: Rollout) -> Tensor:
         """Last hidden states (N, H) at the positions that predict the supervised tokens, in the order of the flattened mask; the states of

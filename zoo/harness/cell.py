@@ -30,7 +30,7 @@ from zoo.harness.remembered import Remembered
 from zoo.harness.replay import buffer_for
 from zoo.harness.routes import with_specialists
 from zoo.harness.scoring import bank_for
-from zoo.harness.sharding import refuse as refuse_sharded
+from zoo.harness.sharding import servable
 from zoo.harness.state import Measured, lineage_copies
 from zoo.harness.train import Trainer
 from zoo.harness.trust_region import TrustRegionMover
@@ -40,11 +40,11 @@ from zoo.harness.votes import with_votes
 
 def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: LoadedPair, processes: Processes) -> Trainer:
     """A cell at its first step: the student at its initial weights, nothing spent."""
+    if pair.split is not None:
+        comparison = servable(entry, comparison)
     entry, settings, student = with_specialists(entry, pair.teachers), comparison.settings, pair.reset_student()
     if (adapter := getattr(entry.update, "adapter", None)) is not None:
         attach(student, adapter, comparison.id, seed)
-    if pair.split is not None:
-        refuse_sharded(entry)
     student.eval()  # no dropout in any model; gradients flow all the same
     bank = bank_for(entry, pair, micro_tokens=settings.micro_tokens, chunk_tokens=settings.chunk_tokens)
     critics = {**make_critics(entry, bank), **make_bridges(entry, bank, (comparison.id, seed)), **make_carriers(entry, bank, (comparison.id, seed))}

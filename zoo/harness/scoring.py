@@ -139,14 +139,12 @@ def states_of(bank: Bank, name: str, shown: Supervised, rollout: Rollout, asked:
     """One scorer's states of the supervised tokens, (N, H): of the sequences `asked` for, 0 elsewhere. `shown` is `rollout`, perhaps in the
     scorer's own tokens. What another model reads is counted."""
     found_NH: Tensor | None = None
-    groups = micro_batches(shown.rollout, bank.micro_tokens, bank.prompts(name, rollout), asked)
-    for group in groups:
+    for group in bank.level(name, micro_batches(shown.rollout, bank.micro_tokens, bank.prompts(name, rollout), asked)):
         with bank.precision():
             states_NH = bank.hidden(name, shown.rollout.rows(group))
         if found_NH is None:
             found_NH = states_NH.new_zeros(len(shown.place_N), states_NH.shape[-1])
         found_NH[sent(shown.rows_of(group), states_NH.device)] = states_NH
-    bank.passed(name, len(groups))
     bank.charge(name, sum(shown.count_B[i] for i in asked))
     return torch.zeros(len(shown.place_N), bank.width(name), device=bank.device) if found_NH is None else found_NH
 
@@ -246,8 +244,7 @@ def backward(method: Method, bank: Bank, scored: Scored, parts: Sequence[Prepare
     totals = [torch.zeros((), device=bank.device) for _ in parts]
     count = scored.context.total(rollout.mask_BT.sum()).clamp(min=1)
     with bank.still():
-        groups = micro_batches(shown.rollout, bank.micro_tokens)
-        for group in groups:
+        for group in bank.level("student", micro_batches(shown.rollout, bank.micro_tokens), learns=True):
             with bank.precision():
                 hidden_NH = bank.hidden("student", shown.rollout.rows(group))
             row_N = shown.rows_of(group)
@@ -263,7 +260,6 @@ def backward(method: Method, bank: Bank, scored: Scored, parts: Sequence[Prepare
                 totals = [total + share for total, share in zip(totals, shares, strict=True)]
             if leaf_NH.grad is not None:
                 hidden_NH.backward(leaf_NH.grad)
-        bank.passed("student", len(groups), learns=True)
     return totals
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,11 +40,6 @@ def wanted(comparison: Comparison, processes: Processes) -> bool:
     if launched and os.environ.get("FSDP_VERSION", "1") != "2":
         raise ZooError("accelerate launch --use_fsdp means FSDP1 here, which is not supported; add --fsdp_version 2")
     return processes.count > 1 and (launched or comparison.settings.sharding == "fsdp2")
-
-
-def plain_settings(comparison: Comparison) -> Comparison:
-    """The comparison without the looks into a run that single processes take by themselves, which a sharded model can't serve."""
-    return comparison.model_copy(update={"settings": comparison.settings.model_copy(update={"diagnose_every": 0, "leakage_every": 0})})
 
 
 def shard(model: Any, processes: Processes) -> Any:
@@ -161,22 +156,28 @@ class InStep:
 
     processes: Processes
 
-    def fill(self, model: Any, passes: int, learns: bool) -> None:
-        """After `passes` of this process's own, with gradient if it `learns`."""
-        if not is_sharded(model):
-            return
-        for _ in range(self.processes.largest(passes) - passes):
+    def level(self, model: Any, groups: Sequence[list[int]], learns: bool) -> Iterator[list[int]]:
+        """This process's micro-batches, each to be passed through the model, with gradient if it `learns`; the passes that it has fewer than others
+        follow the last one."""
+        missing = self.processes.largest(len(groups)) - len(groups) if is_sharded(model) else 0
+        yield from groups
+        for _ in range(missing):
             token_11 = torch.zeros(1, 1, dtype=torch.long, device=self.processes.device)
             states = model.base_model(input_ids=token_11, use_cache=False).last_hidden_state
             if learns:
                 states.backward(torch.zeros_like(states))
 
 
-def refuse(entry: MethodEntry) -> None:
-    """Raise ZooError for a method that needs more of its models than scoring, a student that writes, and plain steps."""
+def servable(entry: MethodEntry, comparison: Comparison) -> Comparison:
+    """The comparison as sharded models can serve it: without the looks into a run that single processes take by themselves.
+
+    Raises:
+        ZooError: the method needs more of its models than scoring, a student that writes, and plain steps.
+    """
     found = next(_obstacles(entry), None)
     if found is not None:
         raise ZooError(f"method '{entry.id}' cannot run with sharding: fsdp2: {found}; use sharding: none")
+    return comparison.model_copy(update={"settings": comparison.settings.model_copy(update={"diagnose_every": 0, "leakage_every": 0})})
 
 
 def _obstacles(entry: MethodEntry) -> Iterator[str]:
