@@ -7,16 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from zoo.components.base import Strict
 from zoo.errors import suggest
+from zoo.failures.probes.names import NAMES as PROBES
 from zoo.paths import declared
 from zoo.yamlio import load_model
 
 HARMLESS = {
     "micro_tokens", "chunk_tokens", "checkpoint_every", "decode_batch", "engine", "vllm_memory", "vllm_sleep", "leakage_every", "diagnose_every",
-    "evaluate_every", "keep_weights",
+    "evaluate_every", "keep_weights", "sharding", "probes",
 }  # fmt: skip
 DIAGNOSE_EVERY = 10  # iterations; what it costs is measured in docs/logs.md
 VLLM_MEMORY = 0.4
@@ -32,11 +33,13 @@ class Budget(Strict):
 
 class Settings(Strict):
     """How every method is trained. Everything here affects results except `micro_tokens`, `chunk_tokens`, `engine` (to rounding),
-    `vllm_memory` and `vllm_sleep` (to rounding), `checkpoint_every`, `leakage_every`, `diagnose_every` and `evaluate_every`. `engine: reference` decodes everything step by step;
-    `auto` decodes natively what can be; `vllm` lets vLLM write what it can, in `vllm_memory` of the GPU and with noise of its own, so it is part
-    of a run's key (see `zoo.harness.writers`). Every `leakage_every` iterations (0: never) a control tells what scorers take from their contexts
-    (see `zoo.harness.leakage`). Every `diagnose_every` iterations (0: never) a few sequences are logged token by token (docs/logs.md), every
-    `evaluate_every` steps (0: never) the greedy accuracy on `validation_prompts` prompts. `keep_weights` leaves each cell's final student
+    `vllm_memory` and `vllm_sleep` (to rounding), `checkpoint_every`, `leakage_every`, `diagnose_every`, `evaluate_every` and `sharding`. `engine: reference`
+    decodes everything step by step; `auto` decodes natively what can be; `vllm` lets vLLM write what it can, in `vllm_memory` of the GPU and with
+    noise of its own, so it is part of a run's key (see `zoo.harness.writers`). Every `leakage_every` iterations (0: never) a control tells what
+    scorers take from their contexts (see `zoo.harness.leakage`). Every `diagnose_every` iterations (0: never) a few sequences are logged token by token
+    (docs/logs.md), every `evaluate_every` steps (0: never) the greedy accuracy on `validation_prompts` prompts. `probes` are measured at the start and
+    the end of each run, cheap ones at its evaluations as well (docs/preflight.md). `sharding: fsdp2` splits the
+    models over the processes of `accelerate launch` (to rounding; see `zoo.harness.sharding`). `keep_weights` leaves each cell's final student
     below results/weights, for `zoo export`."""
 
     rollouts_per_step: Positive
@@ -57,7 +60,18 @@ class Settings(Strict):
     leakage_every: int = Field(0, ge=0, exclude_if=operator.not_)
     diagnose_every: int = Field(DIAGNOSE_EVERY, ge=0, exclude_if=partial(operator.eq, DIAGNOSE_EVERY))
     evaluate_every: int = Field(0, ge=0, exclude_if=operator.not_)
+    probes: tuple[str, ...] = Field((), exclude_if=operator.not_)
     keep_weights: bool = Field(False, exclude_if=operator.not_)
+    sharding: Literal["none", "fsdp2"] = Field("none", exclude_if=partial(operator.eq, "none"))
+
+
+    @field_validator("probes")
+    @classmethod
+    def _probes_exist(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in PROBES:
+                raise ValueError(f"'{name}' is no probe{suggest(name, PROBES)}")
+        return tuple(dict.fromkeys(value))
 
 
 class Override(Strict):

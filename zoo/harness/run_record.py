@@ -87,10 +87,11 @@ def log_folder(session: Session, cell: Cell) -> Path:
 
 
 def write_logs(session: Session, cell: Cell, uuid: str, trainer: Trainer | None, failure: BaseException | None) -> None:
-    """What is kept beside the records and never committed: one row a step, and the traceback of a failure."""
+    """What is kept beside the records and never committed: one row a step, probes, and the traceback of a failure."""
     folder = log_folder(session, cell)
     folder.mkdir(parents=True, exist_ok=True)
     if trainer is not None and trainer.rows:
         pd.DataFrame(trainer.rows).to_parquet(folder / f"{uuid}-steps.parquet")
+        trainer.looks.write(folder, uuid)
     if failure is not None:
         (folder / f"{uuid}-failure.txt").write_text("".join(traceback.format_exception(failure)), encoding="utf-8")

@@ -14,6 +14,7 @@ from torch import nn
 from zoo.components.rollouts import Corpus, Dataset, Stream, Student, in_order
 from zoo.entry import MethodEntry
 from zoo.errors import ZooError
+from zoo.failures.probes.looking import Looks
 from zoo.harness.accounts import Accounts
 from zoo.harness.comparison import Comparison
 from zoo.harness.diagnose import Diagnosis
@@ -62,6 +63,7 @@ class Trainer:
     drawn: Drawn = field(init=False)
     accounts: Accounts = field(init=False)
     diagnosis: Diagnosis = field(init=False)
+    looks: Looks = field(init=False)
     pull: Pull | None = None
     spent: Spent = field(default_factory=Spent)
     phases: Phases = field(default_factory=Phases)
@@ -69,7 +71,7 @@ class Trainer:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.diagnosis = Diagnosis(self)
+        self.diagnosis, self.looks = Diagnosis(self), Looks(self)
 
     @property
     def progress(self) -> float:
@@ -87,13 +89,16 @@ class Trainer:
         Raises:
             Diverged: a loss or gradient is not finite.
         """
+        self.looks.start()
         while not self.done:
             for row in self.iterate():
                 self.rows.append(row)
                 report(row)
             self.iteration += 1
             self.diagnosis.flush()
+            self.looks.after_iteration()
             after_iteration()
+        self.looks.end()
 
     def iterate(self) -> Iterator[dict[str, Any]]:
         """Write one batch of every stream, then take all the steps that the entry takes on it."""

@@ -27,8 +27,8 @@ PROBES: Mapping[str, Callable[[Scene], pd.DataFrame]] = {
 }  # fmt: skip
 
 
-def measure(scene: Scene, names: Sequence[str]) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
-    """The frames of the probes that can be taken here, and of the others why not."""
+def measure(scene: Scene, names: Sequence[str], strict: bool = True) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+    """The frames of the probes that can be taken here, and of the others why not; unless `strict`, an error in a probe is such a reason."""
     frames, reasons = {}, {}
     with undisturbed(scene):
         for name in names:
@@ -36,6 +36,10 @@ def measure(scene: Scene, names: Sequence[str]) -> tuple[dict[str, pd.DataFrame]
                 frames[name] = PROBES[name](scene)
             except NotMeasured as reason:
                 reasons[name] = str(reason)
+            except Exception as error:
+                if strict:
+                    raise
+                reasons[name] = f"the probe failed ({type(error).__name__}: {next(iter(str(error).splitlines()), '')})"[:200]
     return frames, reasons
 
 
@@ -57,54 +61,79 @@ def undisturbed(scene: Scene) -> Iterator[None]:
 
 @dataclass
 class Looks:
-    """The probes of one run. Every look is kept in `folder` at once, so that a run that was cut off has its first look all the same."""
+    """The probes of one run (`settings.probes`): all of them at its start and its end, the cheap ones at each of its evaluations as well. The main
+    process takes them; nothing that the run does depends on them.
 
-    names: tuple[str, ...]
+    With a folder that the run's diagnosis keeps, every look is written there at once, so that a run that was cut off has its first look all the same.
+    """
+
     trainer: Trainer
-    folder: Path
     sizes: Sizes = field(default_factory=Sizes)
-    seconds: float = 0.0
     reasons: dict[str, str] = field(default_factory=dict)
+    seen: dict[tuple[str, int], pd.DataFrame] = field(default_factory=dict, repr=False)
 
-    def look(self, every: bool = True) -> None:
-        """Take the run's probes (`every` false: only the cheap ones), unless this step has been looked at."""
-        step = self.trainer.spent.steps
-        names = [name for name in self.names if (every or name in CHEAP) and name not in self.reasons and not self._file(name, step).is_file()]
-        if not names:
+    def start(self) -> None:
+        """The look before the first step."""
+        if self.trainer.iteration == 0:
+            self.look(self.trainer.comparison.settings.probes)
+
+    def after_iteration(self) -> None:
+        """The cheap probes where the run is evaluated."""
+        settings = self.trainer.comparison.settings
+        if settings.evaluate_every and self.trainer.spent.steps % settings.evaluate_every == 0 and not self.trainer.done:
+            self.look([name for name in settings.probes if name in CHEAP])
+
+    def end(self) -> None:
+        """The look at the end of the budget."""
+        self.look(self.trainer.comparison.settings.probes)
+
+    def look(self, names: Sequence[str]) -> None:
+        """Take these probes, unless this step has been looked at."""
+        trainer, step = self.trainer, self.trainer.spent.steps
+        names = [name for name in names if name not in self.reasons and not self._known(name, step)]
+        if not names or not trainer.processes.main or trainer.pair.split is not None:
             return
         began = time.perf_counter()
-        frames, reasons = measure(self._scene(), names)
-        self.reasons |= reasons
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for name, frame in frames.items():
-            frame.insert(0, "step", step)
-            partial = self._file(name, step).with_suffix(".partial")
-            frame.to_parquet(partial)
-            partial.rename(self._file(name, step))
-        self.seconds += time.perf_counter() - began
-
-    def _file(self, name: str, step: int) -> Path:
-        return self.folder / f"{name}-{step:08d}.parquet"
-
-    def _scene(self) -> Scene:
-        trainer = self.trainer
-        return scene_of_entry(
+        scene = scene_of_entry(
             trainer.entry, trainer.bank, trainer.comparison.settings.max_new_tokens, engine=trainer.engine, progress=trainer.progress, sizes=self.sizes
         )
+        frames, reasons = measure(scene, names, strict=False)
+        self.reasons |= reasons
+        for name, frame in frames.items():
+            self._keep(name, step, frame.assign(step=step))
+        trainer.phases.add("diagnose", time.perf_counter() - began, 0)
+
+    def _known(self, name: str, step: int) -> bool:
+        file = self._file(name, step)
+        return (name, step) in self.seen or (file is not None and file.is_file())
+
+    def _keep(self, name: str, step: int, frame: pd.DataFrame) -> None:
+        self.seen[name, step] = frame
+        file = self._file(name, step)
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial = file.with_suffix(".partial")
+            frame.to_parquet(partial)
+            partial.replace(file)
+
+    def _file(self, name: str, step: int) -> Path | None:
+        folder = self.trainer.diagnosis.folder
+        return None if folder is None else folder / "probes" / f"{name}-{step:08d}.parquet"
 
     def frames(self) -> dict[str, pd.DataFrame]:
-        """Each probe's looks under one another, in order of steps."""
-        found = {}
-        for name in self.names:
-            files = sorted(self.folder.glob(f"{name}-????????.parquet"))
-            if files:
-                found[name] = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
-        return found
+        """Each probe's looks under one another, in order of steps, those of earlier parts of a resumed run among them."""
+        found = dict(self.seen)
+        folder = self.trainer.diagnosis.folder
+        for file in sorted((folder / "probes").glob("*-????????.parquet")) if folder is not None else ():
+            name, _, step = file.stem.rpartition("-")
+            found.setdefault((name, int(step)), pd.read_parquet(file))
+        names = dict.fromkeys(name for name, _ in sorted(found))
+        return {name: pd.concat([found[key] for key in sorted(found) if key[0] == name], ignore_index=True) for name in names}
 
     def write(self, folder: Path, uuid: str) -> None:
         """`<uuid>-probe-<name>.parquet` beside the other logs of the run."""
-        folder.mkdir(parents=True, exist_ok=True)
         for name, frame in self.frames().items():
+            folder.mkdir(parents=True, exist_ok=True)
             frame.to_parquet(folder / f"{uuid}-probe-{name}.parquet")
 
 
