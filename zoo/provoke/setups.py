@@ -164,13 +164,15 @@ class Healthy(Strict):
     settings: dict[str, Any] = {}
     tokens: int = Field(20_000, ge=100)
     rates: dict[str, float] = {}
+    probes: tuple[Literal[NAMES], ...] = ()  # type: ignore[valid-type]
+    looks: int = Field(3, ge=0, le=20)
 
     def arm(self, method: str) -> Arm:
         """One method's run."""
         if method not in self.methods:
             raise ZooError(f"'{method}' is not among the healthy runs{suggest(method, self.methods)}")
         settings = {**self.settings, **({"learning_rate": self.rates[method]} if method in self.rates else {})}
-        return Arm(summary=method, pair=self.pair, method={"of": method}, settings=settings, tokens=self.tokens)
+        return Arm(summary=method, pair=self.pair, method={"of": method}, settings=settings, tokens=self.tokens, probes=self.probes, looks=self.looks)
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
