@@ -94,7 +94,7 @@ class Bench:
     def start_vllm(self) -> tuple[VllmDecoder, Any, Any]:
         """vLLM, compiled and warm; the decoder, the engine under it, and one rollout of full length."""
         began = time.perf_counter()
-        options = VllmOptions(rows=self.rows, cache_bytes=CACHE)
+        options = VllmOptions(memory=0.1, rows=self.rows, cache_bytes=CACHE)
         decoder = VllmDecoder(self.model, pad_id=0, stop_ids=[self.tokenizer.eos_token_id], options=options)
         decoder.write(self.prompts, list(range(self.rows)), 8, temperature=1.0, stops=[])
         engine = colocated(self.model, None, options)
