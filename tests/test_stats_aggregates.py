@@ -190,3 +190,22 @@ def test_the_difference_of_a_contrast_is_paired_and_over_its_pairs() -> None:
     assert contrast_difference(contrast, {name: score[name] for name in "ab"}) == stats.paired_interval(score["b"], score["a"])
     with pytest.raises(ValueError, match="no pair has scores"):
         contrast_difference(contrast, {"a": score["a"]})
+
+
+def test_an_interval_for_tau_by_hand_and_where_there_is_none() -> None:
+    """Ten methods, tau 0.5: atanh 0.5 = 0.549306, half width 1.959964 sqrt(0.437 / 6) = 0.528949."""
+    low, high = stats.tau_interval(0.5, 10) or (0.0, 0.0)
+    assert (low, high) == pytest.approx((np.tanh(0.549306 - 0.528949), np.tanh(0.549306 + 0.528949)), abs=1e-5)
+    assert stats.tau_interval(-0.5, 10) == pytest.approx((-high, -low))
+    assert [stats.tau_interval(tau, methods) for tau, methods in ((0.5, 4), (1.0, 10), (float("nan"), 10))] == [None] * 3
+
+
+def test_the_interval_for_tau_covers_about_what_it_says() -> None:
+    """Twelve methods whose two scores are normal with correlation 0.6: tau is 2/pi arcsin 0.6."""
+    random, truth, held = np.random.default_rng(0), 2 / np.pi * np.arcsin(0.6), 0
+    for _ in range(600):
+        left = random.normal(size=12)
+        right = 0.6 * left + 0.8 * random.normal(size=12)
+        interval = stats.tau_interval(stats.kendall_tau_b(left, right), 12)
+        held += interval is not None and interval[0] <= truth <= interval[1]
+    assert 0.92 <= held / 600 <= 0.98

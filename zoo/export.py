@@ -58,7 +58,7 @@ def export(run: str, folder: Path, results: Path, registry: Mapping[str, MethodE
         if file.name != KEPT:
             shutil.copy2(file, folder / file.name)
     diagnoses = read_diagnoses(results / "records", [record])
-    card = model_card(record, records, registry.get(record.run.method), diagnoses, said)
+    card = model_card(record, records, dict(registry).get(record.run.method), diagnoses, said)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return Exported(folder, record.run.uuid, tuple(sorted(file.name for file in folder.iterdir())))
 

@@ -53,7 +53,7 @@ def build_tables(records_root: Path, out_root: Path, comparison: str | None = No
         raise ZooError(f"{records_root}: no records{f' of comparison {comparison!r}' if comparison else ''}; `zoo run` makes them")
     chosen = names if comparison is None else [comparison]
     sections = {} if comparison is None else _sections(out_root / MANIFEST)
-    known = _shipped() if registry is None else registry
+    known = dict(_shipped() if registry is None else registry)  # a Registry refuses unknown names even when asked whether it has them
     written = []
     for name in chosen:
         files, sections[name] = _comparison(records_root, name, known)

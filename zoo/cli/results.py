@@ -63,7 +63,7 @@ def _beside(records: Path) -> dict[str, bytes]:
 
 def trace(
     name: Annotated[str, typer.Argument(metavar="TABLE", help="COMPARISON for its main table, or COMPARISON/TABLE.", show_default=False)],
-    row: Annotated[str, typer.Argument(metavar="ROW", help="As printed in the first column, without footnotes.", show_default=False)],
+    row: Annotated[str, typer.Argument(metavar="ROW", help="As in the first columns, several joined by ' · '; no footnotes.", show_default=False)],
     column: Annotated[str, typer.Argument(metavar="COLUMN", help="As in the CSV's head.", show_default=False)],
     records: Annotated[Path, typer.Option(metavar="DIR", help="The records.")] = Path("results/records"),
     out: Annotated[Path, typer.Option(metavar="DIR", help="The generated files.")] = Path("paper_tables"),
