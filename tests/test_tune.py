@@ -29,6 +29,7 @@ def test_trials_differ_from_the_comparison_in_rate_seeds_and_suite_alone() -> No
     assert [trial.learning_rate("gkd") for trial in trials] == [1.0e-5, 1.5e-4, 2.0e-2]
     assert {(trial.seeds, trial.suites, trial.sweep) for trial in trials} == {((100,), ("micro-valid",), None)}
     assert {trial.budget for trial in trials} == {declared.budget}
+    assert {(trial.settings.diagnose_every, trial.settings.evaluate_every, trial.settings.probes) for trial in trials} == {(0, 0, ())}
     Comparison.model_validate(trials[1].model_dump())
 
 

@@ -71,7 +71,7 @@ def _at(comparison: Comparison, sweep: Sweep, rate: float) -> Comparison:
         "title": f"{comparison.title} (sweep, learning rate {rate:g})",
         "seeds": sweep.seeds,
         "suites": (sweep.suite,),
-        "settings": comparison.settings.model_copy(update={"learning_rate": rate}),
+        "settings": comparison.settings.model_copy(update={"learning_rate": rate, "diagnose_every": 0, "evaluate_every": 0, "probes": ()}),
         "overrides": {},
         "sweep": None,
     }
