@@ -89,9 +89,10 @@ def score_frame(records: Sequence[Record]) -> pd.DataFrame:
     measures = _measures(cell.record for cell in cells if cell.record)
     rows = [row for cell in cells for row in _rows(cell, measures, comparison)]
     title, listed = str(_newest(records).run.asked.get("title", "")), _listed(records)
+    anchors = [row for row in rows if row["method"] in ANCHORS]
     for row in rows:
         row["title"], row["listed"] = title, listed.get(row["method"], math.nan)
-        row.update(_against_anchors(row, rows))
+        row.update(_against_anchors(row, anchors))
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(NUMBERS, "float64"))
 
 

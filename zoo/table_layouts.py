@@ -104,12 +104,14 @@ def by_family(table: Table, families: Families) -> Table:
 
 
 def _body(rows: Sequence[Row], shown: Sequence[Shown]) -> Body:
-    methods = dict.fromkeys(row["method"] for row in rows)
-    return tuple(tuple(show.cell([row for row in rows if row["method"] == method]) for show in shown) for method in methods)
+    mine: dict[str, list[Row]] = {}
+    for row in rows:
+        mine.setdefault(row["method"], []).append(row)
+    return tuple(tuple(show.cell(found) for show in shown) for found in mine.values())
 
 
 def _score_columns(rows: Sequence[Row]) -> list[Shown]:
-    tasks = tasks_of(rows)
+    tasks, anchors = tasks_of(rows), [row for row in rows if row["method"] in ANCHORS]
     inside, kept = ([task for task in tasks if task.family == family] for family in ("in_distribution", "retention"))
     if not tasks:
         return [Shown(Column("status", "status"), _status_cell)]
@@ -120,10 +122,10 @@ def _score_columns(rows: Sequence[Row]) -> list[Shown]:
 
     shown = [column(task, "score", f"{task.name} ({task.family.replace('_', ' ')})", cells.score_cell) for task in tasks]
     shown += [column(task, "truncated_share", _titled("truncated", task, inside), cells.share_cell, error=False) for task in inside]
-    shown += [column(task, "gap_closed", _titled("gap closed", task, inside), lambda mine: cells.gap_cell(mine, rows)) for task in inside]
+    shown += [column(task, "gap_closed", _titled("gap closed", task, inside), lambda mine: cells.gap_cell(mine, anchors)) for task in inside]
     if len(seeds_of(rows)) >= stats.MIN_SEEDS:
-        shown.append(Shown(Column("iqm_gap_closed", "IQM gap closed"), lambda mine: cells.iqm_cell(mine, rows)))
-    shown += [column(task, "difference", _titled("Δ retention", task, kept), lambda mine: cells.difference_cell(mine, rows)) for task in kept]
+        shown.append(Shown(Column("iqm_gap_closed", "IQM gap closed"), lambda mine: cells.iqm_cell(mine, anchors)))
+    shown += [column(task, "difference", _titled("Δ retention", task, kept), lambda mine: cells.difference_cell(mine, anchors)) for task in kept]
     return shown
 
 

@@ -72,10 +72,25 @@ class Study:
         listed = {row["method"]: row["listed"] for row in self.rows if row["method"] not in ANCHORS and not math.isnan(row["listed"])}
         return next((method for method in sorted(listed, key=lambda name: (listed[name], name)) if all(self.complete(t, method) for t in self.inside)), None)
 
+    @cached_property
+    def anchors(self) -> list[Row]:
+        """The rows of the anchors."""
+        return [row for row in self.rows if row["method"] in ANCHORS]
+
+    @cached_property
+    def _by_task(self) -> dict[Task, list[Row]]:
+        return {}
+
+    def of_task(self, task: Task) -> list[Row]:
+        """The rows of a task, looked for once."""
+        if task not in self._by_task:
+            self._by_task[task] = task.of(self.rows)
+        return self._by_task[task]
+
     def complete(self, task: Task, method: str) -> list[Row]:
         """The method's rows of the task in the order of seeds, or nothing where a seed has no score, or other items than the student."""
-        found = complete_seeds(task.of(self.rows), method, self.seeds)
-        start = anchor_row("student", found[0], self.rows) if found else None
+        found = complete_seeds(self.of_task(task), method, self.seeds)
+        start = anchor_row("student", found[0], self.anchors) if found else None
         same = start is None or all(row["items"].keys() == start["items"].keys() for row in found)
         return found if same and all(row["items"].keys() == found[0]["items"].keys() for row in found) else []
 
@@ -88,12 +103,12 @@ class Study:
     def gain(self, task: Task, method: str) -> Gain | None:
         """The method's gain over the student, paired by item and, where the student was evaluated by seed, by seed; None where incomplete."""
         found = self.complete(task, method)
-        starts = [anchor_row("student", row, self.rows) for row in found]
+        starts = [anchor_row("student", row, self.anchors) for row in found]
         if not found or any(start is None for start in starts):
             return None
         order = list(starts[0]["items"]) if starts[0] else []
         gained = [[row["items"][item] - start["items"][item] for item in order] for row, start in zip(found, starts, strict=True) if start]
-        student, teacher = starts[0], anchor_row("teacher", found[0], self.rows)
+        student, teacher = starts[0], anchor_row("teacher", found[0], self.anchors)
         whole = all(not row["gap_reason"] for row in found) and teacher is not None and student is not None
         per = np.array([teacher["items"][item] - student["items"][item] for item in order]) if whole and teacher and student else None
         return Gain(np.array(gained), per, records(found, starts, [teacher] if per is not None else []))
