@@ -9,6 +9,7 @@ from itertools import combinations
 import pandas as pd
 
 from zoo import stats
+from zoo.score_frame import ANCHORS
 from zoo.table_cells import Row, gap_rows, missing, name_cell, records, signed
 from zoo.table_forms import Column, Table, TableCell, fixed
 from zoo.table_layouts import Task
@@ -144,3 +145,16 @@ def _lines(task: str, pairs: Sequence[tuple[list[Row], list[Row]]]) -> Iterator[
         difference = TableCell(f"{signed(whole.value or 0.0, 3)} ± {fixed(error, 3)}", whole.value, error, (), behind)
         bracket = TableCell(f"[{signed(interval[0], 3)}, {signed(interval[1], 3)}]" if interval else "n/a", records=behind)
         yield (*labels, difference, bracket, improvement, chance, detectable)
+
+
+def detectable(study: Study) -> tuple[str, ...]:
+    """A remark per in-distribution task: which true differences to the student these seeds and items find; none below four seeds."""
+    found = []
+    for task in study.inside:
+        gains = [gain for method in study.trained if method not in ANCHORS and (gain := study.gain(task, method)) is not None]
+        sizes = sorted(size for gain in gains if not math.isnan(size := stats.crossed_detectable(gain.gained_SI)))
+        if sizes:
+            half, every = fixed(sizes[(len(sizes) - 1) // 2], 3), fixed(sizes[-1], 3)
+            found.append(f"Detectable on {task.name} (5 % level, 80 % power): a true difference to the student of {half} for half of the methods, "
+                         f"of {every} for all; between methods: `standing`, `pairwise`.")  # fmt: skip
+    return tuple(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from zoo.table_failures import Diagnosis, failures_table, read_diagnoses
 from zoo.table_families import agreement_table, families_table
 from zoo.table_forms import Table, to_csv, to_latex, to_markdown, to_terminal
 from zoo.table_layouts import by_family, cost_table, main_table, metrics_table
-from zoo.table_standing import pairwise_table, standing_table
+from zoo.table_standing import detectable, pairwise_table, standing_table
 from zoo.table_study import Study
 
 __all__ = ["build_tables", "check_tables", "terminal_table"]
@@ -130,16 +131,17 @@ def _tables(
     scores = score_frame(records)
     order = [ANCHOR_FAMILY, *(family for family in FAMILIES if family != ANCHOR_FAMILY)]
     placed = {name: (order.index(family), family) for name, family in families(registry).items()}
-    standing = standing_table(scores)
+    standing, study, main = standing_table(scores), Study.of(scores), main_table(scores)
+    main = replace(main, remarks=(*main.remarks, *detectable(study)))
     made = {
-        "main": by_family(main_table(scores), placed),
+        "main": by_family(main, placed),
         "standing": standing and by_family(standing, placed),
         "costs": by_family(cost_table(scores), placed),
         "pairwise": pairwise_table(scores),
         "families": families_table(scores, registry),
         "contrasts": contrasts_table(scores, chosen),
         "agreement": agreement_table(scores),
-        "failures": failures_table(Study.of(scores).heading, diagnoses, registry),
+        "failures": failures_table(study.heading, diagnoses, registry),
         "published": published_table(scores, chosen, registry) if chosen else None,
         "published_orders": orders_table(scores, registry),
         "checklist": checklist_table(scores, chosen, registry, diagnoses),
