@@ -26,6 +26,7 @@ def rollout_frame(steps: int = 6, rollouts: int = 4, every: int = 10, **columns:
     """The same for whole sequences."""
     index = pd.MultiIndex.from_product([range(1, steps * every + 1, every), ["main"], range(rollouts)], names=["step", "stream", "rollout"])
     frame = index.to_frame(index=False)
+    frame["author"] = "student"
     frame["tail"] = [f"text {i}" for i in range(len(frame))]
     for name, value in columns.items():
         frame[name] = value(frame) if callable(value) else value

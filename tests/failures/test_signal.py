@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from zoo.failures import load_failure_mode
 from zoo.failures.detectors.signal import centred, effective_share, top_share
 
-from .kit import found, level, rollout_frame, token_frame
+from .kit import found, level, rollout_frame, step_frame, token_frame
 
 
 def sampled(value: Any, **changes: Any) -> Any:
@@ -69,3 +70,37 @@ def test_determined_and_unweighted_tokens_and_other_signals_do_not_count() -> No
 def test_too_little_or_nothing_is_not_measured() -> None:
     assert found("FM05", tokens=sampled(spiked(1200, 100, 100.0)).head(150)).reason == "0 measured windows, 2 are needed"
     assert found("FM05", tokens=sampled(1.0).drop(columns="kl")).reason == "tokens has no column 'kl'"
+
+
+def gradients(snr: Any = 5.0, tail: Any = 0.0, norm: Any = 1.0, count: int = 100) -> Any:
+    return step_frame(count, **{"grad_norm": norm, "snr": lambda f: np.where(f["step"] % 20 == 1, snr, np.nan), "advantage.0.main.tail": tail})
+
+
+def test_noise_spikes_and_tails() -> None:
+    limits = load_failure_mode("FM08").limits
+    assert level("FM08", steps=gradients()) == "silent"
+    assert level("FM08", steps=gradients(snr=(limits["snr.amber"] + limits["snr.red"]) / 2)) == "amber"
+    assert level("FM08", steps=gradients(snr=limits["snr.red"] - 0.01)) == "red"
+    assert level("FM08", steps=gradients(tail=limits["tail.amber"] * 1.1)) == "amber"
+    spiked = np.where(np.arange(100) % 40 == 39, 50.0, 1.0)
+    finding = found("FM08", steps=gradients(norm=spiked))
+    assert (finding.level, finding.first_step, finding.evidence["spikes"]) == ("amber", 40, 0.02)
+    assert level("FM08", steps=gradients(norm=np.where(np.arange(100) == 39, 50.0, 1.0))) == "silent"  # one in a hundred
+    once = gradients()
+    once.loc[40, "snr"] = -1.0
+    assert level("FM08", steps=once) == "silent"
+    assert level("FM08", steps=gradients().drop(columns="grad_norm")) == "not_measured"
+
+
+def negative(routed: Any, **changes: Any) -> Any:
+    return sampled(-2.0, **{"routed_k4": routed, "logp_teacher": -4.0, "logp_student": -1.0, "kl": 0.5, **changes})
+
+
+def test_routed_share_of_negative_updates() -> None:
+    assert [level("FM16", tokens=negative(share)) for share in (0.9, 0.6, 0.2)] == ["silent", "amber", "red"]
+    assert level("FM16", tokens=negative(0.2, kl=5.0)) == "not_measured"  # better than the state's average: no negative update
+    weighted = negative(lambda f: np.where(f["position"] < 25, 0.0, 1.0)).assign(value=lambda f: np.where(f["position"] < 25, -0.1, -9.0))
+    assert level("FM16", tokens=weighted) == "silent"  # the large ones arrive
+    assert level("FM16", tokens=negative(0.2, signal="loss")) == "not_measured"
+    finding = found("FM16", tokens=negative(0.2), rollouts=rollout_frame())
+    assert len(finding.examples) == 3 and finding.first_step == 11

@@ -6,6 +6,7 @@ student and of the reference teacher on them is all it costs. docs/logs.md lists
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from zoo.components.rollouts import Stream
+from zoo.components.rollouts import Dataset, Stream
 from zoo.harness.diagnose_files import Columns, forget, write_shard
 from zoo.harness.diagnose_scorers import plain_teacher, scorers_of, token_columns
 from zoo.harness.diagnose_steps import gradient_noise, signal_figures
@@ -26,17 +27,29 @@ from zoo.harness.scoring import Scored
 from zoo.method import Method, Prepared
 from zoo.seeds import seed_for, uniforms
 from zoo.statistics import TokenContext
-from zoo.tensors import Author, Rollout
+from zoo.tasks.micro import COPY_LENGTHS, MicroTask, copy_prompt, distinct, draw
+from zoo.tasks.micro_two import MicroTwoTask
+from zoo.tensors import Author, Prompt, Rollout
 
 if TYPE_CHECKING:
     from zoo.harness.train import Trainer
 
 SEQUENCES = 8  # diagnosed in one iteration, over all streams and processes
 LEAST = 2  # of each stream
-NOISE_EVERY = 2  # of the diagnosed iterations, those whose gradient is taken apart
+RETAINED = 16  # prompts of a kind that is not trained on
+TURNS = 2  # diagnosed iterations take turns: one has its gradient taken apart, the next scores the fixed solutions
+FIXED = ("position", "token", "logp_student", "logp_teacher", "entropy_student", "entropy_teacher", "kl", "kl_forward", "kl_own")
 FAR = 0.2  # from 1, of the ratios that are counted as outside
 MEANS = ("entropy_student", "entropy_teacher", "kl", "kl_forward", "kl_own", "overlap_k4", "repeats")
 Where = tuple[list[int], int]
+
+
+def fixed_prompts(task: Any) -> list[Prompt]:
+    """The first validation prompts with a solution, and those of a kind that no training prompt is of, where the task made some."""
+    found = [p for p in task.prompts("valid")[:SEQUENCES] if p.fields.get("solution")]
+    if found and isinstance(task, MicroTask | MicroTwoTask):
+        found += [copy_prompt(text) for text in distinct(draw("copy", "valid", COPY_LENGTHS, random.Random(seed_for("micro", "prompts", "copies"))), RETAINED)]
+    return found
 
 
 class Diagnosis:
@@ -108,10 +121,27 @@ class Diagnosis:
         for name, where in places.items():
             mine = [part for part in prepared if part.stream == name]
             row |= self._stream(method, name, replace(scored[name], context=contexts[name]), mine, where, max(SEQUENCES // len(places), LEAST))
-        if self.trainer.iteration // self.every % NOISE_EVERY == 0:
+        turn = self.trainer.iteration // self.every % TURNS
+        if turn == 0:
             learned = {name: scored[name] for name in places}
             row |= gradient_noise(self.trainer, method, learned, prepared, {name: numbers for name, (numbers, _) in places.items()})
+        if turn == 1 or self.trainer.iteration == 0:
+            self._fixed(method, min(places, default=""))
         return row
+
+    def _fixed(self, method: Method, stream: str) -> None:
+        """Score the given solutions of a few validation prompts, and of prompts of a kind that is not trained on where the task has some: the same ones
+        all along. The first process does it for all."""
+        prompts = fixed_prompts(self.trainer.pair.task)
+        if not prompts or not stream or not self.trainer.processes.main:
+            return
+        axes = (self.trainer.comparison.id, self.trainer.seed, "diagnose fixed")
+        given = self.trainer.engine.rollout(Dataset(), prompts, max_new_tokens=self.trainer.comparison.settings.max_new_tokens, seed_axes=axes)
+        shown = Scored(TokenContext(given.to(self.trainer.bank.device)), {})
+        found = token_columns(method, scorers_of(method, self.trainer.bank, stream, self.plain), stream, shown, (), 1.0)
+        kept = {column: found[column] for column in FIXED if column in found}
+        domains = np.array([prompt.fields.get("domain", "") for prompt in prompts], dtype=object)
+        self._keep("fixed", {"rollout": found["row"].astype(np.int32), "domain": domains[found["row"]], **kept}, stream)
 
     def _places(self, stream: Stream, rollout: Rollout) -> Where:
         """Each sequence's place in the first minibatch of the whole batch, and how many there are. Sequences out of a buffer keep their own order."""
@@ -168,7 +198,7 @@ class Diagnosis:
             now, then, wrote = (np.asarray(found[c], np.float64) for c in ("logp_student", "logp_sampled", "logp_behaviour"))
             own = (found["author"] == int(Author.STUDENT)) & np.isfinite(then)
             sums[-2, :2] = np.abs(now - then)[own].sum(), own.sum()
-            written = np.isfinite(wrote) & np.isin(found["author"], (int(Author.STUDENT), int(Author.TEACHER)))
+            written = np.isfinite(wrote) & (found["author"] == int(Author.STUDENT))
             rho = np.exp(np.clip(now - wrote, -30.0, 30.0))[written]
             sums[-1] = rho.sum(), (rho**2).sum(), len(rho), (np.abs(rho - 1.0) > FAR).sum()
         total = self.trainer.processes.total(torch.from_numpy(sums).to(self.trainer.bank.device)).cpu().numpy()

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
-TABLES = ("rollouts", "tokens")
-ORDER = {"rollouts": ["step", "stream", "rollout"], "tokens": ["step", "stream", "rollout", "position"]}
+TABLES = {"rollouts": "rollouts", "tokens": "tokens", "fixed": "probe-fixed"}  # and their files' endings
+PLACE = ["step", "stream", "rollout", "position"]
 ENDING = ".arrow"
 Columns = Mapping[str, Any]
 
@@ -45,16 +45,16 @@ def read_shards(folder: Path, table: str) -> pa.Table | None:
     if not files:
         return None
     whole = pa.concat_tables([ipc.open_file(pa.py_buffer(file.read_bytes())).read_all() for file in files], promote_options="permissive")
-    return whole.sort_by([(column, "ascending") for column in ORDER[table]])
+    return whole.sort_by([(column, "ascending") for column in PLACE if column in whole.column_names])
 
 
 def gather(folder: Path, target: Path, uuid: str) -> None:
-    """The run's tables as `<uuid>-{rollouts,tokens}.parquet` in the folder `target`, swapped in atomically."""
-    for name in TABLES:
+    """The run's tables as `<uuid>-{rollouts,tokens,probe-fixed}.parquet` in the folder `target`, swapped in atomically."""
+    for name, ending in TABLES.items():
         table = read_shards(folder, name)
         if table is None:
             continue
         target.mkdir(parents=True, exist_ok=True)
-        partial = target / f".{uuid}-{name}.partial"
+        partial = target / f".{uuid}-{ending}.partial"
         pq.write_table(table, partial, compression="zstd")
-        partial.replace(target / f"{uuid}-{name}.parquet")
+        partial.replace(target / f"{uuid}-{ending}.parquet")

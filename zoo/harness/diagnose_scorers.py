@@ -92,6 +92,7 @@ def token_columns(method: Method, scorers: Scorers, stream: str, scored: Scored,
     return {
         **_places(scored),
         **columns,
+        "support_own": np.full(len(token_N), _support(method, stream) is not None),
         "weight": np.full(len(token_N), np.nan, np.float32) if part is None else _numpy(part.scale_BT[mask_BT] / share),
         "signal": np.full(len(token_N), kind, dtype=object),
     }

@@ -54,19 +54,20 @@ def rollout_rows(pair: LoadedPair, judge: TaskJudge, context: TokenContext, numb
         marks += again
         finished = bool(rollout.finished_B[row])
         authors = torch.bincount(rollout.author_BT[row].to("cpu")[mask_BT[row]], minlength=len(Author))
+        author = Author(int(authors.argmax()))
         found.append({
-            "rollout": number, "prompt": prompt.id, "author": Author(int(authors.argmax())).name.lower(), "version": rollout.version, "length": len(ids),
-            "cut": not finished, "stop_token": ids[-1] if finished and ids else -1, **_judged(pair, text, prompt), "answer": answer_of(text),
-            "tail": text[-WINDOW:], "zlib_ratio": compression(text), "repeat_share": sum(again) / max(len(again), 1),
+            "rollout": number, "prompt": prompt.id, "author": author.name.lower(), "version": rollout.version, "length": len(ids),
+            "cut": not finished, "stop_token": ids[-1] if finished and ids else -1, "answer": answer_of(text),
+            **_judged(pair, text, prompt, author != Author.CORPUS), "tail": text[-WINDOW:], "zlib_ratio": compression(text), "repeat_share": sum(again) / max(len(again), 1),
             "marker_count": marked(text, pair.spec.task.kind),
             **{f"reward.{name}": float(value_B[row]) for name, value_B in context.rewards.items()},
         })  # fmt: skip
     return found, marks
 
 
-def _judged(pair: LoadedPair, text: str, prompt: Any) -> dict[str, float]:
-    """What the task's own checks say, whatever the method is rewarded for; NaN where it has none."""
-    checks = pair.task.checks
+def _judged(pair: LoadedPair, text: str, prompt: Any, judged: bool) -> dict[str, float]:
+    """What the task's own checks say, whatever the method is rewarded for; NaN where it has none, and of texts that answer nothing."""
+    checks = pair.task.checks if judged else ()
     named = {"correct": "answer" if "answer" in checks else next(iter(checks), None), "correct_flexible": "flexible", "parsed": "format"}
     named = {column: check if check in checks else None for column, check in named.items()}
     return {column: math.nan if check is None else float(pair.verify(check, text, prompt)) for column, check in named.items()}

@@ -67,6 +67,11 @@ class Kept:
         found = read_shards(Path(self._place.name), name)
         return pd.DataFrame() if found is None else found.to_pandas()
 
+    def probes(self) -> dict[str, pd.DataFrame]:
+        """The fixed texts, scored again and again."""
+        found = self.table("fixed")
+        return {} if found.empty else {"fixed": found}
+
     def drop(self) -> None:
         """Remove the folder."""
         self._place.cleanup()

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from zoo.failures.detecting import detector
-from zoo.failures.finding import Finding, worst
+from zoo.failures.finding import Finding, Level, worst
 from zoo.failures.levels import Limits, above, below
 from zoo.failures.logs import NotMeasured, RunLogs
 from zoo.failures.series import examples, sustained, windows
@@ -32,6 +32,12 @@ def top_share(signal: np.ndarray, part: float = 0.01) -> float:
     sizes = np.sort(np.abs(signal))[::-1]
     total = float(sizes.sum())
     return float(sizes[: max(1, round(part * len(sizes)))].sum()) / total if total > 0 else float("nan")
+
+
+def effective_means(tokens: pd.DataFrame, columns: list[str], least: int) -> pd.DataFrame:
+    """Means of columns over windows of at least so many tokens, with each window's last step."""
+    rows = [{"step": step, **{column: float(window[column].mean()) for column in columns}} for step, window in windows(tokens, least)]
+    return pd.DataFrame(rows, columns=["step", *columns])
 
 
 @detector("FM05")
@@ -63,3 +69,51 @@ def imbalanced_one_token_signal(logs: RunLogs, limits: Limits) -> Finding:
         examples=examples(logs, largest) if level in ("amber", "red") else (),
         reason=f"effective share of tokens {shares[lowest]:.3f}, the largest 1 % carry {tops[lowest]:.0%}",
     )
+
+
+@detector("FM08")
+def log_ratio_tail(logs: RunLogs, limits: Limits) -> Finding:
+    """The gradient is mostly noise, spikes, or is carried by the far tail of the advantages."""
+    logs.require("steps.grad_norm")
+    steps = logs.steps
+    norms = steps["grad_norm"].to_numpy(float)
+    median = steps["grad_norm"].rolling(int(limits["window"]), min_periods=int(limits["least"])).median().shift(1).to_numpy(float)
+    spikes = norms > limits["times"] * median
+    levels: list[Level] = [above(float(spikes.mean()), limits, "spikes")]
+    first = [int(steps["step"].to_numpy()[np.argmax(spikes)])] if levels[0] in ("amber", "red") else []
+    evidence: dict[str, float] = {"spikes": float(spikes.mean())}
+    noisy = steps.dropna(subset=["snr"]) if "snr" in steps else steps.head(0)
+    for name, frame, columns, judge in (("snr", noisy, ["snr"], below), ("tail", steps, logs.columns("steps", "advantage.*.tail"), above)):
+        if not columns or len(frame) < limits["points"]:
+            continue
+        smooth = frame[columns].mean(axis=1).rolling(int(limits["points"])).median().dropna()
+        found, at = sustained(frame.loc[smooth.index, "step"].tolist(), [judge(value, limits, name) for value in smooth], 1)
+        levels.append(found)
+        first += [at] if at is not None else []
+        evidence[name] = float(smooth.min() if judge is below else smooth.max())
+    said = ", ".join(f"{name} {value:.3g}" for name, value in evidence.items())
+    return Finding("FM08", worst(levels), evidence.get("snr", evidence["spikes"]), min(first, default=None), evidence, reason=said)
+
+
+@detector("FM16")
+def exploration_black_hole(logs: RunLogs, limits: Limits) -> Finding:
+    """What negative updates take from a token goes to the student's own favourites: routed share, weighted by |A|, over tokens with A + KL < 0."""
+    tokens = logs.tokens
+    open_ = (tokens["signal"] == "advantage") & (tokens["weight"] != 0) & (tokens["entropy_student"] > limits["entropy"])
+    taken = tokens[open_].dropna(subset=["routed_k4", "kl"])
+    taken = taken.assign(ratio=taken["logp_teacher"] - taken["logp_student"])
+    taken = taken[(taken["ratio"] + taken["kl"] < 0) & (taken["value"] < 0)]
+    if taken.empty:
+        raise NotMeasured("no sampled-token signal that is negative beyond the state's KL")
+    found = []
+    for step, window in windows(taken, int(limits["tokens"])):
+        size = window["value"].abs()
+        found.append((step, float((window["routed_k4"] * size).sum() / size.sum()) if size.sum() > 0 else float("nan")))
+    levels = [below(value, limits, "routed") for _, value in found]
+    level, first = sustained([step for step, _ in found], levels)
+    lowest = min(value for _, value in found)
+    missed = taken.sort_values("routed_k4")
+    return Finding(
+        "FM16", level, lowest, first, {"share": float(len(taken) / len(tokens))}, examples(logs, missed) if level in ("amber", "red") else (),
+        f"{lowest:.0%} of what negative updates take reaches the teacher's best four",
+    )  # fmt: skip
