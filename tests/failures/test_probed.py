@@ -19,7 +19,7 @@ def looks(*frames: pd.DataFrame) -> pd.DataFrame:
 # --- FM03 -----------------------------------------------------------------------------------------------------------------
 
 
-def ends(student: tuple[float, float], teacher: tuple[float, float], source: str = "gold") -> pd.DataFrame:
+def ends(student: tuple[float, float], teacher: tuple[float, float], source: str = "given") -> pd.DataFrame:
     rows = [
         {"source": source, "prompt": f"p{i}", "token": t, "name": f"<e{t + 1}>", "declared": True, "student": student[t], "teacher": teacher[t]}
         for i in range(5)

@@ -30,12 +30,12 @@ def gold(scene: Scene, prompts: Sequence[Prompt], stop: bool = True) -> Texts:
 
 
 def stops(scene: Scene) -> pd.DataFrame:
-    """One row for each end of an answer and each stop token: `source` (gold: behind the given solution; student: behind an answer that the
+    """One row for each end of an answer and each stop token: `source` (given: behind the given solution; student: behind an answer that the
     student ended itself), `prompt`, `token`, `name`, `declared` (one side names it as a stop), and its probability under `student` and
     `teacher`. Special tokens that nobody declares count where either side gives them 0.05 at the ends of answers on average."""
     teacher, answers = scene.needs_teacher(), scene.answers()
     ended = [i for i, done in enumerate(answers.finished) if done and scene.verdicts()[i]] or [i for i, done in enumerate(answers.finished) if done]
-    sources = {"gold": gold(scene, scene.prompts("valid", ENDS)), "student": answers.rows(ended[:: max(len(ended) // ENDS, 1)][:ENDS])}
+    sources = {"given": gold(scene, scene.prompts("valid", ENDS)), "student": answers.rows(ended[:: max(len(ended) // ENDS, 1)][:ENDS])}
     readers = {"student": scene.student, "teacher": teacher}
     candidates = sorted({*scene.stops, *scene.special} - {scene.pair.pad_id} | set(scene.stops))
     candidates = [i for i in candidates if i < scene.pair.vocab_size]

@@ -102,7 +102,7 @@ class Stops:
 def stop_mass(look: pd.DataFrame, least: float = 0.05) -> Stops:
     """mismatch = 1 - sum_e min(p(e) / S_p, q(e) / S_q), of mean probabilities, where S_p and S_q are above `least`; behind given solutions where
     there are any, else behind the student's own answers."""
-    look = look[look["source"] == "gold"] if (look["source"] == "gold").any() else look
+    look = look[look["source"] == "given"] if (look["source"] == "given").any() else look
     mean = look.groupby("name")[["student", "teacher"]].mean()
     p, q = mean["student"].to_numpy(float), mean["teacher"].to_numpy(float)
     mass_p, mass_q = float(p.sum()), float(q.sum())
