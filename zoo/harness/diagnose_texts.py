@@ -58,8 +58,8 @@ def rollout_rows(pair: LoadedPair, judge: TaskJudge, context: TokenContext, numb
         found.append({
             "rollout": number, "prompt": prompt.id, "author": author.name.lower(), "version": rollout.version, "length": len(ids),
             "cut": not finished, "stop_token": ids[-1] if finished and ids else -1, "answer": answer_of(text),
-            **_judged(pair, text, prompt, author != Author.CORPUS), "tail": text[-WINDOW:], "zlib_ratio": compression(text), "repeat_share": sum(again) / max(len(again), 1),
-            "marker_count": marked(text, pair.spec.task.kind),
+            **_judged(pair, text, prompt, author != Author.CORPUS), "tail": text[-WINDOW:], "zlib_ratio": compression(text),
+            "repeat_share": sum(again) / max(len(again), 1), "marker_count": marked(text, pair.spec.task.kind),
             **{f"reward.{name}": float(value_B[row]) for name, value_B in context.rewards.items()},
         })  # fmt: skip
     return found, marks
