@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from step_setup import compile_parts, make_tiny, peak_gib, read_pair, settle, trainer_for
+from step_setup import make_tiny, peak_gib, read_pair, settle, trainer_for
 
 from zoo.harness.train import Trainer
 from zoo.method import Method
@@ -92,8 +92,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         options.student, options.teacher = make_tiny(Path(tempfile.mkdtemp()))
         options.rollouts, options.new = 16, 12
     pair = read_pair(options.student, options.teacher, options.rollouts, device, options.perturb)
-    trainer = trainer_for(pair, options.rollouts, options.new, micro_tokens=options.micro_tokens, chunk_tokens=options.chunk_tokens)
-    compile_parts(trainer, options.compile)
+    trainer = trainer_for(pair, options.rollouts, options.new, micro_tokens=options.micro_tokens, chunk_tokens=options.chunk_tokens, compile=options.compile)
     first = run_steps(trainer, 2)
     before = trainer.spent.generated_tokens, trainer.spent.supervised_tokens
     plain = run_steps(trainer, options.steps)
@@ -160,7 +159,7 @@ def main() -> None:
     one.add_argument("teacher", nargs="?", type=Path)
     one.add_argument("--tiny", action="store_true", help="random models on a CPU")
     one.add_argument("--trace", action="store_true", help="print a profile of one step")
-    one.add_argument("--compile", default="", help="layers, loss, or both")
+    one.add_argument("--compile", choices=("auto", "on", "off"), default="auto", help="the setting; auto compiles on a GPU, as in a long run")
     one.add_argument("--json", type=Path)
     for name, default in (("rollouts", 256), ("new", 256), ("steps", 2), ("micro-tokens", 16384), ("chunk-tokens", 4096)):
         one.add_argument(f"--{name}", type=int, default=default)

@@ -13,7 +13,6 @@ from zoo.entry import load_entry
 from zoo.harness.build_micro import make_tokenizer
 from zoo.harness.cell import make_trainer
 from zoo.harness.comparison import Comparison
-from zoo.harness.fused import Fused, compile_layers
 from zoo.harness.models import LoadedPair, PairSpec, load_pair
 from zoo.harness.parallel import Processes
 from zoo.harness.train import Trainer
@@ -85,14 +84,6 @@ def trainer_for(pair: LoadedPair, rollouts: int, new_tokens: int, **settings: An
                   "budget": {"amount": FOREVER}, "settings": chosen}  # fmt: skip
     entry = load_entry(data_root() / "registry" / "methods" / f"{METHOD}.yaml")
     return make_trainer(entry, Comparison.model_validate(comparison), 0, pair, Processes(device=torch.device(pair.student.device)))
-
-
-def compile_parts(trainer: Trainer, parts: str) -> None:
-    """Compile `layers` of both models, the `loss`, or both, as named."""
-    if "loss" in parts:
-        trainer.bank.fused = Fused()
-    for model in (trainer.pair.student, *trainer.pair.teachers.values()) if "layers" in parts else ():
-        compile_layers(model)
 
 
 def peak_gib() -> float:

@@ -17,15 +17,17 @@ import itertools
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from step_setup import compile_parts, make_tiny, peak_gib, read_pair, settle, trainer_for
+from step_setup import make_tiny, peak_gib, read_pair, settle, trainer_for
 from transformers import AutoTokenizer, TrainerCallback
 
+from zoo.harness.lag import ITERATIONS
 from zoo.harness.models import LoadedPair
 from zoo.method import Method
 from zoo.tensors import Rollout
@@ -36,8 +38,7 @@ FAR = 10**6
 
 def ours(pair: LoadedPair, options: argparse.Namespace) -> tuple[dict[str, Any], Rollout]:
     """Figures of our steps, and the first rollouts, whose loss is `loss_same_rollouts`."""
-    trainer = trainer_for(pair, options.rollouts, options.new, micro_tokens=options.micro_tokens, chunk_tokens=options.chunk_tokens)
-    compile_parts(trainer, options.compile)
+    trainer = trainer_for(pair, options.rollouts, options.new, micro_tokens=options.micro_tokens, chunk_tokens=options.chunk_tokens, compile=options.compile)
     method = Method(trainer.entry)
     settle()
     began = time.perf_counter()
@@ -46,7 +47,7 @@ def ours(pair: LoadedPair, options: argparse.Namespace) -> tuple[dict[str, Any],
     scored = trainer.judge(method, streams)
     lag = trainer.controls(method, scored)
     loss = trainer.step(method, scored)[LOSS]
-    trainer.iteration += 1
+    trainer.iteration = ITERATIONS  # from then on runs look at their mismatch no more
     settle()
     found: dict[str, Any] = {"first_step_s": time.perf_counter() - began, "loss_same_rollouts": loss, **lag}
     seconds, before, tokens = [], dict(trainer.phases.seconds), trainer.spent.generated_tokens
@@ -62,29 +63,42 @@ def ours(pair: LoadedPair, options: argparse.Namespace) -> tuple[dict[str, Any],
     return {**found, **_speed(seconds, written), "phases_s": phases, "peak_gib": peak_gib()}, first
 
 
-def theirs(folder: Path, pair: LoadedPair, first: Rollout | None, options: argparse.Namespace, **changes: Any) -> dict[str, Any]:
-    """Figures of TRL's steps with the same teacher and texts."""
+def theirs(
+    folder: Path, pair: LoadedPair, first: Rollout | None, options: argparse.Namespace, keep: Callable[[dict[str, Any]], None], **changes: Any
+) -> dict[str, Any]:
+    """Figures of TRL's steps with the same teacher and texts; `keep` is told them after each step. The first step alone is timed where there is no other."""
     trainer, written = make_trl(folder, pair, options, **changes)
     found: dict[str, Any] = {} if first is None else {"loss_same_rollouts": loss_of_trl(trainer, first, pair.pad_id, options.trl_batch)}
-    marks = Marks()
+
+    def figures(ends: Sequence[float]) -> dict[str, Any]:
+        seconds = [b - a for a, b in itertools.pairwise(ends)]
+        timed = seconds[1:] or seconds
+        return {
+            **found,
+            "first_step_s": seconds[0],
+            "timed_steps": len(seconds) - 1,
+            **_speed(timed, sum(written[-len(timed) :]) / len(timed)),
+            "peak_gib": peak_gib(),
+        }
+
+    marks = Marks(lambda ends: keep(figures(ends)))
     trainer.add_callback(marks)
-    began = time.perf_counter()
+    marks.ends.append(time.perf_counter())
     trainer.train()
-    ends = [began, *marks.ends]
-    seconds = [b - a for a, b in itertools.pairwise(ends)]
-    timed = seconds[1:]
-    return {**found, "first_step_s": seconds[0], **_speed(timed, sum(written[-len(timed) :]) / len(timed)), "peak_gib": peak_gib()}
+    return figures(marks.ends)
 
 
 class Marks(TrainerCallback):
-    """When each optimizer step was over."""
+    """When each optimizer step was over; what is known then is kept, for a run that is cut off."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep: Callable[[Sequence[float]], None]) -> None:
         self.ends: list[float] = []
+        self.keep = keep
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         settle()
         self.ends.append(time.perf_counter())
+        self.keep(self.ends)
 
 
 def make_trl(folder: Path, pair: LoadedPair, options: argparse.Namespace, **changes: Any) -> tuple[Any, list[int]]:
@@ -104,7 +118,7 @@ def make_trl(folder: Path, pair: LoadedPair, options: argparse.Namespace, **chan
     on_gpu = torch.cuda.is_available()
     texts = [prompt.text for prompt in pair.task.prompts("train")]
     args = DistillationConfig(
-        output_dir=tempfile.mkdtemp(), max_steps=options.steps + 1, per_device_train_batch_size=options.trl_batch,
+        output_dir=tempfile.mkdtemp(), max_steps=options.trl_steps + 1, per_device_train_batch_size=options.trl_batch,
         gradient_accumulation_steps=options.rollouts // options.trl_batch, learning_rate=1e-6, lr_scheduler_type="constant", max_grad_norm=1.0,
         max_completion_length=options.new, temperature=1.0, top_p=1.0, top_k=0, beta=1.0, bf16=on_gpu, use_cpu=not on_gpu,
         gradient_checkpointing=options.trl_checkpointing, save_strategy="no", report_to=[], disable_tqdm=True, logging_steps=FAR, seed=0, **changes,
@@ -160,6 +174,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--rollouts", type=int, default=256)
     parser.add_argument("--new", type=int, default=256)
     parser.add_argument("--steps", type=int, default=3, help="timed steps, after one that is not")
+    parser.add_argument("--trl-steps", type=int, default=2, help="the same for TRL")
     parser.add_argument("--perturb", type=float, default=0.0, help="relative noise on the teacher's weights, where it is the student's own checkpoint")
     parser.add_argument("--micro-tokens", type=int, default=16384)
     parser.add_argument("--chunk-tokens", type=int, default=4096)
@@ -168,7 +183,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--trl-cache", help="TRL's cache_implementation, such as static")
     parser.add_argument("--peer-vllm", action="store_true", help="TRL with vLLM in the same process as well")
     parser.add_argument("--only", choices=("ours", "trl"))
-    parser.add_argument("--compile", default="", help="layers, loss, or both")
+    parser.add_argument("--compile", choices=("auto", "on", "off"), default="auto", help="the setting; auto compiles on a GPU, as in a long run")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if not options.tiny and (options.student is None or options.teacher is None):
@@ -192,24 +207,29 @@ def main() -> None:
     if options.only != "trl":
         emptied()
         pair = read_pair(options.student, options.teacher, options.rollouts, device, options.perturb)
-        result["ours"], first = ours(pair, options)
-        print("ours", json.dumps(result["ours"]), flush=True)
+        found, first = ours(pair, options)
+        note(result, options, "ours", found)
         del pair
-    if options.only != "ours":
-        peers: dict[str, dict[str, Any]] = {"trl": {"cache_implementation": options.trl_cache}}
+    peers: dict[str, dict[str, Any]] = {} if options.only == "ours" else {"trl": {"cache_implementation": options.trl_cache}}
+    if peers:
+        result["trl_version"] = version("trl")
         if options.peer_vllm:
             peers["trl_vllm"] = {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.3, "vllm_max_model_length": 1024}
-        result["trl_version"] = version("trl")
-        for name, changes in peers.items():
-            emptied()
-            pair = read_pair(options.student, options.teacher, options.rollouts, device, options.perturb)
-            pair.student = None
-            pair.initial.clear()
-            result[name] = theirs(options.student, pair, first, options, **changes)
-            del pair
-            print(name, json.dumps(result[name]), flush=True)
-            if "ours" in result:
-                compare(result, name)
+    for name, changes in peers.items():
+        emptied()
+        pair = read_pair(options.student, options.teacher, options.rollouts, device, options.perturb)
+        pair.student = None
+        pair.initial.clear()
+        note(result, options, name, theirs(options.student, pair, first, options, partial(note, result, options, name), **changes))
+        del pair
+
+
+def note(result: dict[str, Any], options: argparse.Namespace, name: str, found: dict[str, Any]) -> None:
+    """Print what one side has done so far, and write it with all that is known."""
+    result[name] = found
+    print(name, json.dumps(found), flush=True)
+    if name != "ours" and "ours" in result:
+        compare(result, name)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1))
 

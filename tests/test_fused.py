@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from harness_kit import REVERSE_KL, TEACHER, made, read_pair, trainer_of
+from harness_kit import REVERSE_KL, TEACHER, comparison, made, read_pair, trainer_of
 
-from zoo.harness.fused import MOST, Fused, compile_layers
+from zoo.harness.bank import Bank
+from zoo.harness.comparison import settings_that_matter
+from zoo.harness.compiling import COMPILE_FROM, compile_where_it_pays, pays
+from zoo.harness.fused import MOST, CompiledLayers, Fused
+from zoo.harness.layers import Layers
 from zoo.harness.models import LoadedPair
 from zoo.method import Method
 
@@ -26,9 +30,9 @@ def pair(pair_file: Path) -> LoadedPair:
     return read_pair(pair_file)
 
 
-def gradients(pair: LoadedPair, term: dict[str, Any], fused: Fused | None) -> tuple[dict[str, torch.Tensor], float]:
+def gradients(pair: LoadedPair, term: dict[str, Any], fused: Fused | None, compiled: CompiledLayers | None = None) -> tuple[dict[str, torch.Tensor], float]:
     trainer = trainer_of(made(rollout={"author": "student"}, **TEACHER, objective=[{**REVERSE_KL, **term}]), pair)
-    trainer.bank.fused = fused
+    trainer.bank.fused, trainer.bank.compiled = fused, compiled
     method = Method(trainer.entry)
     scored = trainer.judge(method, trainer.write(method))
     prepared = method.prepare({name: part.context for name, part in scored.items()})
@@ -57,7 +61,10 @@ def test_losses_and_gradients_are_those_of_the_separate_steps(pair: LoadedPair, 
 
 
 def test_what_needs_its_entries_is_left_to_the_separate_steps(pair: LoadedPair, counted: list[Any]) -> None:
-    for term in ({"support": {"kind": "teacher_topk", "k": 4, "mass": {"kind": "renormalise", "side": "both"}}}, {"shaping": [{"kind": "clip", "at": 0.2, "where": "entry"}]}):
+    for term in (
+        {"support": {"kind": "teacher_topk", "k": 4, "mass": {"kind": "renormalise", "side": "both"}}},
+        {"shaping": [{"kind": "clip", "at": 0.2, "where": "entry"}]},
+    ):
         gradients(pair, term, Fused())
     assert not counted
 
@@ -86,12 +93,61 @@ def test_a_failure_to_compile_is_survived_and_numbers_that_move_are_not_compiled
 @pytest.mark.slow
 def test_compiled_layers_and_losses_change_rounding_alone(pair: LoadedPair) -> None:
     plain, loss = gradients(pair, {}, None)
-    compile_layers(pair.student)
-    try:
-        fused, same = gradients(pair, {}, Fused())
-    finally:
-        for layer in pair.student.base_model.layers:
-            layer._compiled_call_impl = None
+    fused, same = gradients(pair, {}, Fused(), CompiledLayers())
     assert same == pytest.approx(loss, rel=1e-5)
     for name, value in plain.items():
         torch.testing.assert_close(fused[name], value, rtol=1e-3, atol=1e-6)
+
+
+def calls_of(pair: LoadedPair) -> list[Any]:
+    return [layer._compiled_call_impl for model in (pair.student, *pair.teachers.values()) for layer in model.base_model.layers]
+
+
+def test_layers_are_compiled_for_scores_and_updates_and_plain_for_decoders(pair: LoadedPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(torch, "compile", lambda call, dynamic: lambda *args, **kwargs: seen.append(call) or call(*args, **kwargs))
+    plain, loss = gradients(pair, {}, None)
+    assert not seen
+    same, again = gradients(pair, {}, None, CompiledLayers())
+    assert again == loss and all(torch.equal(plain[name], same[name]) for name in plain)
+    assert len(set(seen)) == len(calls_of(pair)) and set(calls_of(pair)) == {None}
+
+
+def test_layers_that_do_not_compile_stay_plain_and_waiting_gradients_stay(
+    pair: LoadedPair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(call: Any, dynamic: bool) -> Any:
+        def fails(*args: Any, **kwargs: Any) -> Any:
+            raise RuntimeError("no compiler here\nat all")
+
+        return fails
+
+    monkeypatch.setattr(torch, "compile", broken)
+    waiting = next(pair.student.parameters())
+    waiting.grad = torch.ones_like(waiting)
+    compiled = CompiledLayers()
+    for _ in range(2):
+        with compiled.within(pair.student):
+            pair.student(input_ids=torch.zeros(1, 3, dtype=torch.long))
+    assert waiting.grad is not None and bool((waiting.grad == 1).all())
+    pair.student.zero_grad(set_to_none=True)
+    assert [r.message for r in caplog.records if "not compiled" in r.message] == ["the layers of LlamaForCausalLM are not compiled, slower: no compiler here"]
+
+
+def test_a_long_run_on_a_gpu_is_compiled_a_short_one_and_one_on_a_cpu_are_not() -> None:
+    long, short = comparison(budget={"amount": COMPILE_FROM}), comparison(budget={"amount": COMPILE_FROM - 1})
+    assert [pays(one, device) for one in (long, short) for device in ("cuda", "cpu")] == [True, False, False, False]
+    assert pays(comparison(compile="on"), "cpu") and not pays(comparison(compile="off", budget={"amount": COMPILE_FROM}), "cuda")
+    assert settings_that_matter(comparison(compile="on"), "gkd") == settings_that_matter(comparison(), "gkd")
+    assert "compile" not in comparison().settings.model_dump()
+
+
+def test_what_reaches_into_layers_keeps_them_plain(pair: LoadedPair) -> None:
+    def bank_of(**changes: Any) -> Bank:
+        return trainer_of(made(rollout={"author": "student"}, **TEACHER, objective=[REVERSE_KL], **changes), pair, compile="on").bank
+
+    assert bank_of().compiled is not None and bank_of().fused is not None
+    inner = bank_of()
+    inner.compiled, inner.layers = None, Layers(2, (1,), {"student": (1,)})
+    compile_where_it_pays(made(rollout={"author": "student"}, **TEACHER, objective=[REVERSE_KL]), comparison(compile="on"), inner)
+    assert inner.compiled is None

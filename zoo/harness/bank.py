@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -24,7 +24,7 @@ from zoo.harness.adapters import learner_model
 from zoo.harness.alignment import Retokenised, prompts_for, retokenise
 from zoo.harness.contexts import TaskJudge
 from zoo.harness.cuts import sent
-from zoo.harness.fused import Fused
+from zoo.harness.fused import CompiledLayers, Fused
 from zoo.harness.heads import NarrowHeads, chunk_tokens_for
 from zoo.harness.layers import Layers, layers_of
 from zoo.harness.models import LoadedPair
@@ -72,6 +72,7 @@ class Bank:
     endpoints: dict[str, Any] = field(default_factory=dict)
     heads: NarrowHeads | None = None  # where autocast would round the logits
     fused: Fused | None = None  # where compiling pays
+    compiled: CompiledLayers | None = None  # likewise
     in_step: InStep | None = None
     _vocabularies: dict[str, Vocabularies] = field(default_factory=dict)
 
@@ -93,8 +94,8 @@ class Bank:
         return next(self.models["student"].parameters()).device  # type: ignore[no-any-return]
 
     def precision(self) -> AbstractContextManager[Any]:
-        """bf16 autocast on CUDA, nothing on a CPU."""
-        return torch.autocast("cuda", dtype=torch.bfloat16) if self.device.type == "cuda" else nullcontext()
+        """bf16 autocast on CUDA, without cuDNN's attention; nothing on a CPU."""
+        return _narrow() if self.device.type == "cuda" else nullcontext()
 
     def still(self) -> AbstractContextManager[None]:
         """While it lasts nobody moves weights, so that what products read of heads is made once."""
@@ -110,9 +111,16 @@ class Bank:
         weights, context = self.keys[scorer].weights, self.keys[scorer].context
         if context is not None and context.per == "turn":
             rollout = by_turn(rollout, context)
-            shown = [tuple(self.pair.format_prompt(prompt, context)) for prompt in rollout.prompts]
+            shown: Sequence[tuple[int, ...]] = [tuple(self.pair.format_prompt(prompt, context)) for prompt in rollout.prompts]
+        else:
+            shown = self.prompts(scorer, rollout)
+        with self._compiling(weights):
             return response_hidden(self.models[weights], shown, rollout, self.pair.pad_id, self.layers.wanted.get(weights, ()))
-        return response_hidden(self.models[weights], self.prompts(scorer, rollout), rollout, self.pair.pad_id, self.layers.wanted.get(weights, ()))
+
+    def _compiling(self, weights: str) -> AbstractContextManager[None]:
+        """Compiled layers for the student and models of its kind or the pair's; others may have hooks in theirs."""
+        usual = weights in ("student", "initial") or weights in self.pair.teachers or weights.startswith(MOVING[:2])
+        return nullcontext() if self.compiled is None or not usual else self.compiled.within(self.models[weights])
 
     def width(self, scorer: str) -> int:
         """Size of a scorer's hidden states."""
@@ -206,6 +214,19 @@ def bank_for(entry: MethodEntry, pair: LoadedPair, *, micro_tokens: int, chunk_t
 
 def _reference(term: Any) -> tuple[str, ...]:
     return ("reference",) if getattr(getattr(term, "loss", None), "needs_reference", False) else ()
+
+
+@contextmanager
+def _narrow() -> Iterator[None]:
+    """bf16 autocast on CUDA. cuDNN plans attention anew for each shape, 45 ms forward and 150 ms backward on an H100's host, and nearly every
+    micro-batch has a shape of its own: more than half of a step of SmolLM2-135M. FlashAttention plans nothing."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 def response_hidden(model: Any, prompts: Sequence[Sequence[int]], rollout: Rollout, pad_id: int, layers: Sequence[int] = ()) -> Tensor:

@@ -15,6 +15,7 @@ from zoo.harness.accounts import Accounts
 from zoo.harness.adapters import attach
 from zoo.harness.bridges import make_carriers
 from zoo.harness.comparison import Comparison
+from zoo.harness.compiling import compile_where_it_pays
 from zoo.harness.discriminators import make_discriminators
 from zoo.harness.engine import ReferenceEngine
 from zoo.harness.experience import lessons_for
@@ -47,6 +48,7 @@ def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: Lo
         attach(student, adapter, comparison.id, seed)
     student.eval()  # no dropout in any model; gradients flow all the same
     bank = bank_for(entry, pair, micro_tokens=settings.micro_tokens, chunk_tokens=settings.chunk_tokens)
+    compile_where_it_pays(entry, comparison, bank)
     critics = {**make_critics(entry, bank), **make_bridges(entry, bank, (comparison.id, seed)), **make_carriers(entry, bank, (comparison.id, seed))}
     engine = ReferenceEngine(
         student,

@@ -17,7 +17,7 @@ from zoo.yamlio import load_model
 
 HARMLESS = {
     "micro_tokens", "chunk_tokens", "checkpoint_every", "decode_batch", "engine", "vllm_memory", "vllm_sleep", "leakage_every", "diagnose_every",
-    "evaluate_every", "keep_weights", "sharding", "probes",
+    "evaluate_every", "keep_weights", "sharding", "probes", "compile",
 }  # fmt: skip
 DIAGNOSE_EVERY = 10  # iterations; what it costs is measured in docs/logs.md
 VLLM_MEMORY = 0.4
@@ -40,7 +40,8 @@ class Settings(Strict):
     (docs/logs.md), every `evaluate_every` steps (0: never) the greedy accuracy on `validation_prompts` prompts. `probes` are measured at the start and
     the end of each run, cheap ones at its evaluations as well (docs/preflight.md). `sharding: fsdp2` splits the
     models over the processes of `accelerate launch` (to rounding; see `zoo.harness.sharding`). `keep_weights` leaves each cell's final student
-    below results/weights, for `zoo export`."""
+    below results/weights, for `zoo export`. `compile` compiles layers and divergences (to rounding); `auto` does where a run on a GPU is long enough to
+    repay it (see `zoo.harness.compiling`)."""
 
     rollouts_per_step: Positive
     max_new_tokens: Positive
@@ -63,6 +64,7 @@ class Settings(Strict):
     probes: tuple[str, ...] = Field((), exclude_if=operator.not_)
     keep_weights: bool = Field(False, exclude_if=operator.not_)
     sharding: Literal["none", "fsdp2"] = Field("none", exclude_if=partial(operator.eq, "none"))
+    compile: Literal["auto", "on", "off"] = Field("auto", exclude_if=partial(operator.eq, "auto"))
 
 
     @field_validator("probes")

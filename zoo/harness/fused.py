@@ -3,24 +3,70 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.views import FLOOR
 
 log = logging.getLogger(__name__)
 Entries = Callable[[Tensor, Tensor], Tensor]
 TRIAL_ROWS = 4
+TRIAL_SHAPE = (5, 23)  # sizes that no other dimension has, or the compiler would take them for the same
 MOST = 4  # a divergence whose numbers follow a schedule would be compiled at every step
 
 
-def compile_layers(model: Any) -> None:
-    """Compile the layers of a backbone, one graph for all of them and all batch sizes. Their results change by rounding."""
-    for layer in model.base_model.layers:
-        layer.compile(dynamic=True)
+class CompiledLayers:
+    """Layers of backbones, compiled while their states are computed for a loss or a column; to everyone else, decoders above all, they are plain.
+
+    One graph serves all layers and all batch sizes; results change by rounding. A model is tried once, forward and backward, before its first use: one
+    that can't be compiled here stays as it is, and the reason is logged.
+    """
+
+    def __init__(self) -> None:
+        self._calls: dict[int, tuple[nn.ModuleList, list[Any]]] = {}
+
+    @contextmanager
+    def within(self, model: Any) -> Iterator[None]:
+        """The model's layers are compiled until the exit, where it has a list of them."""
+        layers = getattr(model.base_model, "layers", nn.ModuleList())
+        if id(layers) not in self._calls:
+            self._calls[id(layers)] = layers, self._made(model, layers) if len(layers) else []
+        with _called(layers, self._calls[id(layers)][1]):
+            yield
+
+    def _made(self, model: Any, layers: nn.ModuleList) -> list[Any]:
+        """The compiled calls, after a trial; none if it failed. Gradients that wait for a step stay."""
+        calls, kept = [torch.compile(layer._call_impl, dynamic=True) for layer in layers], [p.grad for p in model.parameters()]
+        learns = any(p.requires_grad for p in layers.parameters())
+        ids_BL = torch.zeros(TRIAL_SHAPE, dtype=torch.long, device=next(layers.parameters()).device)
+        try:
+            with torch.set_grad_enabled(learns), _called(layers, calls):
+                states_BLH = model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state
+                if learns:
+                    states_BLH.float().sum().backward()
+        except Exception as error:
+            log.warning("the layers of %s are not compiled, slower: %s", type(model).__name__, _first_line(error))
+            return []
+        finally:
+            for p, grad in zip(model.parameters(), kept, strict=True):
+                p.grad = grad
+        return calls
+
+
+@contextmanager
+def _called(layers: nn.ModuleList, calls: list[Any]) -> Iterator[None]:
+    """Layers whose calls are these, if there are any, until the exit."""
+    for layer, call in zip(layers, calls, strict=False):
+        layer._compiled_call_impl = call
+    try:
+        yield
+    finally:
+        for layer in layers if calls else ():
+            layer._compiled_call_impl = None
 
 
 class Fused:
@@ -64,9 +110,13 @@ def _tried(divergence: Any, temperature: float, student_NV: Tensor, teacher_NV: 
             loss_N = compiled(leaf_NV, _any_rows(teacher_NV.detach()[:1].repeat(TRIAL_ROWS, 1)))
             loss_N.sum().backward()
     except Exception as error:
-        log.warning("%s is computed step by step, slower: %s", type(divergence).__name__, (str(error).splitlines() or [type(error).__name__])[0])
+        log.warning("%s is computed step by step, slower: %s", type(divergence).__name__, _first_line(error))
         return None
     return compiled
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _any_rows(tensor: Tensor) -> Tensor:
