@@ -8,6 +8,7 @@ from zoo.cli.common import Commands
 from zoo.cli.comparisons import register as register_comparisons
 from zoo.cli.entries import register as register_entries
 from zoo.cli.export import register as register_export
+from zoo.cli.failures import register as register_failures
 from zoo.cli.lab import register as register_lab
 from zoo.cli.pairs import register as register_pairs
 from zoo.cli.preflight import register as register_preflight
@@ -36,7 +37,7 @@ app = typer.Typer(
 )
 for register in (
     register_entries, register_comparisons, register_run, register_results, register_lab, register_statistics, register_pairs, register_tune, register_provoke,
-    register_preflight, register_export, register_site,
+    register_preflight, register_failures, register_export, register_site,
 ):  # fmt: skip
     register(app)
 

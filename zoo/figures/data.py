@@ -160,6 +160,9 @@ def read_curve(folder: Path) -> list[Point]:
     points = content.get("points", content.get("columns", {}))
     if isinstance(points, Mapping):  # columns of numbers
         points = [dict(zip(points, values, strict=True)) for values in zip(*points.values(), strict=True)]
+    names = content.get("columns")
+    if isinstance(names, list):  # and points that are lists of numbers
+        points = [dict(zip(names, point, strict=True)) for point in points]
     return [{str(name): value for name, value in point.items() if isinstance(value, int | float) or value is None} for point in points]
 
 
@@ -167,7 +170,8 @@ def read_findings(folder: Path) -> dict[str, dict[str, Any]]:
     """Failure mode → level, value, first_step and reason of an attempt's `failures.json`; empty where there is none."""
     found = _json(folder / "failures.json").get("findings", {})
     listed = found.items() if isinstance(found, Mapping) else ((item["failure_mode"], item) for item in found)
-    return {str(mode): dict(finding) for mode, finding in sorted(listed)}
+    fields = ("level", "value", "first_step", "reason")
+    return {str(mode): dict(zip(fields, finding, strict=True)) if isinstance(finding, list) else dict(finding) for mode, finding in sorted(listed)}
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,11 @@ import numpy as np
 import pandas as pd
 
 from zoo.failures import Finding, detect_all, load_logs
+from zoo.failures.evaluations import evaluation_probe
 from zoo.harness.diagnose_files import gather
 from zoo.harness.plan import Cell
 from zoo.harness.run_record import log_folder
+from zoo.record_types import Eval
 from zoo.records import write_record
 
 if TYPE_CHECKING:
@@ -39,8 +42,17 @@ def write_diagnoses(session: Session, cell: Cell, uuid: str, trainer: Trainer | 
     if not (folder / CURVE).exists():
         write_record(folder, CURVE, {**known, "kind": "curve", **points})
     if not (folder / FAILURES).exists():
-        findings = detect_all(load_logs(logs, uuid, curve=pd.DataFrame(points["points"], columns=points["columns"]), info=info_of(session, cell, trainer)))
+        read = load_logs(logs, uuid, curve=pd.DataFrame(points["points"], columns=points["columns"]), info=info_of(session, cell, trainer))
+        findings = detect_all(replace(read, probes={**read.probes, **_scores(session, folder)}))
         write_record(folder, FAILURES, {**known, "kind": "failures", "findings": {f.failure_mode: compact(f) for f in findings}})
+
+
+def _scores(session: Session, folder: Path) -> dict[str, pd.DataFrame]:
+    """This run's scores beside those of the untrained student, where it was evaluated in the same comparison before."""
+    base = [name for name in session.comparison.methods if session.registry[name].anchor == "student"]
+    files = [file for name in base for file in sorted((session.place.records / session.comparison.id / name).glob("*/eval-*.json"))]
+    own, before = ([Eval.model_validate_json(file.read_bytes()) for file in each] for each in (sorted(folder.glob("eval-*.json")), files))
+    return evaluation_probe(own, before)
 
 
 def info_of(session: Session, cell: Cell, trainer: Trainer) -> dict[str, Any]:
