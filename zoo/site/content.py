@@ -59,15 +59,25 @@ class Comparison:
 
     @cached_property
     def cells(self) -> dict[str, dict[str, TableCell]]:
-        """method → column key → cell, of the main table, the standing and the costs."""
+        """method → column → cell. A column is called by its key in the main table, by table and key in the others."""
         found: dict[str, dict[str, TableCell]] = {}
-        for name in ("main", "costs"):
-            table = self.tables[name]
+        for name, table in self._by_method():
             for row in table.rows:
                 mine = found.setdefault(row[0].text, {})
-                for column, cell in zip(table.columns[1:], row[1:], strict=True):
-                    mine.setdefault(column.key, cell)
+                mine |= {named(name, column.key): cell for column, cell in zip(table.columns[1:], row[1:], strict=True)}
         return found
+
+    @cached_property
+    def titles(self) -> dict[str, str]:
+        """column → what it is called on a page of records."""
+        return {
+            named(name, column.key): column.title if name == "main" else f"{name}: {column.title}"
+            for name, table in self._by_method()
+            for column in table.columns[1:]
+        }
+
+    def _by_method(self) -> list[tuple[str, Table]]:
+        return [(name, table) for name, table in self.tables.items() if table.labels == 1]
 
     @property
     def seeds(self) -> list[int]:
@@ -163,6 +173,11 @@ def _detection(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def named(table: str, key: str) -> str:
+    """What a column of a table is called among those of all tables."""
+    return key if table == "main" else f"{table}.{key}"
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -23,11 +23,10 @@ def write_records(writer: Writer) -> None:
 
 def _groups(site: Site, one: Comparison, method: str) -> list[dict[str, Any]]:
     """Cells of all tables that have the same attempts behind them stand together."""
-    titles = {column.key: column.title for name in ("costs", "main") for column in one.tables[name].columns}
     found: dict[tuple[tuple[str, str, str], ...], list[tuple[str, str, str]]] = {}
     for key, cell in one.cells.get(method, {}).items():
         if cell.records:
-            found.setdefault(_behind(site, cell.records), []).append((key, titles.get(key, key), cell.text))
+            found.setdefault(_behind(site, cell.records), []).append((key, one.titles[key], cell.text))
     groups = []
     for behind, cells in found.items():
         links = [(f"../../{page}#{anchor}" if page else f"#{anchor}", words) for page, anchor, words in behind]

@@ -73,5 +73,5 @@ class Cells:
         text = escape(cell.text)
         if not cell.records:
             return Markup("{}").format(text)
-        where = f"{self.root}records/{comparison}/{method}.html#c-{key}"
+        where = f"{self.root}records/{comparison}/{method}.html" + (f"#c-{key}" if key else "")
         return Markup('<a class="n" href="{}">{}</a>').format(where, text)
