@@ -50,6 +50,8 @@ def test_rock_tokens_are_those_that_stay() -> None:
     assert finding.examples[0].note == "position 0: KL 2.00 nats" and finding.evidence["share_of_kl"] > 0.6
     assert level("FM25", probes={"fixed": hard(0.09)["probes"]["fixed"].query("step < 20")}) == "not_measured"
     assert level("FM25") == "not_measured"
+    idle = hard(0.09)["probes"]["fixed"]
+    assert level("FM25", probes={"fixed": idle.assign(kl=idle["kl"].where(idle["kl"] > 1.5, 1.0))}) == "silent"  # nothing else was learned
 
 
 def test_tails_count_by_share_and_size() -> None:

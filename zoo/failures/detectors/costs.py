@@ -80,11 +80,14 @@ def rock_tokens(logs: RunLogs, limits: Limits) -> Finding:
     rock = (late > max(bound, limits["nats"])).mean(axis=1) > limits["persistent"]
     share, total = float(rock.mean()), float(late.to_numpy().sum())
     carried = float(late[rock].to_numpy().sum()) / total if total > 0 else 0.0
-    level = above(share, limits, "share")
+    # What stays is only told from what is not learned yet once the rest has been learned.
+    rest = table[~rock]
+    left = float(rest.iloc[:, -1].mean() / max(rest.iloc[:, 0].mean(), 1e-12)) if len(rest) else 1.0
+    level: Level = above(share, limits, "share") if left < limits["learned"] else "silent"
     first = int(table.columns[max(1, round(limits["persistent"] * (table.shape[1] - 1)))]) if level in ("amber", "red") else None
     shown = late[rock].mean(axis=1).sort_values(ascending=False).head(EXAMPLES)
     places = tuple(Example(int(table.columns[-1]), "fixed", int(row), "", f"position {place}: KL {kl:.2f} nats") for (row, place), kl in shown.items())
-    evidence = {"bound": bound, "share_of_kl": carried, "positions": len(table)}
+    evidence = {"bound": bound, "share_of_kl": carried, "positions": len(table), "left_elsewhere": left}
     return Finding("FM25", level, share, first, evidence, places, f"{share:.1%} of positions keep a KL above {bound:.2g} nats, {carried:.0%} of all KL")
 
 
