@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from zoo.errors import ZooError, suggest
+from zoo.quiet import quiet_libraries as quiet_libraries
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,18 +49,6 @@ class Commands(TyperGroup):
 def main_process() -> bool:
     """Whether this process talks: under `accelerate launch` the first one does."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def quiet_libraries() -> None:
-    """Loading bars and warnings of libraries go; downloads keep their bars in a terminal."""
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "0" if sys.stderr.isatty() else "1")
-    from huggingface_hub.utils import enable_progress_bars
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    if sys.stderr.isatty():
-        enable_progress_bars()
 
 
 def complain(text: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from zoo.errors import ZooError
 from zoo.harness.plan import Place
 from zoo.provoke.running import Cell, done_keys, key_of, run_cells
+from zoo.quiet import quiet_libraries
 
 Say = Callable[[str], None]
 
@@ -55,8 +56,6 @@ def _line(record: dict[str, Any]) -> str:
 
 
 def _alone(cell: Cell, results: Path) -> list[dict[str, Any]]:
-    from zoo.cli.common import quiet_libraries
-
     quiet_libraries()
     return list(run_cells([cell], Place(results=results)))
 
