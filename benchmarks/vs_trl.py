@@ -159,7 +159,8 @@ def _speed(seconds: Sequence[float], tokens: float) -> dict[str, Any]:
 
 
 def emptied() -> None:
-    """A device without leftovers, its peak counted anew."""
+    """A device without leftovers, compiled graphs among them, its peak counted anew."""
+    torch.compiler.reset()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
