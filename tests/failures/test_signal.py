@@ -79,14 +79,15 @@ def gradients(snr: Any = 5.0, tail: Any = 0.0, norm: Any = 1.0, count: int = 100
 def test_noise_spikes_and_tails() -> None:
     limits = load_failure_mode("FM08").limits
     assert level("FM08", steps=gradients()) == "silent"
-    assert level("FM08", steps=gradients(snr=(limits["snr.amber"] + limits["snr.red"]) / 2)) == "amber"
-    assert level("FM08", steps=gradients(snr=limits["snr.red"] - 0.01)) == "red"
-    assert level("FM08", steps=gradients(tail=limits["tail.amber"] * 1.1)) == "amber"
+    assert level("FM08", steps=gradients(snr=(limits["snr.amber"] + limits["snr.red"]) / 2, tail=0.55)) == "amber"
+    assert level("FM08", steps=gradients(snr=limits["snr.red"] - 0.01, tail=0.55)) == "red"
+    assert level("FM08", steps=gradients(snr=-0.1)) == "silent"  # noise without a tail
+    assert [level("FM08", steps=gradients(tail=share)) for share in (0.5, 0.7, 0.9)] == ["silent", "amber", "red"]
     spiked = np.where(np.arange(100) % 40 == 39, 50.0, 1.0)
     finding = found("FM08", steps=gradients(norm=spiked))
     assert (finding.level, finding.first_step, finding.evidence["spikes"]) == ("amber", 40, 0.02)
     assert level("FM08", steps=gradients(norm=np.where(np.arange(100) == 39, 50.0, 1.0))) == "silent"  # one in a hundred
-    once = gradients()
+    once = gradients(tail=0.55)
     once.loc[40, "snr"] = -1.0
     assert level("FM08", steps=once) == "silent"
     assert level("FM08", steps=gradients().drop(columns="grad_norm")) == "not_measured"

@@ -73,24 +73,28 @@ def imbalanced_one_token_signal(logs: RunLogs, limits: Limits) -> Finding:
 
 @detector("FM08")
 def log_ratio_tail(logs: RunLogs, limits: Limits) -> Finding:
-    """The gradient is mostly noise, spikes, or is carried by the far tail of the advantages."""
+    """The gradient is noise that comes from the far tail of the advantages, or spikes. Noise alone is no alarm: gentle runs learn below it."""
     logs.require("steps.grad_norm")
     steps = logs.steps
     norms = steps["grad_norm"].to_numpy(float)
     median = steps["grad_norm"].rolling(int(limits["window"]), min_periods=int(limits["least"])).median().shift(1).to_numpy(float)
     spikes = norms > limits["times"] * median
-    levels: list[Level] = [above(float(spikes.mean()), limits, "spikes")]
+    share = float(spikes.mean()) if spikes.sum() > 1 else 0.0
+    levels: list[Level] = [above(share, limits, "spikes")]
     first = [int(steps["step"].to_numpy()[np.argmax(spikes)])] if levels[0] in ("amber", "red") else []
-    evidence: dict[str, float] = {"spikes": float(spikes.mean())}
+    evidence: dict[str, float] = {"spikes": share}
+    tails = logs.columns("steps", "advantage.*.tail")
+    heavy = bool(tails) and float(steps[tails].max(axis=1).median()) > limits["heavy"]
     noisy = steps.dropna(subset=["snr"]) if "snr" in steps else steps.head(0)
-    for name, frame, columns, judge in (("snr", noisy, ["snr"], below), ("tail", steps, logs.columns("steps", "advantage.*.tail"), above)):
+    for name, frame, columns, judge in (("snr", noisy, ["snr"], below), ("tail", steps, tails, above)):
         if not columns or len(frame) < limits["points"]:
             continue
         smooth = frame[columns].mean(axis=1).rolling(int(limits["points"])).median().dropna()
-        found, at = sustained(frame.loc[smooth.index, "step"].tolist(), [judge(value, limits, name) for value in smooth], 1)
-        levels.append(found)
-        first += [at] if at is not None else []
         evidence[name] = float(smooth.min() if judge is below else smooth.max())
+        if name == "tail" or heavy:
+            found, at = sustained(frame.loc[smooth.index, "step"].tolist(), [judge(value, limits, name) for value in smooth], 1)
+            levels.append(found)
+            first += [at] if at is not None else []
     said = ", ".join(f"{name} {value:.3g}" for name, value in evidence.items())
     return Finding("FM08", worst(levels), evidence.get("snr", evidence["spikes"]), min(first, default=None), evidence, reason=said)
 
