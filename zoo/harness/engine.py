@@ -78,17 +78,16 @@ class ReferenceEngine(Outsiders):
         vllm: VllmOptions | None = None,
     ) -> None:
         self.student, self.teachers, self.tokenizer, self.format_prompt = student, dict(teachers), tokenizer, format_prompt
-        self.stop_ids, self.pad_id, self.corpus = tuple(stop_ids), pad_id, corpus
-        self.judge = judge
+        self.stop_ids, self.pad_id, self.corpus, self.judge = tuple(stop_ids), pad_id, corpus, judge
         self.endpoints = {}
         self.interpreters = {}
         self.generated_tokens = 0
         self.wrote = Counter()  # by teacher, since the last step
-        apart = is_sharded(student) or decode_dtype not in (None, next(student.parameters()).dtype)
-        self._shadow, masters = (decoding_copy(student, decode_dtype), {"student": student}) if apart else (None, {})
+        split, apart = is_sharded(student), decode_dtype not in (None, next(student.parameters()).dtype)
+        self._shadow: Any = decoding_copy(student, decode_dtype) if split or apart else None
         writing = {**self.teachers, "student": self._shadow if self._shadow is not None else self.student}
-        how: dict[str, Any] = {"max_batch": max_batch, "native": native, "vllm": vllm}
-        self.writers = Writers(writing, pad_id=pad_id, stop_ids=stop_ids, vocab_size=vocab_size, masters={} if is_sharded(student) else masters, **how)
+        how: dict[str, Any] = {"max_batch": max_batch, "native": native, "vllm": vllm, "masters": {"student": student} if apart and not split else {}}
+        self.writers = Writers(writing, pad_id=pad_id, stop_ids=stop_ids, vocab_size=vocab_size, **how)
         self._sources: dict[str, Rollout] = {}
 
     def serves(self, stream: Stream) -> bool:
@@ -97,10 +96,9 @@ class ReferenceEngine(Outsiders):
 
     def whole_student(self) -> Any:
         """The student as it is now, in one piece and in the type it decodes in."""
-        if self._shadow is None:
-            return self.student
-        refresh(self._shadow, self.student)
-        return self._shadow
+        if self._shadow is not None:
+            refresh(self._shadow, self.student)
+        return self._shadow or self.student
 
     def release(self) -> None:
         """Free the caches and graphs that are kept between rollouts."""
@@ -117,12 +115,14 @@ class ReferenceEngine(Outsiders):
         memory: ReplayBuffer | None = None,
         progress: float = 0.0,
         sources: Mapping[str, Rollout] | None = None,
+        earlier: Sequence[int] | None = None,
     ) -> Rollout:
         """`stream.group` responses to each prompt, next to each other, on the student's device.
 
         `seed_axes` name the noise (comparison, seed index, purpose, stream, step); rows add their own axes. `version` is the number
         of optimizer steps so far. A `replay` stream needs its `memory` and the run's `progress`; any number of the stream
-        that follows a schedule must be resolved before. `sources` are the streams of this iteration that the stream reads, row by row.
+        that follows a schedule must be resolved before. `sources` are the streams of this iteration that the stream reads, row by row; `earlier` is
+        how often each prompt came before in the batch of which this is one process's part.
 
         Raises:
             ZooError: a teacher, a prompt field, a source or the buffer is missing.
@@ -131,7 +131,7 @@ class ReferenceEngine(Outsiders):
             return self._replay(stream, prompts, max_new_tokens, tuple(seed_axes), version, memory, progress)
         if self._shadow is not None and "student" in stream.reads:
             refresh(self._shadow, self.student)
-        wanted, found = requests(prompts, stream.group, seed_axes), {name: (sources or {}).get(name) for name in stream.sources}
+        wanted, found = requests(prompts, stream.group, seed_axes, earlier), {name: (sources or {}).get(name) for name in stream.sources}
         if unlike := [name for name, source in found.items() if source is None or len(source) != len(wanted)]:
             raise ZooError(f"a stream of author '{stream.author}' reads stream '{unlike[0]}' row by row, which must be written before, to the same prompts")
         self._sources = {name: source for name, source in found.items() if source is not None}

@@ -34,14 +34,15 @@ class Request:
     seed: int
 
 
-def requests(prompts: Sequence[Prompt], group: int, seed_axes: Sequence[str | int]) -> list[Request]:
+def requests(prompts: Sequence[Prompt], group: int, seed_axes: Sequence[str | int], earlier: Sequence[int] | None = None) -> list[Request]:
     """`group` responses to each prompt, next to each other. The noise depends on the prompt's id, how often that id came
-    before in this batch, and the place in the group: never on the order or the number of the other prompts."""
+    before in this batch (`earlier`, where these are a part of it), and the place in the group: never on the order or the number of the others."""
     seen: Counter[str] = Counter()
     made = []
     for index, prompt in enumerate(prompts):
+        before = seen[prompt.id] if earlier is None else earlier[index]
         for member in range(group):
-            made.append(Request(prompt, index, member, seed_for(*seed_axes, prompt.id, seen[prompt.id], member)))
+            made.append(Request(prompt, index, member, seed_for(*seed_axes, prompt.id, before, member)))
         seen[prompt.id] += 1
     return made
 

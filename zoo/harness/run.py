@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from filelock import FileLock, Timeout
@@ -32,6 +32,7 @@ from zoo.harness.ready import origin_note, refuse_misfits, settle_threads
 from zoo.harness.report import Listener, Several
 from zoo.harness.run_record import first_line, log_folder, run_payload, write_logs
 from zoo.harness.shadow import decoding_copy
+from zoo.harness.sharding import wanted as sharding_wanted
 from zoo.harness.suites import load_suite, suite_digest
 from zoo.harness.tidy import remove_torn, tidy
 from zoo.harness.train import Diverged, Trainer
@@ -66,6 +67,7 @@ class Session:
     arguments: list[str] | None = None
     worker: bool = False
     before: frozenset[str] = frozenset()  # attempts that were there when this call began
+    whole: Any = None  # of sharded models, the one that is being evaluated
 
 
 def run_comparison(
@@ -103,7 +105,9 @@ def run_comparison(
         return []
     spec = load_pair_spec(comparison.pair)
     spec = spec.model_copy(update={"weights_note": note}) if (note := weights_note or origin_note(spec, place)) else spec
-    pair = load_pair(spec, paths=place.pair_paths, data=place.data, device=processes.device, trust_remote_code=trust_remote_code)
+    told: dict[str, Any] = {"device": processes.device, "trust_remote_code": trust_remote_code}
+    split = processes if sharding_wanted(comparison, processes) else None
+    pair = load_pair(spec, paths=place.pair_paths, data=place.data, split=split, **told)
     pair.untrusted_code = untrusted_code
     settle_threads(pair)
     refuse_misfits(pair, registry, {cell.method for cell in todo})
@@ -164,9 +168,21 @@ def _attempt(session: Session, cell: Cell, work: Path) -> Outcome:
             # The others wait for this process's sums and can't be told; ending it makes the launcher end them all.
             raise ZooError(f"{cell.method}: process {session.processes.rank} failed ({first_line(failure)}); run the same command again to go on from the "
                            "last checkpoint") from failure  # fmt: skip
+    if session.pair.split is not None and status == "success":
+        session.whole = _whole(session, cell, trainer)
     if not session.processes.main:
+        session.whole = None
         return Outcome(cell, status, None)
     return _finish(session, cell, work, trainer, status, failure)
+
+
+def _whole(session: Session, cell: Cell, trainer: Trainer | None) -> Any:
+    """The sharded model that is to be evaluated, gathered by all processes for the main one."""
+    if trainer is not None:
+        return trainer.engine.whole_student()
+    pair, anchor = session.pair, session.registry[cell.method].anchor
+    model = pair.teachers[next(iter(pair.teachers))] if anchor == "teacher" else pair.reset_student()
+    return decoding_copy(model, torch.bfloat16 if model.device.type == "cuda" else None)
 
 
 def _tried(work: Callable[[], None]) -> tuple[Status, BaseException | None]:
@@ -194,7 +210,7 @@ def _finish(session: Session, cell: Cell, work: Path, trainer: Trainer | None, s
     evaluation: dict[str, float] = {"seconds": 0.0, "tokens": 0}
     if status == "success":
         if trainer is not None and session.comparison.settings.keep_weights:
-            keep_weights(session, cell, uuid, session.pair.student)
+            keep_weights(session, cell, uuid, session.whole or session.pair.student)
         session.listener.evaluating(cell.method, cell.seed)
         status, failure = _tried(partial(_evaluate, session, cell, uuid, folder, evaluation))
     _tried(partial(write_logs, session, cell, uuid, trainer, failure))
@@ -231,7 +247,7 @@ def _train(session: Session, cell: Cell, trainer: Trainer, work: Path) -> None:
         if trainer.done or trainer.iteration - saved >= every:
             session.processes.wait()  # for what the others have seen
             saved = trainer.iteration
-            if session.processes.main:
+            if session.processes.main or session.pair.split is not None:
                 save(trainer, work / "checkpoint")
 
     session.listener.begin(cell.method, cell.seed, trainer.progress)
@@ -241,9 +257,9 @@ def _train(session: Session, cell: Cell, trainer: Trainer, work: Path) -> None:
 def _evaluate(session: Session, cell: Cell, uuid: str, folder: Path, spent: dict[str, float]) -> None:
     """Evaluate on every suite that has no record yet and write the records; seconds and tokens are added to `spent`."""
     pair, anchor, batch, began = session.pair, session.registry[cell.method].anchor, session.comparison.evaluation.batch, time.perf_counter()
-    if anchor == "student":
+    if anchor == "student" and session.whole is None:
         pair.reset_student()
-    model = pair.teachers[next(iter(pair.teachers))] if anchor == "teacher" else pair.student
+    model = session.whole or (pair.teachers[next(iter(pair.teachers))] if anchor == "teacher" else pair.student)
     if model.device.type == "cuda" and next(model.parameters()).dtype != torch.bfloat16:
         model = decoding_copy(model, torch.bfloat16)
     beside = None if anchor == "teacher" else options_for(session.comparison.settings)
@@ -271,4 +287,5 @@ def _evaluate(session: Session, cell: Cell, uuid: str, folder: Path, spent: dict
             "model": anchor or "trained", "batch_size": batch, "lm_eval_version": lm_eval_version(), "tasks": tasks,
         })  # fmt: skip
     decoder.writers.release()
+    session.whole = None
     spent["seconds"] += time.perf_counter() - began

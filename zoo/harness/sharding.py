@@ -134,11 +134,12 @@ def clip(parameters: list[nn.Parameter], limit: float, processes: Processes) -> 
     """Clip gradients by their common norm, split and whole ones alike; returns it."""
     if not any(map(is_split, parameters)):
         return torch.nn.utils.clip_grad_norm_(parameters, limit)
-    square = torch.zeros((), dtype=torch.float32, device=processes.device)
+    square = torch.zeros((), dtype=parameters[0].dtype, device=processes.device)
     for split in (True, False):
-        parts = [_local(p.grad).float().square().sum() for p in parameters if p.grad is not None and is_split(p) == split]
-        mine = torch.stack(parts).sum() if parts else torch.zeros_like(square)
-        square = square + (processes.total(mine) if split else mine)
+        mine = [_local(p.grad) for p in parameters if p.grad is not None and is_split(p) == split]
+        parts = [grad.to(torch.promote_types(grad.dtype, torch.float32)).square().sum() for grad in mine]
+        found = torch.stack(parts).sum() if parts else torch.zeros_like(square)
+        square = square + (processes.total(found) if split else found)
     norm = square.sqrt()
     for p in parameters:
         if p.grad is not None:

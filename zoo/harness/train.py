@@ -136,16 +136,18 @@ class Trainer:
             if self.processes.idle(count, self.reuse("minibatches")):
                 raise ZooError(f"method '{self.entry.id}' writes {count} x {stream.group} sequences a step, too few for {self.processes.count} processes; "
                                "use fewer processes or more rollouts_per_step")  # fmt: skip
+            at = [place for part in self.places(stream) for place in part]
             axes = (self.comparison.id, self.seed, "corpus" if isinstance(stream, Corpus) else "rollout", name, self.iteration)
             streams[name] = self.engine.rollout(
                 stream,
-                [self.prompts[order[place]] for part in self.places(stream) for place in part],
+                [self.prompts[order[place]] for place in at],
                 max_new_tokens=settings.max_new_tokens,
                 seed_axes=axes,
                 version=self.spent.steps,
                 memory=self.memories.get(name),
                 progress=self.progress,
                 sources=streams,
+                earlier=[order[:place].count(order[place]) for place in at],
             ).to(self.bank.device)
         written = self.processes.total_int(self.engine.generated_tokens - generated)
         self.spent.generated_tokens += written
