@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from harness_kit import REVERSE_KL, TEACHER, comparison, made, read_pair, trainer_of
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from zoo.harness.bank import Bank
+from zoo.harness.bank import Bank, narrow
 from zoo.harness.comparison import settings_that_matter
 from zoo.harness.compiling import COMPILE_FROM, compile_where_it_pays, pays
 from zoo.harness.fused import MOST, CompiledLayers, Fused
@@ -151,3 +153,31 @@ def test_what_reaches_into_layers_keeps_them_plain(pair: LoadedPair) -> None:
     inner.compiled, inner.layers = None, Layers(2, (1,), {"student": (1,)})
     compile_where_it_pays(made(rollout={"author": "student"}, **TEACHER, objective=[REVERSE_KL]), comparison(compile="on"), inner)
     assert inner.compiled is None
+
+
+@pytest.mark.filterwarnings("ignore:.*Disabling autocast")
+def test_cudnn_stays_out_of_training_and_is_left_to_others() -> None:
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    with narrow():
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_compiled_layers_change_rounding_alone() -> None:
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=192, intermediate_size=320, num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=1, max_position_embeddings=128
+    )
+    model, compiled, found = LlamaForCausalLM(config).cuda().eval(), CompiledLayers(), []
+    for batch in ((4, 40), (7, 96), (4, 40), (7, 96)):
+        ids_BL = torch.arange(batch[0] * batch[1], device="cuda").view(batch) % 61
+        with narrow(), compiled.within(model) if len(found) >= 2 else nullcontext():
+            assert (model.base_model.layers[0]._compiled_call_impl is not None) == (len(found) >= 2)
+            states_BLH = model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state
+        states_BLH.float().sin().sum().backward()
+        found.append((states_BLH.detach().float(), torch.cat([p.grad.flatten() for p in model.base_model.layers.parameters()])))
+        model.zero_grad(set_to_none=True)
+    for plain, fast in zip(found[:2], found[2:], strict=True):
+        assert all(float((a - b).norm() / a.norm()) < 0.05 for a, b in zip(plain, fast, strict=True))

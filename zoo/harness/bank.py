@@ -95,7 +95,7 @@ class Bank:
 
     def precision(self) -> AbstractContextManager[Any]:
         """bf16 autocast on CUDA, without cuDNN's attention; nothing on a CPU."""
-        return _narrow() if self.device.type == "cuda" else nullcontext()
+        return narrow() if self.device.type == "cuda" else nullcontext()
 
     def still(self) -> AbstractContextManager[None]:
         """While it lasts nobody moves weights, so that what products read of heads is made once."""
@@ -217,7 +217,7 @@ def _reference(term: Any) -> tuple[str, ...]:
 
 
 @contextmanager
-def _narrow() -> Iterator[None]:
+def narrow() -> Iterator[None]:
     """bf16 autocast on CUDA. cuDNN plans attention anew for each shape, 45 ms forward and 150 ms backward on an H100's host, and nearly every
     micro-batch has a shape of its own: more than half of a step of SmolLM2-135M. FlashAttention plans nothing."""
     before = torch.backends.cuda.cudnn_sdp_enabled()
