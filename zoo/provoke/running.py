@@ -8,6 +8,7 @@ import uuid as uuids
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -69,15 +70,21 @@ def cells_of(modes: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
 def key_of(cell: Cell, place: Place) -> str:
     """The identity of a cell: its set-up, its weights, and the thresholds that it is judged by."""
     arm = cell.setup()
-    spec = load_pair_spec(arm.pair)
     limits = {name: mode.limits for name, mode in load_catalogue().items()}
     entry = arm.entry(cell.name)
     return run_key({
         "provocation": cell.name, "seed": cell.seed, "setup": arm.model_dump(mode="json", exclude={"summary"}), "limits": limits,
         "body": digest_json(entry.model_dump(mode="json", by_alias=True)),
         "settings": arm.comparison(cell.name, cell.seed).settings.model_dump(mode="json"),
-        "weights": {name: weights_digest(spec, name, place) for name in ("student", *spec.teachers)},
+        "weights": weights_of(arm.pair),
     })  # fmt: skip
+
+
+@cache
+def weights_of(pair: str) -> dict[str, str]:
+    """The digests of a shipped pair's models."""
+    spec = load_pair_spec(pair)
+    return {name: weights_digest(spec, name, Place()) for name in ("student", *spec.teachers)}
 
 
 def done_keys(place: Place) -> set[str]:
