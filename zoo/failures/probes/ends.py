@@ -7,16 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
-import torch
 
 from zoo.components.base import PLAIN
 from zoo.failures.logs import NotMeasured
+from zoo.failures.probes.columns import columns, special_share
 from zoo.failures.probes.scene import Reader, Scene, Texts
 from zoo.harness.models import LoadedPair
 from zoo.harness.pieces_of import encoded, retokenised, student_tokens, vocabulary_of
 from zoo.tensors import Prompt
 
-ENDS = 64  # ends of answers that are looked at, of each source
 SPEAKS = 0.05  # mean probability at the end from which a special token counts as one that stops
 
 
@@ -35,7 +34,10 @@ def stops(scene: Scene) -> pd.DataFrame:
     `teacher`. Special tokens that nobody declares count where either side gives them 0.05 at the ends of answers on average."""
     teacher, answers = scene.needs_teacher(), scene.answers()
     ended = [i for i, done in enumerate(answers.finished) if done and scene.verdicts()[i]] or [i for i, done in enumerate(answers.finished) if done]
-    sources = {"given": gold(scene, scene.prompts("valid", ENDS)), "student": answers.rows(ended[:: max(len(ended) // ENDS, 1)][:ENDS])}
+    sources = {
+        "given": gold(scene, scene.prompts("valid", scene.sizes.ends)),
+        "student": answers.rows(ended[:: max(len(ended) // scene.sizes.ends, 1)][: scene.sizes.ends]),
+    }
     readers = {"student": scene.student, "teacher": teacher}
     candidates = sorted({*scene.stops, *scene.special} - {scene.pair.pad_id} | set(scene.stops))
     candidates = [i for i in candidates if i < scene.pair.vocab_size]
@@ -67,13 +69,13 @@ def template(scene: Scene) -> pd.DataFrame:
     in every row: `aligned_share`, student tokens that end where a teacher's token does; `special_update` and `special_tokens`, the share of
     special tokens in the sum of |log q - log p| over the student's answers and among their tokens."""
     teacher = scene.needs_teacher()
-    prompts, model = scene.prompts("valid", ENDS), _model_of(scene, teacher)
+    prompts, model = scene.prompts("valid", scene.sizes.ends), _model_of(scene, teacher)
     native = replace(teacher, context=None, native=model)
     texts = scene.write(native, prompts, "native", temperature=0.0)
-    columns = {"nll_native": _nll(scene, native, texts), "nll_used": None if reveals(teacher, prompts) else _nll(scene, teacher, texts)}
-    update, tokens = _special(scene, teacher)
+    nll = {"nll_native": _nll(scene, native, texts), "nll_used": None if reveals(teacher, prompts) else _nll(scene, teacher, texts)}
+    update, tokens = special_share(scene, columns(scene, teacher))
     frame = pd.DataFrame({"prompt": [p.id for p in texts.prompts], "tokens": [len(ids) for ids in texts.ids]})
-    for name, values in columns.items():
+    for name, values in nll.items():
         frame[name] = float("nan") if values is None else values
     shared = aligned_share(scene.pair, model, scene.answers()) if model else 1.0
     return frame.assign(aligned_share=shared, special_update=update, special_tokens=tokens)
@@ -98,18 +100,6 @@ def _nll(scene: Scene, reader: Reader, texts: Texts) -> list[float]:
         for row, value in zip(seen.row_N.tolist(), seen.written_N("it").double().tolist(), strict=True):
             sums[row] -= value
     return [total / count for total, count in zip(sums, counts, strict=True)]
-
-
-def _special(scene: Scene, teacher: Reader) -> tuple[float, float]:
-    """Special tokens' share of the sum of |A|, and of the tokens."""
-    moved, count = [0.0, 0.0], [0, 0]
-    special = torch.tensor(sorted(scene.special), device=scene.device)
-    for seen in scene.laws({"student": scene.student, "teacher": teacher}, scene.answers()):
-        gap_N, is_special_N = (seen.written_N("teacher") - seen.written_N("student")).abs().double(), torch.isin(seen.token_N, special)
-        for k, chosen_N in enumerate((is_special_N, ~is_special_N)):
-            moved[k] += float(gap_N[chosen_N].sum())
-            count[k] += int(chosen_N.sum())
-    return moved[0] / max(sum(moved), 1e-12), count[0] / max(sum(count), 1)
 
 
 def aligned_share(pair: LoadedPair, teacher: str, texts: Texts) -> float:

@@ -20,6 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from zoo.failures.logs import NotMeasured
+from zoo.failures.probes.columns import columns
 from zoo.failures.probes.scene import Scene
 from zoo.seeds import seed_for
 from zoo.tensors import Prompt
@@ -77,16 +78,14 @@ def forced(scene: Scene) -> pd.DataFrame:
 def _states(scene: Scene, right: list[float]) -> tuple[float, dict[int, list[int]]]:
     """The share of the sum of |log q - log p| on right answers, and as many states of right answers as of wrong ones, drawn by a fixed seed from
     those in which the student is not already sure."""
-    answers, teacher = scene.answers(), scene.needs_teacher()
-    moved = {True: 0.0, False: 0.0}
-    open_states: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
-    for seen in scene.laws({"student": scene.student, teacher.name: teacher}, answers):
-        gap_N = (seen.written_N(teacher.name) - seen.written_N("student")).abs().tolist()
-        unsure_N = (seen.logp["student"].amax(-1).exp() < 0.98).tolist()
-        for row, position, gap, unsure in zip(seen.row_N.tolist(), seen.position_N.tolist(), gap_N, unsure_N, strict=True):
-            moved[bool(right[row])] += gap
-            if unsure and position + 1 < scene.new_tokens:
-                open_states[bool(right[row])].append((row, position))
+    teacher = scene.needs_teacher()
+    found = columns(scene, teacher)
+    good, gap = np.array(right)[found["row"]] > 0.5, np.abs(found["logq"] - found["logp"])
+    unsure = (found["top_student"] < 0.98) & (found["position"] + 1 < scene.new_tokens)
+    open_states = {
+        correct: list(zip(found["row"][unsure & (good == correct)].tolist(), found["position"][unsure & (good == correct)].tolist(), strict=True))
+        for correct in (True, False)
+    }
     if not open_states[True] or not open_states[False]:
         raise NotMeasured("the probe's answers are all right, or all wrong, or the student is sure of every token")
     chosen: dict[int, list[int]] = {}
@@ -95,7 +94,7 @@ def _states(scene: Scene, right: list[float]) -> tuple[float, dict[int, list[int
         places = sorted(places)
         for k in random.choice(len(places), min(scene.sizes.states // 2, len(places)), replace=False):
             chosen.setdefault(places[k][0], []).append(places[k][1])
-    return moved[True] / max(moved[True] + moved[False], 1e-12), {row: sorted(at) for row, at in sorted(chosen.items())}
+    return float(gap[good].sum() / max(gap.sum(), 1e-12)), {row: sorted(at) for row, at in sorted(chosen.items())}
 
 
 def _top(scene: Scene, teacher: str, states: dict[int, list[int]]) -> dict[tuple[int, int], tuple[list[int], list[float], list[float], float]]:

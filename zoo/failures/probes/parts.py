@@ -15,7 +15,8 @@ from zoo.tensors import Prompt
 @dataclass(frozen=True)
 class Sizes:
     """How much a probe asks for; the same numbers at every look of a run. `rollouts` is K, answers a prompt; `failing` answers are begun again, each
-    with so many `continuations`; `forced` is M, texts behind a forced token of one of the `states`; `greedy` answers; `gradient` answers of a stream."""
+    with so many `continuations`; `forced` is M, texts behind a forced token of one of the `states`; `greedy` answers;
+    `ends` of answers of each source; `gradient` answers of a stream."""
 
     prompts: int = 48
     rollouts: int = 8
@@ -24,6 +25,7 @@ class Sizes:
     states: int = 96
     forced: int = 16
     greedy: int = 256
+    ends: int = 64
     gradient: int = 192
     micro_batches: int = 16
     decode_batch: int = 512
