@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from zoo.table_forms import Column, Table, TableCell
 
-WIDE = 8  # columns
-LONG = 45  # rows
+WIDE = 90  # characters in a line; a wider table is shrunk to the page
+LONG = 45  # rows; a longer table goes over pages
+WORDY = 70  # characters in a cell; longer ones are broken into lines
 PACKAGES = r"% \usepackage{array,booktabs,graphicx,longtable}"
 GREEK = {
     "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "varepsilon", "ζ": "zeta", "η": "eta", "θ": "theta", "κ": "kappa", "λ": "lambda",
@@ -32,33 +33,34 @@ ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0308":
 
 def to_latex(table: Table) -> str:
     """A booktabs table with a caption of the title, its sections, and remarks and footnotes below it; its first line names the packages."""
-    notes = table.footnotes
+    notes, longest = table.footnotes, _longest(table)
     below = [tex(remark) for remark in table.remarks] + [f"\\textsuperscript{{{number}}}{tex(note)}" for number, note in enumerate(notes, 1)]
-    lines = [PACKAGES, *(_long(table) if len(table.rows) > LONG else _short(table))]
-    if len(table.rows) > LONG:
-        return "\n".join([*lines, r"{\footnotesize", *(rf"\noindent {text}\par" for text in below), "}", ""])
-    return "\n".join([*lines, *(rf"\par\footnotesize {text}" for text in below), r"\end{table}", ""])
+    if len(table.rows) > LONG or max(longest, default=0) > WORDY:
+        return "\n".join([PACKAGES, *_long(table, longest), r"{\footnotesize", *(rf"\noindent {text}\par" for text in below), "}", ""])
+    lines = [PACKAGES, *_short(table, wide=sum(longest) + 2 * len(longest) > WIDE)]
+    return "\n".join([*lines, r"\par\raggedright\footnotesize", *(rf"{text}\par" for text in below), r"\end{table}", ""])
 
 
-def _short(table: Table) -> list[str]:
-    wide = len(table.columns) > WIDE
+def _longest(table: Table) -> list[int]:
+    """The characters of each column's widest cell."""
+    return [max([len(column.title), *(len(row[index].text) for row in table.rows)]) for index, column in enumerate(table.columns)]
+
+
+def _short(table: Table, *, wide: bool) -> list[str]:
     tabular = [rf"\begin{{tabular}}{{{''.join('r' if column.number else 'l' for column in table.columns)}}}", *_body(table), r"\end{tabular}"]
     begun = [r"\begin{table}", r"\centering", rf"\caption{{{tex(table.title)}}}"]
     return [*begun, *([r"\resizebox{\linewidth}{!}{%", *tabular[:-1], r"\end{tabular}}"] if wide else tabular)]
 
 
-def _long(table: Table) -> list[str]:
-    """Columns of words share the line by how much stands in them, so that nothing runs off the page."""
+def _long(table: Table, longest: Sequence[int]) -> list[str]:
+    """Columns share the line by how much stands in them, so that nothing runs off the page."""
     head = _line(tex(column.title) for column in table.columns)
     top = [rf"\caption{{{tex(table.title)}}}\\", r"\toprule", head, r"\midrule", r"\endfirsthead", r"\toprule", head, r"\midrule", r"\endhead"]
-    begun = [r"{\scriptsize\setlength{\tabcolsep}{2pt}", rf"\begin{{longtable}}{{{''.join(_widths(table))}}}", *top, r"\bottomrule", r"\endfoot"]
+    size = "tiny" if sum(longest) > 2 * WIDE else "scriptsize"
+    shares = [min(max(width, 10), WORDY) for width in longest]
+    widths = [rf">{{\{_ragged(c)}\arraybackslash}}p{{{0.92 * share / sum(shares):.3f}\linewidth}}" for c, share in zip(table.columns, shares, strict=True)]
+    begun = [rf"{{\{size}\setlength{{\tabcolsep}}{{2pt}}", rf"\begin{{longtable}}{{{''.join(widths)}}}", *top, r"\bottomrule", r"\endfoot"]
     return [*begun, *_lines(table), r"\end{longtable}}"]
-
-
-def _widths(table: Table) -> list[str]:
-    longest = [max([len(column.title), *(len(row[index].text) for row in table.rows)]) for index, column in enumerate(table.columns)]
-    shares = [min(max(size, 6), 60) for size in longest]
-    return [rf">{{\{_ragged(c)}\arraybackslash}}p{{{0.92 * share / sum(shares):.3f}\linewidth}}" for c, share in zip(table.columns, shares, strict=True)]
 
 
 def _ragged(column: Column) -> str:
