@@ -33,7 +33,7 @@ def write_comparison(root: Path, comparison: str, methods: Sequence[str], seeds:
         if status == "success":
             _write(folder / "eval-toy.json", _evaluation(shared, method, level, items, draw))
         if method not in LEVELS:
-            _write(folder / "curve.json", shared | {"kind": "curve", "points": _curve(level, points, draw)})
+            _write(folder / "curve.json", shared | {"kind": "curve"} | _columns(_curve(level, points, draw)))
             _write(folder / "failures.json", shared | {"kind": "failures", "findings": _findings(method, draw)})
     return len(cells)
 
@@ -85,6 +85,10 @@ def _curve(level: float, points: int, draw: random.Random) -> list[dict[str, Any
     return found
 
 
+def _columns(points: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"columns": list(points[0]), "points": [list(point.values()) for point in points]}
+
+
 def _findings(method: str, draw: random.Random) -> dict[str, Any]:
     prone = random.Random(method + "modes")
     found = {}
@@ -94,8 +98,8 @@ def _findings(method: str, draw: random.Random) -> dict[str, Any]:
             "not_measured" if mode > "FM26" else "red" if risk > 0.93 and draw.random() > 0.3 else "amber" if risk > 0.82 and draw.random() > 0.3 else "silent"
         )
         fired = level in ("amber", "red")
-        found[mode] = {"level": level, "value": round(draw.random(), 4) if level != "not_measured" else None,
-                       "first_step": draw.randrange(1, 100) if fired else None, "reason": "seen <here>" if fired else ""}  # fmt: skip
+        value, step = (round(draw.random(), 4) if level != "not_measured" else None), draw.randrange(1, 100) if fired else None
+        found[mode] = [level, value, step, "seen <here>" if fired else ""]
     return found
 
 

@@ -134,7 +134,7 @@ def test_a_cell_leads_to_its_records(built: Path) -> None:
     assert len(links) == 7
     assert sum("student.html#r-" in link or "teacher.html#r-" in link for link in links) == 2
     assert page.count('<article class="record"') == 5
-    assert page.count("sha256 <code>") == 2 * 5
+    assert page.count("sha256 <code>") == 4 * 5  # run, evaluation, curve and failures of each
 
 
 def test_numbers_are_those_of_the_tables(built: Path, records: Path) -> None:
@@ -153,7 +153,7 @@ def test_numbers_are_those_of_the_tables(built: Path, records: Path) -> None:
 def test_failures_stand_on_three_pages(built: Path, records: Path) -> None:
     fired = next(path for path in sorted(records.rglob("failures.json")) if '"red"' in path.read_text())
     content = json.loads(fired.read_text())
-    mode = next(name for name, finding in content["findings"].items() if finding["level"] == "red")
+    mode = next(name for name, finding in content["findings"].items() if finding[0] == "red")
     assert f"methods/{content['method']}.html" in (built / "failures" / f"{mode}.html").read_text()
     assert f"failures/{mode}.html" in (built / "methods" / f"{content['method']}.html").read_text()
     assert f"{mode} red" in (built / "records" / content["comparison"] / f"{content['method']}.html").read_text()

@@ -19,6 +19,7 @@ from zoo.score_frame import ANCHORS, score_frame, select
 from zoo.table_layouts import frame_rows
 
 Point = Mapping[str, float | None]
+FINDING = ("level", "value", "first_step", "reason")
 DIGITS = 9  # of every number that is drawn: what a machine's last bits do must not change the digest
 
 
@@ -157,21 +158,13 @@ def _beside(root: Path, records: Iterable[Record]) -> tuple[dict[str, list[list[
 def read_curve(folder: Path) -> list[Point]:
     """The points of an attempt's `curve.json`, in order; empty where there is none."""
     content = _json(folder / "curve.json")
-    points = content.get("points", content.get("columns", {}))
-    if isinstance(points, Mapping):  # columns of numbers
-        points = [dict(zip(points, values, strict=True)) for values in zip(*points.values(), strict=True)]
-    names = content.get("columns")
-    if isinstance(names, list):  # and points that are lists of numbers
-        points = [dict(zip(names, point, strict=True)) for point in points]
-    return [{str(name): value for name, value in point.items() if isinstance(value, int | float) or value is None} for point in points]
+    return [dict(zip(content["columns"], values, strict=True)) for values in content.get("points", ())]
 
 
 def read_findings(folder: Path) -> dict[str, dict[str, Any]]:
     """Failure mode → level, value, first_step and reason of an attempt's `failures.json`; empty where there is none."""
     found = _json(folder / "failures.json").get("findings", {})
-    listed = found.items() if isinstance(found, Mapping) else ((item["failure_mode"], item) for item in found)
-    fields = ("level", "value", "first_step", "reason")
-    return {str(mode): dict(zip(fields, finding, strict=True)) if isinstance(finding, list) else dict(finding) for mode, finding in sorted(listed)}
+    return {str(mode): dict(zip(FINDING, finding, strict=True)) for mode, finding in sorted(found.items())}
 
 
 def _json(path: Path) -> dict[str, Any]:

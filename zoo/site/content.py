@@ -10,19 +10,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
+from zoo.checklist import checklist_table
 from zoo.entry import MethodEntry
 from zoo.figures.data import Board, board, read_curve, read_findings
 from zoo.figures.families import families
 from zoo.paths import data_root
-from zoo.records import Record, comparisons, load_records
+from zoo.published import orders_table, published_table
+from zoo.records import Record, comparisons, digest_file, load_records
 from zoo.score_frame import ANCHORS, score_frame, select
+from zoo.table_contrasts import contrasts_table
+from zoo.table_failures import read_diagnoses
+from zoo.table_families import agreement_table, families_table
 from zoo.table_forms import Table, TableCell
 from zoo.table_layouts import cost_table, main_table
 from zoo.table_standing import pairwise_table, standing_table
 
 MOST_PAIRS = 40  # methods of a comparison whose pairs are still printed one by one
+BESIDE = ("curve.json", "failures.json")
 DETECTION = "failure_detection.csv"
 
 
@@ -34,6 +41,7 @@ class Attempt:
     curve: Sequence[Mapping[str, Any]]
     findings: Mapping[str, Mapping[str, Any]]
     counts: bool
+    files: Mapping[str, str]
 
     @property
     def anchor(self) -> str:
@@ -77,7 +85,11 @@ class Comparison:
         }
 
     def _by_method(self) -> list[tuple[str, Table]]:
-        return [(name, table) for name, table in self.tables.items() if table.labels == 1]
+        return [(name, table) for name, table in self.tables.items() if self.of_methods(table)]
+
+    def of_methods(self, table: Table) -> bool:
+        """Whether each row of a table is a method's."""
+        return table.labels == 1 and all(row[0].text in self.attempts or not row[0].records for row in table.rows)
 
     @property
     def seeds(self) -> list[int]:
@@ -118,22 +130,25 @@ def load_site(registry: Mapping[str, MethodEntry], records: Path, tables: Path) 
     """Read everything. Records may be absent: then the site holds the registry alone. Raises ZooError for broken records."""
     family = families(registry)
     coordinates = {name: entry.coordinates.model_dump(mode="json") for name, entry in registry.items() if entry.coordinates is not None}
-    found = [_comparison(records, name, family, coordinates) for name in comparisons(records)]
+    found = [_comparison(records, name, registry, family, coordinates) for name in comparisons(records)]
     digests = {digest: place for one in found for digest, place in _places(one)}
     return Site(registry, family, _sources(registry), found, _modes(), _detection(tables / DETECTION), digests)
 
 
-def _comparison(root: Path, name: str, family: Mapping[str, str], coordinates: Mapping[str, Mapping[str, Any]]) -> Comparison:
+def _comparison(root: Path, name: str, registry: Mapping[str, MethodEntry], family: Mapping[str, str], coordinates: Mapping[str, Any]) -> Comparison:
     records = load_records(root, name)
     frame = score_frame(records)
+    counted = [cell.record for cell in select(records) if cell.record]
     tables: dict[str, Table | None] = {"main": main_table(frame), "standing": standing_table(frame), "costs": cost_table(frame)}
-    if frame["method"].nunique() <= MOST_PAIRS:
-        tables["pairwise"] = pairwise_table(frame)
-    chosen = {cell.record.run.uuid for cell in select(records) if cell.record}
+    if frame["method"].nunique() <= MOST_PAIRS and counted:
+        tables |= _further(root, frame, counted, registry)
+    chosen = {record.run.uuid for record in counted}
     attempts: dict[str, list[Attempt]] = {}
     for record in sorted(records, key=lambda record: (record.run.seed, record.run.created, record.run.uuid)):
         folder = root / name / record.run.method / record.run.uuid
-        attempts.setdefault(record.run.method, []).append(Attempt(record, read_curve(folder), read_findings(folder), record.run.uuid in chosen))
+        beside = {path.relative_to(root).as_posix(): digest_file(path) for path in map(folder.joinpath, BESIDE) if path.exists()}
+        attempt = Attempt(record, read_curve(folder), read_findings(folder), record.run.uuid in chosen, {**record.digests, **beside})
+        attempts.setdefault(record.run.method, []).append(attempt)
     return Comparison(
         id=name,
         title=str(frame["title"].iloc[0]),
@@ -144,12 +159,25 @@ def _comparison(root: Path, name: str, family: Mapping[str, str], coordinates: M
     )
 
 
+def _further(root: Path, frame: pd.DataFrame, records: Sequence[Record], registry: Mapping[str, MethodEntry]) -> dict[str, Table | None]:
+    """What is said of pairs and parts: too much to read, and to compute, for hundreds of methods."""
+    return {
+        "families": families_table(frame, registry),
+        "contrasts": contrasts_table(frame, records),
+        "agreement": agreement_table(frame),
+        "published": published_table(frame, records, registry),
+        "published orders": orders_table(frame, registry),
+        "pairwise": pairwise_table(frame),
+        "checklist": checklist_table(frame, records, registry, read_diagnoses(root, records)),
+    }
+
+
 def _places(one: Comparison) -> list[tuple[str, tuple[str, str, str]]]:
     """Digest of each record file → where it is shown."""
     found = []
     for method, attempts in one.attempts.items():
         for attempt in attempts:
-            for path, digest in attempt.record.digests.items():
+            for path, digest in attempt.files.items():
                 words = f"{method}, seed {attempt.record.run.seed}: {Path(path).name}"
                 found.append((digest, (attempt.page, attempt.anchor, words)))
     return found

@@ -8,6 +8,7 @@ from typing import Any
 
 from zoo.site.content import Attempt, Comparison, Site, number
 from zoo.site.render import Writer
+from zoo.table_forms import TableCell
 
 COSTS = ("supervised_tokens", "generated_tokens", "teacher_tokens", "steps", "rollouts", "seconds", "peak_memory_bytes", "flops_estimate")
 PACKAGES = ("torch", "transformers", "lm_eval", "lm-eval")
@@ -19,6 +20,28 @@ def write_records(writer: Writer) -> None:
         for method, attempts in one.attempts.items():
             shown = {"groups": _groups(writer.site, one, method), "attempts": [_attempt(attempt) for attempt in attempts]}
             writer.page(f"records/{one.id}/{method}.html", "records.html", one=one, method=method, **shown)
+
+
+def write_traces(writer: Writer) -> None:
+    """For each comparison the rows of tables that are no method's (pairs, families, contrasts), each with the attempts behind it."""
+    for one in writer.site.comparisons:
+        tables = []
+        for name, table in one.tables.items():
+            if not one.of_methods(table):
+                rows = [(index, " · ".join(cell.text for cell in row[: table.labels]), _row_links(writer.site, row)) for index, row in enumerate(table.rows)]
+                tables.append((name, [row for row in rows if row[2]]))
+        writer.page(f"records/{one.id}/index.html", "traces.html", one=one, tables=[(name, rows) for name, rows in tables if rows])
+
+
+def _row_links(site: Site, row: Sequence[TableCell]) -> list[tuple[str, str]]:
+    """The methods whose attempts are behind a row: page and words."""
+    found: dict[str, set[str]] = {}
+    for digest in {digest for cell in row for digest in cell.records}:
+        if digest in site.records:
+            page, anchor, _ = site.records[digest]
+            found.setdefault(page, set()).add(anchor)
+    names = {page: page.rpartition("/")[2].removesuffix(".html") for page in found}
+    return [(f"{names[page]}.html", f"{names[page]} ({len(anchors)})") for page, anchors in sorted(found.items())]
 
 
 def _groups(site: Site, one: Comparison, method: str) -> list[dict[str, Any]]:
@@ -63,7 +86,7 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
         "scores": [row for evaluation in attempt.record.evals for row in _scores(evaluation)],
         "fired": [(mode, f["level"], str(f.get("reason") or "")) for mode, f in attempt.findings.items() if f["level"] in ("red", "amber")],
         "facts": _facts(attempt),
-        "files": sorted(attempt.record.digests.items()),
+        "files": sorted(attempt.files.items()),
     }
 
 

@@ -109,7 +109,7 @@ def _results(method: str, one: Comparison, values: Mapping[str, list[float]]) ->
     cells, show = one.cells.get(method, {}), Cells("../")
     keys = [key for suffix in SHOWN for key in cells if key in titles and key.rpartition(".")[2] == suffix]
     lines = [
-        {"title": titles[key], "html": show(cells[key], one.id, method, key), "strip": strip(values.get(key, []), cells[key].value)}
+        {"title": titles[key], "html": show(cells[key], one.id, method, f"c-{key}"), "strip": strip(values.get(key, []), cells[key].value)}
         for key in keys
         if cells[key].text
     ]

@@ -81,7 +81,7 @@ def write_comparisons(writer: Writer) -> dict[str, list[dict[str, Any]]]:
     """A page for each comparison with its figures, and their list; returns the figures by comparison."""
     found = {one.id: _pictures(writer, one) for one in writer.site.comparisons}
     for one in writer.site.comparisons:
-        others = [key for key in ("standing", "costs", "pairwise") if key in one.tables]
+        others = [key for key in one.tables if key != "main"]
         shown = {"figures": found[one.id], "others": others, "notes": one.tables["main"].footnotes}
         writer.page(f"compare/{one.id}.html", "comparison.html", one=one, rows=comparison_board(writer.site, one), **shown)
     writer.page("compare/index.html", "comparisons.html", listed=[_listed(one) for one in _by_size(writer.site)])

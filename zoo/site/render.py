@@ -71,7 +71,7 @@ class Cells:
     def __call__(self, cell: TableCell, comparison: str, method: str, key: str) -> Markup:
         """The link, or the text alone where no record is behind it."""
         text = escape(cell.text)
-        if not cell.records:
+        if not cell.records or not cell.text:
             return Markup("{}").format(text)
-        where = f"{self.root}records/{comparison}/{method}.html" + (f"#c-{key}" if key else "")
+        where = f"{self.root}records/{comparison}/{method}.html#{key}"
         return Markup('<a class="n" href="{}">{}</a>').format(where, text)
