@@ -62,9 +62,9 @@ def signal(facts: Facts) -> Answer:
 def _support(support: Any) -> str:
     if not isinstance(support, Mapping):
         return str(support)
-    mass = support.get("mass")
-    rest = "" if mass is None else f", mass {', '.join(f'{k} {v}' for k, v in mass.items()) if isinstance(mass, Mapping) else mass}"
-    return kind(support) + (f" k {support['k']}" if isinstance(support.get("k"), int) else "") + rest
+    mass, size = support.get("mass"), support.get("k")
+    side = f" {mass['side']}" if isinstance(mass, Mapping) and mass.get("side") else ""
+    return kind(support) + (f" k {size}" if isinstance(size, int) else "") + (f" (mass {kind(mass)}{side})" if mass is not None else "")
 
 
 def estimator(facts: Facts) -> Answer:

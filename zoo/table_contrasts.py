@@ -9,6 +9,7 @@ import pandas as pd
 
 from zoo import stats
 from zoo.records import Record
+from zoo.score_frame import ANCHORS
 from zoo.stats.contrasts import body_contrasts
 from zoo.table_cells import EVIDENCE, records
 from zoo.table_forms import Column, Table, TableCell
@@ -53,7 +54,7 @@ def _bodies(chosen: Sequence[Record]) -> dict[str, Mapping[str, Any]]:
     found: dict[str, list[Mapping[str, Any]]] = {}
     for record in chosen:
         body = record.run.resolved.get("body")
-        if isinstance(body, Mapping) and body.get("objective"):
+        if record.run.method not in ANCHORS and isinstance(body, Mapping) and body.get("objective"):
             found.setdefault(record.run.method, []).append(body)
     return {method: bodies[0] for method, bodies in found.items() if all(body == bodies[0] for body in bodies)}
 

@@ -61,15 +61,14 @@ def failures_table(heading: str, diagnoses: Sequence[Diagnosis], registry: Mappi
     """One row per diagnosed method, one column per failure mode that was measured or reported; None where nothing was diagnosed."""
     if not diagnoses:
         return None
-    methods = sorted({diagnosis.method for diagnosis in diagnoses} - set(ANCHORS)) or sorted({diagnosis.method for diagnosis in diagnoses})
+    methods = sorted({diagnosis.method for diagnosis in diagnoses}, key=lambda method: (method not in ANCHORS, method))
     reported = {method: registry[method].known_failures if method in registry else () for method in methods}
-    mine = [diagnosis for diagnosis in diagnoses if diagnosis.method in methods]
-    looked_for = {mode for diagnosis in mine for mode in diagnosis.found}
-    measured = {mode for diagnosis in mine for mode, (level, _, _) in diagnosis.found.items() if level != "not_measured"}
+    looked_for = {mode for diagnosis in diagnoses for mode in diagnosis.found}
+    measured = {mode for diagnosis in diagnoses for mode, (level, _, _) in diagnosis.found.items() if level != "not_measured"}
     modes = sorted(measured | {mode for known in reported.values() for mode in known})
     rows = []
     for method in methods:
-        runs = [diagnosis for diagnosis in mine if diagnosis.method == method]
+        runs = [diagnosis for diagnosis in diagnoses if diagnosis.method == method]
         behind = tuple(sorted(diagnosis.sha256 for diagnosis in runs))
         rows.append((TableCell(method, records=behind), TableCell(str(len(runs)), len(runs), records=behind),
                      *(_cell(runs, mode, mode in reported[method], behind) for mode in modes)))  # fmt: skip
@@ -90,7 +89,8 @@ def _reading(modes: Sequence[str], measured: set[str], looked_for: set[str]) -> 
     titles = _titles()
     remarks = [
         "R2: red in two runs; A1: amber in one run and red in none; s: silent; empty: not measured. A star: the entry's paper, or one about it, reports it.",
-        "Whether an alarm can be trusted is measured in `failure_detection`; a mode that no run measured says nothing about the method.",
+        "Whether an alarm can be trusted is measured in `failure_detection`; an empty cell says nothing about the method. Alarms of no_op, "
+        "which learns nothing, are the pair's or the task's and no method's.",
     ]
     named = [f"{mode} {titles[mode]}" for mode in modes if mode in titles]
     remarks += [f"{'; '.join(named)}."] if named else []
