@@ -15,6 +15,7 @@ from harness_kit import LOG_RATIO, REVERSE_KL, TEACHER, comparison, made, read_p
 
 from zoo.harness import run
 from zoo.harness.comparison import settings_that_matter
+from zoo.harness.diagnose import fixed_prompts
 from zoo.harness.diagnose_files import forget, gather, read_shards, write_shard
 from zoo.harness.diagnose_records import CURVE_COLUMNS, compact, curve_of, rounded
 from zoo.harness.diagnose_steps import SLICES
@@ -24,6 +25,7 @@ from zoo.harness.models import LoadedPair
 from zoo.harness.plan import Place
 from zoo.method import Method
 from zoo.records import load_records
+from zoo.tasks.micro import MicroTask, split_of
 
 DIRECT = made("direct", rollout={"author": "student"}, **TEACHER, objective=[REVERSE_KL])
 SAMPLED = made("sampled", rollout={"author": "student"}, **TEACHER, objective=[LOG_RATIO])
@@ -288,3 +290,18 @@ def test_a_finding_is_recorded_shortly() -> None:
 
     assert compact(Finding("FM05", "red", 0.0123456, 40, {"x": 1}, reason="y" * 300)) == ["red", 0.01235, 40, "y" * 71 + "…"]
     assert compact(Finding("FM05", "not_measured")) == ["not_measured", None, None, ""]
+
+
+# --- fixed texts
+
+
+def test_fixed_texts_are_the_same_all_along_and_of_two_kinds(pair: LoadedPair, tmp_path: Path) -> None:
+    seen(DIRECT, pair, tmp_path, diagnose_every=1)
+    fixed = read_shards(tmp_path, "fixed").to_pandas()
+    texts = fixed.groupby("step")["token"].apply(list)
+    assert len(texts) > 1 and all(text == texts.iloc[0] for text in texts) and fixed["kl"].notna().all()
+    assert fixed.groupby("step")["kl"].mean().nunique() == len(texts)  # it is the student that changes
+    prompts = fixed_prompts(MicroTask())
+    assert [p.fields["domain"] for p in prompts] == ["add"] * 8 + ["copy"] * 8
+    assert all(split_of("copy", p.fields["content"]) == "valid" for p in prompts[8:])
+    assert [p.id for p in prompts] == [p.id for p in fixed_prompts(MicroTask())]

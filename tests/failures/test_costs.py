@@ -71,10 +71,16 @@ def read(failing: float, flexible: float = 0.0, **columns: Any) -> pd.DataFrame:
                          "correct_flexible": lambda f: (place(f) >= 0.5 - flexible).astype(float), "cut": False, **columns})  # fmt: skip
 
 
+def growing(share: float) -> Any:
+    """Readable at first; later a share of answers is not."""
+    return lambda f: ((f["rollout"] >= 100 * share) | (f["step"] < 41)).astype(float)
+
+
 def test_artefacts_by_what_cannot_be_read_and_by_parser() -> None:
-    assert [level("FM29", rollouts=read(share)) for share in (0.0, 0.04, 0.1)] == ["silent", "amber", "red"]
+    assert [level("FM29", rollouts=read(0.0, parsed=growing(share))) for share in (0.0, 0.04, 0.1)] == ["silent", "amber", "red"]
+    assert level("FM29", rollouts=read(0.1)) == "silent"  # a weak student's sampled answers, as they were at the start
     assert [level("FM29", rollouts=read(0.0, flexible)) for flexible in (0.01, 0.05, 0.2)] == ["silent", "amber", "red"]
-    assert level("FM29", rollouts=read(0.1, cut=lambda f: f["rollout"] < 10)) == "silent"  # those were cut off
+    assert level("FM29", rollouts=read(0.0, parsed=growing(0.1), cut=lambda f: f["rollout"] < 10)) == "silent"  # those were cut off
     late = read(0.0, parsed=lambda f: ((f["rollout"] >= 10) | (f["step"] > 41)).astype(float))
     assert level("FM29", rollouts=late) == "silent"  # a student that learned the form
     assert level("FM29", rollouts=read(0.1, author="dataset")) == "not_measured"  # not the student's answers

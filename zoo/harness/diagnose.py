@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 SEQUENCES = 8  # diagnosed in one iteration, over all streams and processes
 LEAST = 2  # of each stream
-RETAINED = 16  # prompts of a kind that is not trained on
-TURNS = 2  # diagnosed iterations take turns: one has its gradient taken apart, the next scores the fixed solutions
+RETAINED = 8  # prompts of a kind that is not trained on
+TURNS = 3  # diagnosed iterations take turns: one has its gradient taken apart, the next scores the fixed solutions, the third does neither
 FIXED = ("position", "token", "logp_student", "logp_teacher", "entropy_student", "entropy_teacher", "kl", "kl_forward", "kl_own")
 FAR = 0.2  # from 1, of the ratios that are counted as outside
 MEANS = ("entropy_student", "entropy_teacher", "kl", "kl_forward", "kl_own", "overlap_k4", "repeats")

@@ -124,11 +124,13 @@ def harness_artefacts(logs: RunLogs, limits: Limits) -> Finding:
         logs.require("rollouts.parsed")
         ended = own[~own["cut"].astype(bool)].dropna(subset=["parsed"])
         late = ended[ended["step"] > ended["step"].quantile(1 - limits["late"])]
+        early = ended[ended["step"] < ended["step"].quantile(limits["late"])]
+        evidence["unread_start"] = float(1 - early["parsed"].mean()) if len(early) else 0.0
         step, failing, count = int(own["step"].max()), float(1 - late["parsed"].mean()), len(late)
     if count < limits["answers"]:
         raise NotMeasured(f"{count} answers at the end, {limits['answers']:.0f} are needed")
     stderr = math.sqrt(max(failing * (1 - failing), 1e-12) / count)
-    levels.append(above(failing - stderr, limits, "unread"))
+    levels.append(above(failing - stderr - evidence.get("unread_start", 0.0), limits, "unread"))
     evidence["unread"] = failing
     if logs.missing("rollouts.correct_flexible") is None:
         late = own[own["step"] > own["step"].quantile(1 - limits["late"])].dropna(subset=["correct", "correct_flexible"])
