@@ -25,7 +25,7 @@ from zoo.preflight.figures import figures
 TINY = 20_000_000  # parameters, up to which a CPU does everything in seconds
 # How much is asked for: everything, or what a hundred million parameters on a CPU write in a few minutes.
 FULL = Sizes(prompts=48, greedy=128)
-SMALL = Sizes(prompts=6, rollouts=8, failing=0, continuations=0, ends=12, greedy=12, gradient=16, micro_batches=8)
+SMALL = Sizes(prompts=4, rollouts=8, failing=0, continuations=0, ends=12, greedy=12, gradient=16, micro_batches=8)
 
 Say = Callable[[Check], None]
 
