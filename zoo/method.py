@@ -42,7 +42,7 @@ class Prepared:
 
     def rows(self, rows: Sequence[int]) -> Prepared:
         """The same for some of the sequences."""
-        at = torch.as_tensor(list(rows), device=self.scale_BT.device)
+        at = torch.as_tensor(list(rows), dtype=torch.long, device=self.scale_BT.device)
         return replace(self, scale_BT=self.scale_BT[at], columns={name: column[at] for name, column in self.columns.items()})
 
 

@@ -112,7 +112,7 @@ def _slice(trainer: Trainer, method: Method, scored: Mapping[str, Scored], prepa
     for name, part in scored.items():
         mine = [p for p in prepared if p.stream == name]
         index = [local for local, place in enumerate(rows[name]) if place % SLICES == number]
-        if mine and index:
+        if mine:  # where there is nothing here too: `backward` sums over the processes
             backward(method, trainer.bank, part.rows(index), [p.rows(index) for p in mine])
             count += len(index)
     return count
