@@ -279,7 +279,7 @@ def test_a_failed_seed_is_not_filled_in(tmp_path: Path) -> None:
     assert score.notes == ("gkd: mean over 4 of 5 seeds (seed 2 div)",)
     assert cell(table, "gkd", "sums.gap_closed").text.endswith(" †") and cell(table, "gkd", "iqm_gap_closed").text == "n/a"
     pairwise = pairwise_table(frame)
-    assert pairwise is not None and "gkd" not in {row[1].text for row in pairwise.rows} | {row[2].text for row in pairwise.rows}
+    assert pairwise is None or "gkd" not in {cell.text for row in pairwise.rows for cell in row[1:3]}
 
 
 # --- costs

@@ -186,8 +186,16 @@ def test_other_items_are_never_paired(tmp_path: Path) -> None:
     frame = scores(tmp_path, "toy")
     found = cell(standing_table(frame), "odd", "sums.difference")
     assert found.text == "n/a" and "other items" in found.notes[0]
-    pairs = pairwise_table(frame)
-    assert pairs is not None and pairs.rows == ()
+    assert pairwise_table(frame) is None
+
+
+def test_one_item_has_no_error_and_makes_a_table_all_the_same(tmp_path: Path) -> None:
+    asked = {"methods": ["sft", "better"], "seeds": list(SEEDS)}
+    for method in ("student", "teacher", "sft", "better"):
+        for seed in SEEDS:
+            write_run(tmp_path / "records", run_payload(method, seed, asked=asked), {"sums": [float(method == "teacher" or seed % 2)]})
+    build_tables(tmp_path / "records", tmp_path / "out")
+    assert not [line for line in (tmp_path / "out" / "toy" / "main.md").read_text(encoding="utf-8").splitlines() if line.startswith("|") and "nan" in line]
 
 
 # --- the truth is found

@@ -11,6 +11,7 @@ from zoo import stats
 from zoo.checklist_facts import Answer, Facts, counted, joined, kind, span
 from zoo.score_frame import ANCHORS
 from zoo.table_cells import difference_cell, scored
+from zoo.table_forms import fixed
 
 UNCHANGED = ANCHORS[-1]  # trained with a learning rate of 0
 
@@ -84,7 +85,7 @@ def seeds(facts: Facts) -> Answer:
     if unchanged:
         moved = max(abs(row["difference"]) for row in unchanged if not math.isnan(row["difference"])) if any(
             not math.isnan(row["difference"]) for row in unchanged) else math.nan  # fmt: skip
-        noise = "" if math.isnan(moved) else f"an unchanged arm moves by {moved:.3f} at most"
+        noise = "" if math.isnan(moved) else f"an unchanged arm moves by {fixed(moved, 3)} at most"
     if number >= stats.MIN_SEEDS:
         return Answer(joined(known, "intervals over seeds and items, paired", "Holm's adjustment", noise), "" if noise else "an unchanged arm")
     return Answer(joined(known, "errors over items, paired", noise), joined("intervals over seeds: too few", "" if noise else "an unchanged arm"))
@@ -98,7 +99,7 @@ def evaluation(facts: Facts) -> Answer:
     cut = [row["truncated_share"] for row in facts.rows() if not math.isnan(row["truncated_share"])]
     if not suites:
         return Answer("", "nothing was evaluated")
-    truncated = f"answers cut off: {100 * min(cut):.1f} to {100 * max(cut):.1f} %" if cut else ""
+    truncated = f"answers cut off: {fixed(100 * min(cut), 1)} to {fixed(100 * max(cut), 1)} %" if cut else ""
     known = joined(*suites, f"lm-eval {', '.join(versions)}", *items, "one greedy answer an item", "all filters: `all_metrics`", truncated)
     return Answer(known, joined("" if truncated else "truncated share", "share of answers that could not be parsed"))
 

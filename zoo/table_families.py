@@ -33,6 +33,8 @@ def families_table(scores: pd.DataFrame, registry: Mapping[str, MethodEntry]) ->
     if len(study.seeds) < 2 or not study.tasks or not members:
         return None
     gains = {task: {m: gain for m in study.trained if m not in ANCHORS and (gain := study.gain(task, m)) is not None} for task in study.tasks}
+    if not any(gains.values()):
+        return None
     units = {task: _unit(task, gains[task]) for task in study.tasks}
     inferred = {row["method"] for row in study.rows if row["evidence"] == INFERRED}
     twins = {name for name in members[EVERYTHING, EVERYTHING] if name in registry and registry[name].identical_core_to in members[EVERYTHING, EVERYTHING]}

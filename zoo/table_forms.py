@@ -70,7 +70,7 @@ def fixed(value: float, digits: int) -> str:
     Twelve digits are the same on every machine, where the last bits of a sum may not be; so is what is printed.
     """
     if not math.isfinite(value):
-        return f"{value}"
+        return "n/a"
     rounded = Decimal(f"{value:.12g}").quantize(Decimal(1).scaleb(-digits), ROUND_HALF_EVEN)
     return f"{abs(rounded) if rounded == 0 else rounded:f}"
 
@@ -124,6 +124,8 @@ def _csv_values(column: Column, cell: TableCell) -> list[str]:
 
 
 def _number(value: float) -> str:
+    if not math.isfinite(value):
+        return "n/a"
     return str(int(value)) if value == int(value) and abs(value) < 2**53 else f"{value:.10g}"
 
 

@@ -114,7 +114,7 @@ def _field(study: Study) -> dict[str, list[TableCell]]:
 
 
 def pairwise_table(scores: pd.DataFrame) -> Table | None:
-    """Paired differences of all methods on the in-distribution headlines; None below four seeds: they would mean little."""
+    """Paired differences of all methods on the in-distribution headlines; None below four seeds, which say little, and where no two are complete."""
     study = Study.of(scores)
     if len(study.seeds) < stats.MIN_SEEDS:
         return None
@@ -123,6 +123,8 @@ def pairwise_table(scores: pd.DataFrame) -> Table | None:
         complete = {method: study.complete(task, method) for method in study.trained if method not in FIXED}
         usable = [method for method, found in complete.items() if found]
         lines += _lines(task.name, [(complete[left], complete[right]) for left, right in combinations(usable, 2)])
+    if not lines:
+        return None
     columns = [Column(name, name, number=False) for name in ("task", "left", "right")]
     columns += [Column("difference", "left − right", error=True), Column("interval", "95 % interval")]
     columns += [Column("probability_of_improvement", "P(left > right)"), Column("p_holm", "p (Holm)"), Column("minimum_detectable_effect", "detectable")]
