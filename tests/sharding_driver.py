@@ -63,7 +63,8 @@ def train(pair: LoadedPair, processes: Processes, folder: Path, names: list[str]
 
 def main(pair_file: Path, folder: Path, device: str, names: list[str]) -> None:
     processes = start_processes(device)
-    pair = sharded(kit.read_pair(pair_file, torch.float64), processes)  # in which rounding does not grow under Adam
+    exact = torch.float64 if device == "cpu" else torch.float32  # in float64 rounding does not grow under Adam
+    pair = sharded(kit.read_pair(pair_file, exact), processes)
     for model in (pair.student, *pair.teachers.values()):
         layers = list(model.base_model.layers.parameters())
         held = sum(p.to_local().numel() for p in layers)
