@@ -33,7 +33,8 @@ def forgetting(logs: RunLogs, limits: Limits) -> Finding:
 def _scores(frame: pd.DataFrame, limits: Limits) -> list[tuple[Level, str, float, float, int | None]]:
     """Paired changes in standard errors, the limits widened for the number of suites (Bonferroni)."""
     others = frame[frame["family"] != "in_distribution"]
-    count, found = max(others["task"].nunique(), 1), []
+    count = max(others["task"].nunique(), 1)
+    found: list[tuple[Level, str, float, float, int | None]] = []
     for task, part in others.groupby("task"):
         change = (part["after"] - part["before"]).to_numpy(float)
         stderr = float(change.std(ddof=1) / math.sqrt(len(change))) if len(change) > 1 else math.nan

@@ -97,7 +97,8 @@ def stale_rollouts(logs: RunLogs, limits: Limits) -> Finding:
     if not found:
         raise NotMeasured("no tokens of the student's own with recorded probabilities")
     values = {name: value for name, (_, _, value) in found.items()}
-    lag = float(steps[logs.columns("steps", "lag.*")].max(axis=None)) if logs.columns("steps", "lag.*") else float("nan")
+    lags = logs.columns("steps", "lag.*")
+    lag = float(np.nanmax(steps[lags].to_numpy(float))) if lags else float("nan")
     firsts = [first for _, first, _ in found.values() if first is not None]
     said = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
     level = worst([level for level, _, _ in found.values()])

@@ -77,10 +77,10 @@ def local_teachability_collapse(logs: RunLogs, limits: Limits) -> Finding:
     levels: list[Level] = [below(ratio, limits, "ratio") if early is not None else "silent" for _, early, ratio in found]
     ranked = {"silent": 0, "amber": 1, "red": 2}
     worst_at = max(range(len(levels)), key=lambda i: (ranked[levels[i]], -found[i][2]))
-    level, (step, place, ratio) = levels[worst_at], found[worst_at]
+    level, (step, change, ratio) = levels[worst_at], found[worst_at]
     first = next((found[i][0] for i, each in enumerate(levels) if each in ("amber", "red")), None)
-    said = "no downward change of the teacher's margin" if place is None else f"margin falls to {ratio:.0%} from {place / BINS:.0%} of the answer on"
-    return Finding("FM12", level, ratio, first, {"change_point": None if place is None else place / BINS, "step": step}, reason=said)
+    said = "no downward change of the teacher's margin" if change is None else f"margin falls to {ratio:.0%} from {change / BINS:.0%} of the answer on"
+    return Finding("FM12", level, ratio, first, {"change_point": None if change is None else change / BINS, "step": step}, reason=said)
 
 
 def _by_rollouts(tokens: pd.DataFrame, least: int) -> list[tuple[int, pd.DataFrame]]:
