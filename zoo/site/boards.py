@@ -82,7 +82,8 @@ def comparison_board(site: Site, one: Comparison) -> Rows:
         row = _entry_row(entry, site, one, [head.key for head in shown], scale, "../") if entry else _stranger(method, one, [head.key for head in shown], scale)
         notes = [table.footnotes.index(note) + 1 for line in table.rows if line[0].text == method for cell in line for note in cell.notes]
         marks = Markup("").join(Markup('<sup><a href="#n-main-{}" aria-label="note {}">{}</a></sup>').format(n, n, n) for n in dict.fromkeys(notes))
-        row["cells"]["method"] = {"html": row["cells"]["method"]["html"] + marks, "sort": None}
+        name, beside, full = row["cells"]["method"]["html"].partition(Markup('<span class="full">'))
+        row["cells"]["method"] = {"html": name + marks + beside + full, "sort": None}
         rows.append(row)
     return Rows(*_ordered(heads, rows, len(one.seeds) >= stats.MIN_SEEDS), facets(rows))
 

@@ -18,7 +18,7 @@ function board(section) {
   const clear = section.querySelector(".clear");
   const status = section.querySelector(".status");
   const initial = heads.map((th) => th.getAttribute("aria-sort"));
-  const boxes = [];
+  const boxes = Object.fromEntries(facets.map((f) => [f.key, []]));
   let shownOrder = rows;
 
   function sortable(td, th) {
@@ -65,11 +65,15 @@ function board(section) {
       if (sort) th.setAttribute("aria-sort", sort); else th.removeAttribute("aria-sort");
     });
     for (const f of facets) {
-      const pool = rows.filter((row) => matches(row, f.key));
-      for (const box of boxes.filter((b) => b.key === f.key)) {
-        const count = pool.reduce((sum, row) => sum + row.has[f.key].has(box.value), 0);
-        box.count.textContent = count;
-        box.label.classList.toggle("empty", !count);
+      const counts = new Map();
+      for (const row of rows) if (matches(row, f.key)) for (const value of row.has[f.key]) counts.set(value, (counts.get(value) || 0) + 1);
+      for (const box of boxes[f.key]) {
+        const count = counts.get(box.value) || 0;
+        if (box.shown !== count) {
+          box.shown = count;
+          box.count.textContent = count;
+          box.label.classList.toggle("empty", !count);
+        }
         box.input.checked = state.chosen[f.key].has(box.value);
       }
     }
@@ -141,7 +145,7 @@ function board(section) {
       input.addEventListener("change", () => { state.chosen[f.key][input.checked ? "add" : "delete"](value); change(); });
       label.append(input, name, count);
       menu.append(label);
-      boxes.push({ key: f.key, value, label, input, count });
+      boxes[f.key].push({ value, label, input, count, shown: null });
     }
     d.append(summary, menu);
     d.addEventListener("toggle", () => { if (d.open) for (const other of section.querySelectorAll(".facet[open]")) if (other !== d) other.open = false; });
