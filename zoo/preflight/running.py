@@ -188,7 +188,8 @@ def _answers(scene: Scene, suite: Suite) -> Iterator[Check]:
     total, right, cut = int(look["k"].sum()), float(look["passed"].sum()), float(look["cut"].sum())
     yield by_limit("student", "cut answers", "cut", cut / total, f"{cut / total:.0%} of {total} answers hit the budget of {scene.new_tokens} tokens; "
                    f"{right / total:.0%} are right", "FM01")  # fmt: skip
-    short = [t.task for t in suite.tasks if t.max_new_tokens is not None and t.max_new_tokens < scene.new_tokens]
+    own = [t for t in suite.tasks if t.family == "in_distribution"]
+    short = [t.task for t in own if t.max_new_tokens is not None and t.max_new_tokens < scene.new_tokens]
     if short:
         remedy = "give the suite the same budget, or truncation will look like a loss of skill"
         yield Check("student", "suite's budget", "amber", f"task {short[0]} allows fewer tokens than training ({scene.new_tokens})", None, remedy, "FM29")
