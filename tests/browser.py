@@ -97,6 +97,12 @@ class Browser:
         """What the console said since the last look."""
         return [line["message"] for line in self._ask("POST", f"{self.session}/se/log", {"type": "browser"})]
 
+    def phone(self, on: bool = True) -> None:
+        """A window as narrow as a phone's, or the own one again."""
+        size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+        order = {"cmd": f"Emulation.{'set' if on else 'clear'}DeviceMetricsOverride", "params": size if on else {}}
+        self._ask("POST", f"{self.session}/goog/cdp/execute", order)
+
     def screenshot(self, path: Path) -> None:
         """The window as PNG."""
         path.write_bytes(base64.b64decode(self._ask("GET", f"{self.session}/screenshot")))

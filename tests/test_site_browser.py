@@ -23,7 +23,8 @@ const ground = (node) => { for (let n = node; n; n = n.parentElement) { const c 
   if (c.length === 3 || c[3] === 1) return c; } return rgb(getComputedStyle(document.documentElement).colorScheme) || [255, 255, 255]; };
 const found = [];
 for (const node of document.querySelectorAll('main *, header *, footer *')) {
-  if (![...node.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()) || !node.getClientRects().length || node.closest('.sr, caption, math')) continue;
+  if (![...node.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()) || !node.getClientRects().length) continue;
+  if (node.closest('.sr, caption, math')) continue;
   const style = getComputedStyle(node), a = light(rgb(style.color)), b = light(ground(node));
   const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
   if (ratio < 4.5) found.push([node.className || node.tagName, node.textContent.trim().slice(0, 20), ratio.toFixed(2)]);
@@ -146,6 +147,22 @@ def test_text_has_enough_contrast(site: Path, browser: Browser, name: str) -> No
     """WCAG AA: 4.5 to 1 for all text."""
     browser.open(site / name)
     assert browser.script(CONTRAST) == []
+
+
+def test_the_measure_of_contrast_sees_what_is_faint(site: Path, browser: Browser) -> None:
+    browser.open(site / "read.html")
+    browser.script("document.querySelector('h1').style.color = '#bbbbbb'")
+    assert [found[1] for found in browser.script(CONTRAST)] == ["How to read the tabl"]
+
+
+@pytest.mark.parametrize("name", ["index.html", "leaderboard.html", "methods/eopd.html", "compare/first.html", "records/first/gkd.html", "taxonomy.html"])
+def test_nothing_leaves_the_window_of_a_phone(site: Path, browser: Browser, name: str) -> None:
+    browser.phone()
+    try:
+        browser.open(site / name)
+        assert browser.script("return [innerWidth, document.documentElement.scrollWidth <= innerWidth]") == [390, True]
+    finally:
+        browser.phone(False)
 
 
 def test_without_javascript_everything_is_there_to_read(site: Path) -> None:
