@@ -43,7 +43,10 @@ def test_two_processes_give_the_steps_weights_and_records_of_one(pair_file: Path
         assert expected[method]["spent"] == found[method]["spent"], method
         for row, other in zip(expected[method]["rows"], found[method]["rows"], strict=True):
             del row["seconds"], other["seconds"]
-            assert other == pytest.approx(row, rel=1e-5, abs=5e-6, nan_ok=True), method  # the lag-0 quantile is rounding itself, some 1e-6
+            # What sampling and training disagree by is rounding itself, some 1e-6 nats: it is held to that size, and everything else is compared.
+            rounding = [one.pop(key) for one in (row, other) for key in [k for k in one if k.startswith("lag0.") and k != "lag0.tokens"]]
+            assert all(abs(size) < 1e-5 for size in rounding), method
+            assert other == pytest.approx(row, rel=1e-5, abs=1e-6, nan_ok=True), method
         mine = [name for name in weights if name.startswith(f"{method}.")]
         assert mine and all(float((weights[name] - others[name]).abs().max()) < 1e-5 for name in mine), method
         assert any(row[key] for row in expected[method]["rows"] for key in row if key.startswith("loss.")), method

@@ -53,7 +53,8 @@ def test_repetition_fires_by_the_share_of_looping_texts() -> None:
     short = texts(0.6)
     short.loc[short.index % 10 < 6, "zlib_ratio"] = np.nan  # those that loop are too short to be compressed
     assert level("FM02", rollouts=short) == "silent"
-    assert level("FM02", rollouts=texts(0.6).assign(zlib_ratio=np.nan)) == "not_measured"
+    assert level("FM02", rollouts=texts(0.6).assign(zlib_ratio=np.nan)) == "silent"  # all of them are
+    assert level("FM02", rollouts=texts(0.6).assign(zlib_ratio=np.nan, tail="7 " * 40)) == "not_measured"
     assert found("FM02", rollouts=texts(0.6)).examples[0].step == 51
 
 
