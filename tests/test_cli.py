@@ -33,7 +33,8 @@ settings: {rollouts_per_step: 16, max_new_tokens: 24, learning_rate: 1.0e-3}
 evaluation: {limit: 8}
 """
 COMMANDS = (
-    "list", "show", "diff", "taxonomy", "check", "schema", "plan", "run", "status", "tables", "trace", "export", "scores", "suites", "version",
+    "list", "show", "diff", "taxonomy", "check", "schema", "plan", "run", "status", "tables", "trace", "export", "figures", "site", "scores", "suites",
+    "version",
     "pairs list", "pairs show", "pairs build", "stats coverage",
 )  # fmt: skip
 
