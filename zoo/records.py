@@ -1,8 +1,8 @@
 """What a run leaves behind: JSON files that are written once and never reopened.
 
 Layout: `<root>/<comparison>/<method>/<uuid>/` holds `run.json`, `eval-<suite>.json`, `event-<uuid>.json` and, of a run with
-diagnostics, `failures.json` and `curve.json`. A later correction is another event file, never an edit. Readers get a sha256 of each file's bytes, so that every number in a
-table can be traced to what it came from.
+diagnostics, `failures.json` and `curve.json`. A later correction is another event file, never an edit. Readers get a sha256 of
+each file's bytes, so that every number in a table can be traced to what it came from.
 """
 
 from __future__ import annotations

@@ -142,8 +142,9 @@ def test_scores_before_and_after_are_paired_by_item() -> None:
     def scored(model: str, *items: tuple[str, float]) -> Eval:
         task = {"family": "retention", "headline": "acc", "metrics": {"acc": sum(s for _, s in items) / len(items)}, "n": len(items), "truncated_share": None,
                 "mean_length": None, "items": items}  # fmt: skip
-        return Eval.model_validate({"schema": 1, "kind": "eval", "uuid": "u", "run_key": "k", "comparison": "c", "method": "m", "pair": "p", "seed": 0,
-                                    "suite": "s", "suite_digest": "d", "model": model, "batch_size": 1, "lm_eval_version": "1", "tasks": {"copy": task}})  # fmt: skip
+        head = {"schema": 1, "kind": "eval", "uuid": "u", "run_key": "k", "comparison": "c", "method": "m", "pair": "p", "seed": 0}
+        rest = {"suite": "s", "suite_digest": "d", "model": model, "batch_size": 1, "lm_eval_version": "1", "tasks": {"copy": task}}
+        return Eval.model_validate({**head, **rest})
 
     found = evaluation_probe([scored("trained", ("a", 1.0), ("b", 0.0))], [scored("student", ("b", 1.0), ("a", 1.0), ("c", 0.0))])
     assert found["evaluation"][["item", "before", "after"]].to_numpy().tolist() == [["a", 1.0, 1.0], ["b", 1.0, 0.0]]

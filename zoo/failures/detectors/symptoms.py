@@ -41,10 +41,10 @@ def length_inflation(logs: RunLogs, limits: Limits) -> Finding:
 @detector("FM02")
 def repetition_saturation(logs: RunLogs, limits: Limits) -> Finding:
     """Tails repeat: share of texts whose last 128 characters compress more than threefold, and what repeated tokens get of the update."""
-    ratio, long = logs.rollouts.get("zlib_ratio"), logs.rollouts["tail"].str.len() >= LEAST
-    if ratio is None or (ratio.isna().all() and long.any()):
+    packed, long = logs.rollouts.get("zlib_ratio"), logs.rollouts["tail"].str.len() >= LEAST
+    if packed is None or (packed.isna().all() and long.any()):
         raise NotMeasured("rollouts.zlib_ratio is empty")
-    rollouts = logs.rollouts.assign(loops=ratio > limits["compression"])  # a text that is too short to loop has no ratio
+    rollouts = logs.rollouts.assign(loops=packed > limits["compression"])  # a text that is too short to loop has no ratio
     rates = [(step, float(window["loops"].mean())) for step, window in windows(rollouts, int(limits["rollouts"]))]
     level, first = sustained([step for step, _ in rates], [above(rate, limits, "rate") for _, rate in rates])
     evidence = {"rate": max(rate for _, rate in rates)}
