@@ -53,12 +53,12 @@ def browser() -> Iterator[Browser]:
 
 def test_search_and_facets_filter_and_the_address_keeps_them(site: Path, browser: Browser) -> None:
     browser.open(site / "leaderboard.html")
-    assert len(browser.script(SHOWN)) == 11
+    assert len(browser.script(SHOWN)) == 13
     browser.click("input[type=search]")
     browser.keys("opd")
-    assert set(browser.wait(f"const s = (() => {{ {SHOWN} }})(); return s.length < 11 && s")) >= {"eopd"}
+    assert set(browser.wait(f"const s = (() => {{ {SHOWN} }})(); return s.length < 13 && s")) >= {"eopd"}
     browser.click(".clear")
-    assert len(browser.script(SHOWN)) == 11
+    assert len(browser.script(SHOWN)) == 13
     browser.click(".facet[data-key=estimator] summary")
     browser.click(".facet[data-key=estimator] input[value=pg_group]")
     only = browser.script(SHOWN)
@@ -69,7 +69,7 @@ def test_search_and_facets_filter_and_the_address_keeps_them(site: Path, browser
     assert address == "#estimator=pg_group,preference"
     browser.open(site / "leaderboard.html", address + "&teacher_access=white_box")  # both of two coordinates
     assert set(browser.script(SHOWN)) == {"kdrl"}
-    assert browser.script("return document.querySelector('.status').textContent") == "1 of 11 methods"
+    assert browser.script("return document.querySelector('.status').textContent") == "1 of 13 methods"
     assert browser.log() == []
 
 
@@ -119,7 +119,7 @@ def test_by_keyboard_alone(site: Path, browser: Browser) -> None:
     browser.keys("Space")
     assert browser.script("return document.activeElement.checked") is True
     chosen = len(browser.script(SHOWN))
-    assert 0 < chosen < 11
+    assert 0 < chosen < 13
     browser.keys("Escape")
     assert browser.script("return [document.activeElement.tagName, document.querySelectorAll('.facet[open]').length]") == ["SUMMARY", 0]
     browser.script("document.querySelector('th[data-key=method] button').focus()")
@@ -167,7 +167,7 @@ def test_nothing_leaves_the_window_of_a_phone(site: Path, browser: Browser, name
 
 def test_without_javascript_everything_is_there_to_read(site: Path) -> None:
     text = (site / "leaderboard.html").read_text()
-    assert '<div class="controls" hidden>' in text and text.count("<tr") == 12
+    assert '<div class="controls" hidden>' in text and text.count("<tr") == 14
     assert not any(link.startswith("javascript:") for page in pages(site).values() for link in page.links)
 
 

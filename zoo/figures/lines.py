@@ -20,6 +20,7 @@ TRAJECTORIES = {"length": ("length",), "entropy": ("entropy",), "kl": KL}
 TITLES = {"length": "length of answers (tokens)", "entropy": "student's entropy (nats)", "kl": "reverse KL to the teacher (nats)"}
 WIDTH, HEIGHT, NAMES = 2.75, 1.75, 1.25  # of a panel, in inches
 COLUMNS = 2
+MOST = 12  # methods of a panel that are named
 
 
 def curve_data(board: Board) -> dict[str, Any] | None:
@@ -42,7 +43,13 @@ def trajectory_data(board: Board) -> dict[str, Any] | None:
 
 
 def _groups(board: Board, lines: Mapping[str, Any]) -> list[list[Any]]:
-    return [[name, mine] for name, methods in board.groups() if (mine := [method for method in methods if method in lines])]
+    found = [(name, [method for method in methods if method in lines]) for name, methods in board.groups()]
+    return [shown(name, methods) for name, methods in found if methods]
+
+
+def shown(name: str, methods: Sequence[str]) -> list[Any]:
+    """A family's title and the methods that its panel names: of many the best, as names of more cannot be read."""
+    return [name, list(methods)] if len(methods) <= MOST else [f"{name}: the best {MOST} of {len(methods)}", list(methods[:MOST])]
 
 
 def over_seeds(curves: Sequence[Sequence[Point]], columns: Sequence[str]) -> dict[str, list[float]] | None:

@@ -82,10 +82,10 @@ def _scale(figure: Figure, left: float, bottom: float) -> None:
 
 
 def failure_data(board: Board) -> dict[str, Any] | None:
-    """method × failure mode: how many of its runs fired red, amber, were silent or not measured; None without findings."""
+    """method × failure mode: how many of its runs fired red, amber, were silent or not measured; None without findings and above MOST methods."""
     modes = sorted({mode for found in board.findings.values() for mode in found})
     methods = [method for _, group in board.groups() for method in group if method in board.findings]
-    if not modes or not methods:
+    if not modes or not 0 < len(methods) <= MOST:
         return None
     kinds = ("red", "amber", "silent", "not_measured")
     cells = [[[board.findings[method].get(mode, []).count(kind) for kind in kinds] for mode in modes] for method in methods]

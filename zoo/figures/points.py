@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from zoo.figures.data import Board
 from zoo.figures.families import FAMILIES
+from zoo.figures.lines import shown
 from zoo.figures.style import CONTEXT, FAINT, HUES, INK, MARKERS, NOTE, canvas, dash, heading, hue, panel, thousands
 
 AXES = ("feedback_signal", "teacher_access", "loss_granularity", "estimator", "routing")
@@ -138,7 +139,7 @@ def profile_data(board: Board) -> dict[str, Any] | None:
     grid = np.linspace(low - 0.02 * (high - low), high + 0.02 * (high - low), TAUS)
     shares = {method: _steps(grid.tolist(), [float(np.mean(np.array(mine) > tau)) for tau in grid]) for method, mine in runs.items()}
     medians = {method: float(np.median(mine)) for method, mine in runs.items()}
-    groups = [[name, mine] for name, methods in board.groups() if (mine := [method for method in methods if method in runs])]
+    groups = [shown(name, mine) for name, methods in board.groups() if (mine := [method for method in methods if method in runs])]
     return {"unit": board.unit, "range": [grid[0], grid[-1]], "steps": shares, "medians": medians, "groups": groups}
 
 

@@ -10,7 +10,7 @@ from zoo.entry import MethodEntry
 from zoo.errors import ZooError
 from zoo.site.atlas import write_atlas
 from zoo.site.content import load_site
-from zoo.site.ledger import write_records, write_traces
+from zoo.site.ledger import write_records
 from zoo.site.methods import write_methods
 from zoo.site.pages import write_comparisons, write_whole
 from zoo.site.render import ASSETS, TEMPLATES, Writer
@@ -36,7 +36,6 @@ def build_site(registry: Mapping[str, MethodEntry], records: Path, tables: Path,
     pictures = write_comparisons(writer)
     write_methods(writer)
     write_records(writer)
-    write_traces(writer)
     write_atlas(writer)
     write_whole(writer, pictures)
     return [out / page for page in writer.pages]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zoo.figures.maps import failure_data
 from zoo.site.content import Comparison, Site
 from zoo.site.methods import counts_of, fired_rows
 from zoo.site.render import Writer
@@ -28,6 +27,8 @@ def write_atlas(writer: Writer) -> None:
         rows.append({"id": mode, "title": about["title"], "cause": about["cause"], "state": state, "methods": len({row["method"] for row in mine})})
     maps = [found for one in site.comparisons if (found := _map(one))]
     maps.sort(key=lambda found: -found["size"])
+    for found in maps:
+        writer.page(f"failures/in-{found['id']}.html", "failure_map.html", one=found, titles=titles)
     writer.page("failures/index.html", "failures.html", modes=rows, titles=titles, maps=maps, detection=site.detection)
 
 
@@ -47,10 +48,10 @@ def _modes(site: Site) -> list[str]:
 
 def _map(one: Comparison) -> dict[str, Any] | None:
     """The heat map of a comparison, by family."""
-    data = failure_data(one.board)
-    if data is None:
+    findings = one.board.findings
+    modes = sorted({mode for found in findings.values() for mode in found})
+    if not modes:
         return None
-    modes, findings = data["modes"], one.board.findings
     groups = [
         (family, [(method, [counts_of(findings[method].get(mode, [])) for mode in modes]) for method in methods if method in findings])
         for family, methods in one.board.groups()

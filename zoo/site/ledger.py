@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -11,26 +12,36 @@ from zoo.site.render import Writer
 from zoo.table_forms import TableCell
 
 COSTS = ("supervised_tokens", "generated_tokens", "teacher_tokens", "steps", "rollouts", "seconds", "peak_memory_bytes", "flops_estimate")
+MOST = 8  # methods whose attempts are listed beside a cell
+Behind = tuple[tuple[str, str, str], ...]  # page, anchor and name of each attempt
 PACKAGES = ("torch", "transformers", "lm_eval", "lm-eval")
 
 
 def write_records(writer: Writer) -> None:
     """The record pages of all comparisons."""
     for one in writer.site.comparisons:
+        large: dict[Behind, str] = {}
         for method, attempts in one.attempts.items():
-            shown = {"groups": _groups(writer.site, one, method), "attempts": [_attempt(attempt) for attempt in attempts]}
+            shown = {"groups": _groups(writer.site, one, method, large), "attempts": [_attempt(attempt) for attempt in attempts]}
             writer.page(f"records/{one.id}/{method}.html", "records.html", one=one, method=method, **shown)
+        _write_traces(writer, one, large)
 
 
-def write_traces(writer: Writer) -> None:
-    """For each comparison the rows of tables that are no method's (pairs, families, contrasts), each with the attempts behind it."""
-    for one in writer.site.comparisons:
-        tables = []
-        for name, table in one.tables.items():
-            if not one.of_methods(table):
-                rows = [(index, " · ".join(cell.text for cell in row[: table.labels]), _row_links(writer.site, row)) for index, row in enumerate(table.rows)]
-                tables.append((name, [row for row in rows if row[2]]))
-        writer.page(f"records/{one.id}/index.html", "traces.html", one=one, tables=[(name, rows) for name, rows in tables if rows])
+def _write_traces(writer: Writer, one: Comparison, large: Mapping[Behind, str]) -> None:
+    """The rows of a comparison's tables that are no method's (pairs, families, contrasts), and what rests on very many attempts."""
+    tables = []
+    for name, table in one.tables.items():
+        if not one.of_methods(table):
+            rows = [(index, " · ".join(cell.text for cell in row[: table.labels]), _row_links(writer.site, row)) for index, row in enumerate(table.rows)]
+            tables.append((name, [row for row in rows if row[2]]))
+    sets = [(name, _by_method(behind)) for behind, name in large.items()]
+    writer.page(f"records/{one.id}/index.html", "traces.html", one=one, tables=[(name, rows) for name, rows in tables if rows], sets=sets)
+
+
+def _by_method(behind: Behind) -> list[tuple[str, str]]:
+    """The methods of a set of attempts: page and words."""
+    counted = Counter(page for page, _, _ in behind)
+    return [(page.rpartition("/")[2], f"{page.rpartition('/')[2].removesuffix('.html')} ({count})") for page, count in sorted(counted.items())]
 
 
 def _row_links(site: Site, row: Sequence[TableCell]) -> list[tuple[str, str]]:
@@ -44,14 +55,19 @@ def _row_links(site: Site, row: Sequence[TableCell]) -> list[tuple[str, str]]:
     return [(f"{names[page]}.html", f"{names[page]} ({len(anchors)})") for page, anchors in sorted(found.items())]
 
 
-def _groups(site: Site, one: Comparison, method: str) -> list[dict[str, Any]]:
-    """Cells of all tables that have the same attempts behind them stand together."""
-    found: dict[tuple[tuple[str, str, str], ...], list[tuple[str, str, str]]] = {}
+def _groups(site: Site, one: Comparison, method: str, large: dict[Behind, str]) -> list[dict[str, Any]]:
+    """Cells of all tables that have the same attempts behind them stand together; a `large` set of attempts is written out elsewhere, once."""
+    found: dict[Behind, list[tuple[str, str, str]]] = {}
     for key, cell in one.cells.get(method, {}).items():
         if cell.records:
             found.setdefault(_behind(site, cell.records), []).append((key, one.titles[key], cell.text))
     groups = []
     for behind, cells in found.items():
+        methods = len({page for page, _, _ in behind})
+        if methods > MOST:
+            name = large.setdefault(behind, f"set-{len(large) + 1}")
+            groups.append({"words": f"{len(behind)} attempts of {methods} methods", "links": [(f"index.html#{name}", "which they are")], "cells": cells})
+            continue
         links = [(f"../../{page}#{anchor}" if page else f"#{anchor}", words) for page, anchor, words in behind]
         own = f"records/{one.id}/{method}.html"
         links = [(href.removeprefix(f"../../{own}"), words) for href, words in links]
@@ -59,7 +75,7 @@ def _groups(site: Site, one: Comparison, method: str) -> list[dict[str, Any]]:
     return groups
 
 
-def _behind(site: Site, digests: Sequence[str]) -> tuple[tuple[str, str, str], ...]:
+def _behind(site: Site, digests: Sequence[str]) -> Behind:
     """The attempts behind a cell, each once: page, anchor, and what it is called."""
     places = {site.records[digest][:2]: site.records[digest][2].partition(":")[0] for digest in digests if digest in site.records}
     return tuple(sorted(((page, anchor, words) for (page, anchor), words in places.items()), key=lambda item: (item[2].partition(",")[0], item[2])))

@@ -157,6 +157,10 @@ function board(section) {
   clear.addEventListener("click", () => { history.replaceState(null, "", location.pathname + location.search); read(); search.value = ""; apply(); search.focus(); });
   window.addEventListener("hashchange", () => { read(); apply(); });
   section.querySelector(".controls").hidden = false;
+  const widths = heads.map((th) => Math.ceil(th.getBoundingClientRect().width)); // columns stay where they are while rows come and go
+  heads.forEach((th, i) => { th.style.width = widths[i] + "px"; });
+  table.style.minWidth = widths.reduce((sum, width) => sum + width, 0) + "px";
+  table.style.tableLayout = "fixed";
   read();
   apply();
 }
