@@ -1,6 +1,8 @@
 /* Sorting and filtering of boards. Without this file every page is complete; with it the state of a board stands in the address. */
 "use strict";
 
+const BATCH = 50;
+
 function board(section) {
   const table = section.querySelector("table");
   const body = table.tBodies[0];
@@ -19,7 +21,7 @@ function board(section) {
   const status = section.querySelector(".status");
   const initial = heads.map((th) => th.getAttribute("aria-sort"));
   const boxes = Object.fromEntries(facets.map((f) => [f.key, []]));
-  let shownOrder = rows;
+  let shownOrder = rows, later = 0;
 
   function sortable(td, th) {
     if (!th.classList.contains("num")) return td.dataset.v !== undefined ? Number(td.dataset.v) : td.textContent.trim().toLowerCase() || null;
@@ -49,17 +51,25 @@ function board(section) {
     });
   }
 
+  /* The rows that fit a window at once, the others in batches behind: laying out hundreds of rows takes longer than a key press. */
+  function reveal(kept, from) {
+    clearTimeout(later);
+    let changed = 0, place = from;
+    for (; place < kept.length && changed < BATCH; place++) if (kept[place].tr.hidden) { kept[place].tr.hidden = false; changed++; }
+    if (place < kept.length) later = setTimeout(() => reveal(kept, place), 0);
+  }
+
   function apply() {
     const started = performance.now();
-    let shown = 0;
-    for (const row of rows) {
-      const keep = matches(row, null);
-      shown += keep;
-      if (row.tr.hidden === keep) row.tr.hidden = !keep;
+    const wanted = order(), kept = wanted.filter((row) => matches(row, null)), keeping = new Set(kept), shown = kept.length;
+    const moved = wanted.some((row, i) => row !== shownOrder[i]);
+    for (const row of rows) if (!row.tr.hidden && !keeping.has(row)) row.tr.hidden = true;
+    if (moved) {
+      for (const row of kept.slice(BATCH)) row.tr.hidden = true;
+      body.append(...wanted.map((row) => row.tr));
+      shownOrder = wanted;
     }
-    const wanted = order();
-    if (wanted.some((row, i) => row !== shownOrder[i])) body.append(...wanted.map((row) => row.tr));
-    shownOrder = wanted;
+    reveal(kept, 0);
     heads.forEach((th, i) => {
       const sort = state.sort ? (state.sort.column === i ? (state.sort.down ? "descending" : "ascending") : null) : initial[i];
       if (sort) th.setAttribute("aria-sort", sort); else th.removeAttribute("aria-sort");
