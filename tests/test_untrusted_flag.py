@@ -53,7 +53,7 @@ def test_without_walls_the_run_is_refused_before_it_trains(arguments: list[str],
 def test_with_the_flag_it_runs_behind_limits_alone(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     consents = []
     monkeypatch.setattr(run, "evaluate", lambda *a, **settings: consents.append(settings["allow_code"]) or stub_evaluation(*a, **settings))
-    monkeypatch.setattr("zoo.cli.comparisons._tables", lambda *a: [])
+    monkeypatch.setattr("zoo.cli.run._tables", lambda *a: [])
     ended = CliRunner().invoke(app, [*arguments, "--untrusted-code", "--json"])
     assert ended.exit_code == 0, ended.output
     assert len(list(tmp_path.glob("results/records/**/run.json"))) == 1 and consents == [True]

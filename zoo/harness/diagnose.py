@@ -19,7 +19,7 @@ import torch
 
 from zoo.components.rollouts import Dataset, Stream
 from zoo.harness.diagnose_files import Columns, forget, write_shard
-from zoo.harness.diagnose_scorers import plain_teacher, scorers_of, token_columns
+from zoo.harness.diagnose_scorers import plain_scorers, plain_teacher, scorers_of, token_columns
 from zoo.harness.diagnose_steps import gradient_noise, signal_figures
 from zoo.harness.diagnose_texts import rollout_rows
 from zoo.harness.prompts import prompts_written
@@ -38,7 +38,7 @@ SEQUENCES = 8  # diagnosed in one iteration, over all streams and processes
 LEAST = 2  # of each stream
 RETAINED = 8  # prompts of a kind that is not trained on
 TURNS = 3  # diagnosed iterations take turns: one has its gradient taken apart, the next scores the fixed solutions, the third does neither
-FIXED = ("position", "token", "logp_student", "logp_teacher", "entropy_student", "entropy_teacher", "kl", "kl_forward", "kl_own")
+FIXED = ("position", "token", "logp_student", "logp_teacher", "entropy_student", "entropy_teacher", "kl", "kl_forward")
 FAR = 0.2  # from 1, of the ratios that are counted as outside
 MEANS = ("entropy_student", "entropy_teacher", "kl", "kl_forward", "kl_own", "overlap_k4", "repeats")
 Where = tuple[list[int], int]
@@ -131,14 +131,15 @@ class Diagnosis:
 
     def _fixed(self, method: Method, stream: str) -> None:
         """Score the given solutions of a few validation prompts, and of prompts of a kind that is not trained on where the task has some: the same ones
-        all along. The first process does it for all."""
+        all along. The first process does it for all. The scorer is the pair's teacher: an entry's own may want contexts that the run makes for prompts
+        it writes to, or domains that these are not of."""
         prompts = fixed_prompts(self.trainer.pair.task)
         if not prompts or not stream or not self.trainer.processes.main:
             return
         axes = (self.trainer.comparison.id, self.trainer.seed, "diagnose fixed")
         given = self.trainer.engine.rollout(Dataset(), prompts, max_new_tokens=self.trainer.comparison.settings.max_new_tokens, seed_axes=axes)
         shown = Scored(TokenContext(given.to(self.trainer.bank.device)), {})
-        found = token_columns(method, scorers_of(method, self.trainer.bank, stream, self.plain), stream, shown, (), 1.0)
+        found = token_columns(method, plain_scorers(self.trainer.bank, self.plain), stream, shown, (), 1.0)
         kept = {column: found[column] for column in FIXED if column in found}
         domains = np.array([prompt.fields.get("domain", "") for prompt in prompts], dtype=object)
         self._keep("fixed", {"rollout": found["row"].astype(np.int32), "domain": domains[found["row"]], **kept}, stream)

@@ -47,10 +47,16 @@ def scorers_of(method: Method, bank: Bank, stream: str, plain: str | None) -> Sc
     own = next(iter([*others, *usable]), None)
     if others:
         return Scorers(own, own, bare)
+    return replace(plain_scorers(bank, plain), own=own)
+
+
+def plain_scorers(bank: Bank, plain: str | None) -> Scorers:
+    """The pair's teacher `plain` alone, who sees the prompts as they are, whatever the entry's own teachers see or teach."""
+    bare = replace(bank, scored=Counter())
     if plain is None:
-        return Scorers(own, None, bare)
+        return Scorers(None, None, bare)
     models = {**bare.models, plain: bare.pair.teachers[plain]}
-    return Scorers(own, REFERENCE, replace(bare, keys={**bare.keys, REFERENCE: ScorerKey(plain)}, models=models))
+    return Scorers(None, REFERENCE, replace(bare, keys={**bare.keys, REFERENCE: ScorerKey(plain)}, models=models))
 
 
 def plain_teacher(pair: LoadedPair) -> str | None:
