@@ -26,7 +26,7 @@ def shipped_model(pair: str, folder: str) -> Path:
 
 
 def declared(what: str, name: str | Path) -> Path:
-    """The YAML file of a pair or a comparison: `name` is an id in the registry, or the path of a file.
+    """The YAML file of a pair, a comparison, a failure mode or a provocation: `name` is an id in the registry, or the path of a file.
 
     Raises:
         ZooError: there is no such file, with the nearest id.
@@ -34,5 +34,5 @@ def declared(what: str, name: str | Path) -> Path:
     folder = data_root() / "registry" / f"{what}s"
     file = Path(name) if str(name).endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not file.exists():
-        raise ZooError(f"no {what} '{name}'{suggest(str(name), [f.stem for f in folder.glob('*.yaml')])}")
+        raise ZooError(f"no {what.replace('_', ' ')} '{name}'{suggest(str(name), [f.stem for f in folder.glob('*.yaml')])}")
     return file

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from zoo.seeds import seed_for, uniforms
-from zoo.tensors import Rollout
+from zoo.tensors import Rollout, smallest
 
 
 class View(Protocol):
@@ -277,26 +277,6 @@ class TokenContext:
         rows = [[i for i, m in zip(*row, strict=True) if m] for row in zip(rollout.response_BT.tolist(), mask_BT, strict=True)]
         seeds = [seed_for(purpose, p.id, rollout.version, *row) for p, row in zip(rollout.prompts, rows, strict=True)]
         return uniforms(seeds, max(self.mask_BT.shape[1], 1)).to(self.mask_BT.device)
-
-
-def smallest(value: Tensor, counted: Tensor, place: int, total: Callable[[Tensor], Tensor]) -> Tensor:
-    """The entry at `place` (from 0) among the counted entries of the global batch in ascending order.
-
-    Found by bisection over the order of floating-point numbers, so it needs sums of counts alone and is exact.
-    """
-    kind, bits = (torch.int64, 63) if value.dtype == torch.float64 else (torch.int32, 31)
-    # Adding 0 makes -0 one with 0; the bits of negative numbers grow downwards.
-    key = (value + 0.0).contiguous().view(kind)
-    key = torch.where(key < 0, key ^ (2**bits - 1), key)
-    low, high = -(2**bits), 2**bits - 1
-    while low < high:
-        middle = (low + high) // 2
-        if int(total(((key <= middle) & counted).sum())) > place:
-            high = middle
-        else:
-            low = middle + 1
-    found = torch.tensor(low if low >= 0 else low ^ (2**bits - 1), dtype=kind, device=value.device)
-    return found.view(value.dtype)
 
 
 def log_probs(scorers: Mapping[str, float] | tuple[str, ...]) -> tuple[Statistic, ...]:

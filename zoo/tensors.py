@@ -6,7 +6,7 @@ K support entries, R routed tokens, G group members, H hidden size. Tensor names
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 from typing import Literal
@@ -143,3 +143,23 @@ class Generation:
 
     ids: tuple[int, ...]
     finished: bool
+
+
+def smallest(value: Tensor, counted: Tensor, place: int, total: Callable[[Tensor], Tensor]) -> Tensor:
+    """The entry at `place` (from 0) among the counted entries of the global batch in ascending order.
+
+    Found by bisection over the order of floating-point numbers, so it needs sums of counts alone and is exact.
+    """
+    kind, bits = (torch.int64, 63) if value.dtype == torch.float64 else (torch.int32, 31)
+    # Adding 0 makes -0 one with 0; the bits of negative numbers grow downwards.
+    key = (value + 0.0).contiguous().view(kind)
+    key = torch.where(key < 0, key ^ (2**bits - 1), key)
+    low, high = -(2**bits), 2**bits - 1
+    while low < high:
+        middle = (low + high) // 2
+        if int(total(((key <= middle) & counted).sum())) > place:
+            high = middle
+        else:
+            low = middle + 1
+    found = torch.tensor(low if low >= 0 else low ^ (2**bits - 1), dtype=kind, device=value.device)
+    return found.view(value.dtype)

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from zoo.errors import ZooError, in_yaml, suggest
+from zoo.paths import declared
 
 M = TypeVar("M", bound=BaseModel)
 Location = tuple[str | int, ...]
@@ -130,6 +131,19 @@ def load_model(model: type[M], file: Path, prepare: Any = None, short: Short | N
     except ValidationError as error:
         found = [describe(item, lines, file, short or {}) for item in error.errors(include_url=False)]
     raise ZooError("\n".join(found))
+
+
+def load_declared(model: type[M], what: str, name: str | Path) -> M:
+    """What the registry declares under an id, or a YAML file does; its `id` is the file's name.
+
+    Raises:
+        ZooError: nothing of that name, a mistake in its file, or a file whose name is not its id.
+    """
+    file = declared(what, name)
+    found = load_model(model, file)
+    if (own := getattr(found, "id", None)) != file.stem:
+        raise ZooError(f"{file}:1: id: is '{own}', but the file is named {file.name}; rename one")
+    return found
 
 
 def place(messages: Iterable[str], file: Path, short: Short | None = None) -> str:

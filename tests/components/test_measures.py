@@ -12,7 +12,8 @@ import torch
 from zoo.components.base import walk
 from zoo.components.measures import Measure
 from zoo.method import annotate
-from zoo.statistics import Statistic, TokenContext, smallest
+from zoo.statistics import Statistic, TokenContext
+from zoo.tensors import smallest
 from zoo.views import LogitView
 
 from .six import LOGITS, MASK, TOKENS, Array, build, logp, per_group, rollout, sampled, tensor

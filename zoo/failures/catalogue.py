@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from zoo.components.base import Strict
-from zoo.errors import ZooError, suggest
+from zoo.errors import suggest
 from zoo.paths import data_root
-from zoo.yamlio import load_model
+from zoo.yamlio import load_declared
 
 Cause = Literal["harness", "tokens", "estimator", "pair", "signal", "states", "symptom", "cost"]  # in the order of triage
 When = Literal["static", "preflight", "training", "evaluation"]
@@ -85,13 +85,7 @@ def load_failure_mode(name: str | Path) -> FailureMode:
     Raises:
         ZooError: no such mode, a mistake in its file, or a file whose name is not its id.
     """
-    file = Path(name) if str(name).endswith((".yaml", ".yml")) else folder() / f"{name}.yaml"
-    if not file.exists():
-        raise ZooError(f"no failure mode '{name}'{suggest(str(name), [f.stem for f in folder().glob('*.yaml')])}")
-    mode = load_model(FailureMode, file)
-    if mode.id != file.stem:
-        raise ZooError(f"{file}:1: id: is '{mode.id}', but the file is named {file.name}; rename one")
-    return mode
+    return load_declared(FailureMode, "failure_mode", name)
 
 
 @cache

@@ -45,3 +45,8 @@ class Finding:
 def worst(levels: Iterable[Level]) -> Level:
     """The most alarming of several levels; not_measured only where nothing was."""
     return max(levels, key=_RANK.__getitem__, default="not_measured")
+
+
+def first_fired(steps: Iterable[int], levels: Iterable[Level]) -> int | None:
+    """The first of the steps whose level is amber or red; None where none is."""
+    return next((step for step, level in zip(steps, levels, strict=True) if level in ("amber", "red")), None)

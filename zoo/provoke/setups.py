@@ -21,7 +21,7 @@ from zoo.harness.doctor import AnyChange
 from zoo.harness.doctor_lessons import Lesson
 from zoo.harness.doctor_task import TaskChanges
 from zoo.paths import data_root
-from zoo.yamlio import load_model, read_yaml
+from zoo.yamlio import load_declared, load_model, read_yaml
 
 ARMS = ("provocation", "control")
 # What every arm runs with unless it says otherwise.
@@ -192,12 +192,7 @@ def load_provocation(name: str | Path) -> Provocation:
     Raises:
         ZooError: there is none, or a mistake in its file or in one of its methods.
     """
-    file = Path(name) if str(name).endswith((".yaml", ".yml")) else folder() / f"{name}.yaml"
-    if not file.exists():
-        raise ZooError(f"no provocation '{name}'{suggest(str(name), [f.stem for f in folder().glob('FM*.yaml')])}")
-    found = load_model(Provocation, file)
-    if found.id != file.stem:
-        raise ZooError(f"{file}:1: id: is '{found.id}', but the file is named {file.name}; rename one")
+    found = load_declared(Provocation, "provocation", name)
     for arm in ARMS:
         found.arm(arm).entry(f"{found.id.lower()}-{arm}")
     return found

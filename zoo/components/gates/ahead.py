@@ -12,7 +12,8 @@ from torch import Tensor
 
 from zoo.components.base import Slot, component
 from zoo.components.gates.base import Gate
-from zoo.statistics import Explored, Statistic, TokenContext, smallest
+from zoo.statistics import Explored, Statistic, TokenContext
+from zoo.tensors import smallest
 
 BLUR, ROUNDS = 0.05, 100
 

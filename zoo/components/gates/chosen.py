@@ -11,7 +11,8 @@ from torch import Tensor
 
 from zoo.components.base import Slot, component
 from zoo.components.gates.base import Gate
-from zoo.statistics import Entropy, Statistic, TokenContext, log_probs, smallest
+from zoo.statistics import Entropy, Statistic, TokenContext, log_probs
+from zoo.tensors import smallest
 
 
 @component("gate")

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from zoo.components.base import Number, Slot, check_range, component
 from zoo.components.gates.base import Gate, Threshold
-from zoo.statistics import Statistic, TokenContext, smallest
+from zoo.statistics import Statistic, TokenContext
+from zoo.tensors import smallest
 
 
 class Measured(Gate):

@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from zoo.failures.detecting import detector
-from zoo.failures.finding import Finding, Level, worst
+from zoo.failures.finding import Finding, Level, first_fired, worst
 from zoo.failures.levels import Limits, above, below
 from zoo.failures.logs import NotMeasured, RunLogs
 from zoo.failures.probes.summaries import Mean, Recovery, calibration_of, clustered, correlation, looks, recovery_of
@@ -62,11 +62,11 @@ def overconfidence(logs: RunLogs, limits: Limits) -> Finding:
         blind = below(now.auroc, limits, "auroc") if enough else "silent"
         levels.append(worst([level, blind]))
     last = seen[-1][1]
-    fired = [step for (step, _), each in zip(seen, levels, strict=True) if each in ("amber", "red")]
+    fired = first_fired((entry[0] for entry in seen), levels)
     evidence = {"confidence_first": start.confidence.value, "confidence_last": last.confidence.value, "accuracy_first": start.accuracy.value,
                 "accuracy_last": last.accuracy.value, "ece": last.ece, "auroc_first": start.auroc, "auroc": last.auroc, "spr": last.spr}  # fmt: skip
     return Finding(
-        "FM17", worst(levels), last.gap.value, fired[0] if fired else None, {k: v for k, v in evidence.items() if not math.isnan(v)},
+        "FM17", worst(levels), last.gap.value, fired, {k: v for k, v in evidence.items() if not math.isnan(v)},
         reason=f"confidence ({last.measure}) {start.confidence.value:.2f} -> {last.confidence.value:.2f}, accuracy {start.accuracy.value:.2f} -> "
         f"{last.accuracy.value:.2f}, AUROC {last.auroc:.2f}",
     )  # fmt: skip
@@ -93,7 +93,7 @@ def privileged_leakage(logs: RunLogs, limits: Limits) -> Finding:
         if fallen and instance < limits["instance"] and (both or true[i].high < true[0].low):
             level = "red"
         levels.append(level)
-    fired = [step for (step, _), each in zip(seen, levels, strict=True) if each in ("amber", "red")]
+    fired = first_fired((entry[0] for entry in seen), levels)
     evidence = {
         "kl_first": true[0].value,
         "kl_last": true[-1].value,
@@ -102,7 +102,7 @@ def privileged_leakage(logs: RunLogs, limits: Limits) -> Finding:
         "accuracy_last": right[-1].value,
     }
     return Finding(
-        "FM18", worst(levels), floor[-1], fired[0] if fired else None, evidence,
+        "FM18", worst(levels), floor[-1], fired, evidence,
         reason=f"divergence from the informed teacher at {floor[-1]:.0%} of its start; own context against another's {instance:.2f}; accuracy "
         f"{right[0].value:.2f} -> {right[-1].value:.2f}",
     )  # fmt: skip
@@ -121,11 +121,11 @@ def epistemic_suppression(logs: RunLogs, limits: Limits) -> Finding:
         level, first = below(rate / rates[0], limits, "kept"), longer[0]
         fallen = now is not None and first is not None and first.value - now.value > 2 * math.hypot(first.stderr, now.stderr)
         levels.append("amber" if level == "red" and not fallen else level)
-    fired = [step for (step, _), each in zip(seen, levels, strict=True) if each in ("amber", "red")]
+    fired = first_fired((entry[0] for entry in seen), levels)
     evidence = {"per_hundred_first": rates[0], "per_hundred_last": rates[-1]}
     if longer[0] is not None and longer[-1] is not None:
         evidence |= {"longer_first": longer[0].value, "longer_last": longer[-1].value}
-    return Finding("FM19", worst(levels), rates[-1] / rates[0], fired[0] if fired else None, evidence,
+    return Finding("FM19", worst(levels), rates[-1] / rates[0], fired, evidence,
                    reason=f"{rates[0]:.2f} such words per 100 tokens at first, {rates[-1]:.2f} at last")  # fmt: skip
 
 
@@ -161,8 +161,8 @@ def _score(frame: pd.DataFrame, name: str, limits: Limits) -> Finding | None:
         fall = above(early - now, limits, "fall") if early > limits["early"] else "silent"
         grown = abs(length) - abs(early_length) > limits["grown"]
         levels.append(worst([fall, above(abs(length), limits, "length") if grown else "silent"]))
-    fired = [row[0] for row, level in zip(rows, levels, strict=True) if level in ("amber", "red")]
+    fired = first_fired((entry[0] for entry in rows), levels)
     last = rows[-1]
     said = f"correlation with the verifier {early:.2f} -> {last[1]:.2f}, with the length {early_length:.2f} -> {last[2]:.2f}"
-    return Finding("FM22", worst(levels), last[1], fired[0] if fired else None, {"early": early, "length_first": early_length, "length_last": last[2]},
+    return Finding("FM22", worst(levels), last[1], fired, {"early": early, "length_first": early_length, "length_last": last[2]},
                    reason=f"{name[6:]}: {said}")  # fmt: skip

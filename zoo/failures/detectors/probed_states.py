@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from zoo.failures.detecting import detector
-from zoo.failures.finding import Finding, Level, worst
+from zoo.failures.finding import Finding, Level, first_fired, worst
 from zoo.failures.levels import Limits, above, below
 from zoo.failures.logs import NotMeasured, RunLogs
 from zoo.failures.probes.summaries import Mean, Rescue, clustered, looks, outside, rescue_gain, success_cosine
@@ -32,9 +32,9 @@ def divergence_as_advantage(logs: RunLogs, limits: Limits) -> Finding:
     slope, stderr = lowest
     if level == "not_measured":
         raise NotMeasured(f"the slope is too uncertain here ({slope:.2f} +- {stderr:.2f}); more answers are needed")
-    fired = [step for (step, _), each in zip(found, levels, strict=True) if each in ("amber", "red")]
+    fired = first_fired((entry[0] for entry in found), levels)
     static = bool(pd.concat([look for _, look in found])["static"].any())
-    return Finding("FM06", level, slope, fired[0] if fired else None, {"stderr": stderr, "static": static},
+    return Finding("FM06", level, slope, fired, {"stderr": stderr, "static": static},
                    reason=f"slope of the policy gradient on the divergence's own {slope:.2f} +- {stderr:.2f}"
                    + ("; the advantage ignores the written token" if static else ""))  # fmt: skip
 
@@ -83,11 +83,11 @@ def supervision_fidelity(logs: RunLogs, limits: Limits) -> Finding:
         raise NotMeasured(reason)
     levels = [below(found.gain.high, limits, "gain") for _, found in seen]
     step, lowest = min(seen, key=lambda each: each[1].gain.high)
-    fired = [at for (at, _), level in zip(seen, levels, strict=True) if level in ("amber", "red")]
+    fired = first_fired((entry[0] for entry in seen), levels)
     look = dict(looks(logs.probes["rescue"]))[step]
     late = float(look["teacher_entropy"].mean() - look["own_entropy"].mean())
     return Finding(
-        "FM11", worst(levels), lowest.gain.value, fired[0] if fired else None,
+        "FM11", worst(levels), lowest.gain.value, fired,
         {"upper": lowest.gain.high, "stderr": lowest.gain.stderr, "n": lowest.n, "tokens_behind": lowest.tokens, "gap": lowest.gap, "late_entropy": late},
         reason=f"rescue gain {lowest.gain.value:.2f} (at most {lowest.gain.high:.2f}) of what there is to gain, with {lowest.tokens:.0%} of the tokens to go",
     )  # fmt: skip
@@ -118,9 +118,9 @@ def _teachers(logs: RunLogs, limits: Limits) -> Finding | None:
     level = worst(levels)
     if level == "not_measured":
         return Finding("FM27", level, reason="a teacher's gradient does not agree with itself between halves of the answers; nothing can be compared")
-    fired = [step for (step, _), each in zip(found, levels, strict=True) if each in ("amber", "red")]
+    fired = first_fired((entry[0] for entry in found), levels)
     lowest = float(np.nanmin(values))
-    return Finding("FM27", level, lowest, fired[0] if fired else None, {"first": values[0], "last": values[-1]},
+    return Finding("FM27", level, lowest, fired, {"first": values[0], "last": values[-1]},
                    reason=f"cosine between the teachers' gradients {lowest:.2f} at its lowest, 1 being that of a teacher with itself")  # fmt: skip
 
 
@@ -134,9 +134,9 @@ def _turns(logs: RunLogs, limits: Limits) -> Finding | None:
         return Finding("FM27", "not_measured", reason="no dialogue has a second turn")
     start: Mean = rates[0][1]
     levels = [_fallen(start, rate, limits) for _, rate in rates]
-    fired = [step for (step, _), each in zip(rates, levels, strict=True) if each in ("amber", "red")]
+    fired = first_fired((entry[0] for entry in rates), levels)
     last = rates[-1][1]
-    return Finding("FM27", worst(levels), last.value - start.value, fired[0] if fired else None, {"first": start.value, "last": last.value},
+    return Finding("FM27", worst(levels), last.value - start.value, fired, {"first": start.value, "last": last.value},
                    reason=f"readable calls in late turns: {start.value:.0%} at first, {last.value:.0%} at last")  # fmt: skip
 
 
@@ -163,9 +163,9 @@ def correct_rollout_noise(logs: RunLogs, limits: Limits) -> Finding:
     at = max(range(len(found)), key=lambda i: (("silent", "amber", "red").index(levels[i]), -found[i][1].high))
     step, cosine, wrong, share = found[at]
     share = share if measured is None else measured
-    fired = [each[0] for each, level in zip(found, levels, strict=True) if level in ("amber", "red")]
+    fired = first_fired((entry[0] for entry in found), levels)
     return Finding(
-        "FM28", worst(levels), cosine.value, fired[0] if fired else None,
+        "FM28", worst(levels), cosine.value, fired,
         {"upper": cosine.high, "stderr": cosine.stderr, "cosine_wrong": wrong.value, "cosine_wrong_stderr": wrong.stderr, "update_correct": share,
          "states": cosine.n},
         reason=f"on right answers the signal's cosine with success is {cosine.value:.2f} (at most {cosine.high:.2f}); {share:.0%} of the update stands there",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from zoo.failures.detecting import detector
-from zoo.failures.finding import LEVELS, Finding, Level, worst
+from zoo.failures.finding import Finding, Level, first_fired, worst
 from zoo.failures.levels import Limits, above, below
 from zoo.failures.logs import NotMeasured, RunLogs
 from zoo.failures.probes.summaries import clustered, looks, stop_mass
@@ -90,5 +90,5 @@ def _finite(value: float) -> float | None:
 
 def _finding(mode: str, steps: list[int], levels: list[Level], value: float | None, evidence: Mapping[str, float | None], reason: str) -> Finding:
     level = worst(levels)
-    fired = [step for step, each in zip(steps, levels, strict=True) if LEVELS.index(each) in (1, 2)]
-    return Finding(mode, level, value, fired[0] if fired else None, {k: v for k, v in evidence.items() if v is not None}, reason=reason)
+    fired = first_fired(steps, levels)
+    return Finding(mode, level, value, fired, {k: v for k, v in evidence.items() if v is not None}, reason=reason)
