@@ -115,6 +115,19 @@ def test_layers_are_compiled_for_scores_and_updates_and_plain_for_decoders(pair:
     assert len(set(seen)) == len(calls_of(pair)) and set(calls_of(pair)) == {None}
 
 
+def test_a_batch_of_one_row_goes_through_the_plain_layers(pair: LoadedPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    monkeypatch.setattr(torch, "compile", lambda call, dynamic: lambda states, *args, **kwargs: rows.append(len(states)) or call(states, *args, **kwargs))
+    compiled, ids_BL = CompiledLayers(), torch.tensor([[1, 2, 3], [3, 2, 1]])
+    with compiled.within(pair.student), torch.no_grad():
+        rows.clear()
+        alone = pair.student.base_model(input_ids=ids_BL[:1], use_cache=False).last_hidden_state
+        assert not rows
+        both = pair.student.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state
+    assert set(rows) == {2} and len(rows) == len(pair.student.base_model.layers)
+    torch.testing.assert_close(both[:1], alone)
+
+
 def test_layers_that_do_not_compile_stay_plain_and_waiting_gradients_stay(
     pair: LoadedPair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -22,8 +22,9 @@ MOST = 4  # a divergence whose numbers follow a schedule would be compiled at ev
 class CompiledLayers:
     """Layers of backbones, compiled while their states are computed for a loss or a column; to everyone else, decoders above all, they are plain.
 
-    One graph serves all layers and all batch sizes; results change by rounding. A model is tried once, forward and backward, before its first use: one
-    that can't be compiled here stays as it is, and the reason is logged.
+    One graph serves all layers and all batches of two rows or more; results change by rounding. A batch of one row goes through the plain layers: the
+    compiler would make graphs of its own for it, which takes longer than such batches ever will. A model is tried once, forward and backward, before
+    its first use: one that can't be compiled here stays as it is, and the reason is logged.
     """
 
     def __init__(self) -> None:
@@ -40,7 +41,7 @@ class CompiledLayers:
 
     def _made(self, model: Any, layers: nn.ModuleList) -> list[Any]:
         """The compiled calls, after a trial; none if it failed. Gradients that wait for a step stay."""
-        calls, kept = [torch.compile(layer._call_impl, dynamic=True) for layer in layers], [p.grad for p in model.parameters()]
+        calls, kept = [_unless_single(layer._call_impl) for layer in layers], [p.grad for p in model.parameters()]
         learns = any(p.requires_grad for p in layers.parameters())
         ids_BL = torch.zeros(TRIAL_SHAPE, dtype=torch.long, device=next(layers.parameters()).device)
         try:
@@ -55,6 +56,16 @@ class CompiledLayers:
             for p, grad in zip(model.parameters(), kept, strict=True):
                 p.grad = grad
         return calls
+
+
+def _unless_single(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """A layer's call, compiled for states (B, L, H) with B > 1."""
+    compiled = torch.compile(plain, dynamic=True)
+
+    def call(states_BLH: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return (compiled if states_BLH.shape[0] > 1 else plain)(states_BLH, *args, **kwargs)
+
+    return call
 
 
 @contextmanager
