@@ -159,6 +159,15 @@ def test_gsm8k_prompts_carry_the_instruction_inside_the_chat_template(tmp_path: 
     assert asked in engine.calls[0]["prompts"] and engine.calls[0]["max_new_tokens"] == 512
 
 
+def test_gsm8k_valid_asks_the_problems_that_training_leaves_out(tmp_path: Path, model: Any, tokenizer: Any) -> None:
+    rows = [{"question": f"{i}?", "answer": f"It is {i}.\n#### {i}"} for i in range(258)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    said = {f"<user>{i}? Box it.\n<assistant>": (rf"\boxed{{{i if i % 2 else -1}}}", True) for i in range(2, 258)}
+    engine = Lookup(tokenizer, said.__getitem__)
+    result = evaluate(engine, model, tokenizer, "gsm8k-valid", batch_size=64, limit=384, data_folder=tmp_path, prompt_suffix=" Box it.")["gsm8k_valid"]
+    assert result["n"] == 256 and result["metrics"]["exact_match,strict"] == 0.5
+
+
 @pytest.mark.parametrize(
     ("text", "strict", "flexible"),
     [

@@ -33,7 +33,7 @@ def task(**changes: object) -> list[dict[str, object]]:
 
 
 def test_the_zoo_ships_these_suites() -> None:
-    assert suite_ids() == ["chores", "code", "general", "gsm8k", "math", "micro", "micro-two", "micro-valid"]
+    assert suite_ids() == ["chores", "code", "general", "gsm8k", "gsm8k-valid", "math", "micro", "micro-two", "micro-valid"]
     assert [t.task for t in load_suite("micro").tasks] == ["micro_add", "micro_ood", "micro_copy"]
     assert {t.family for t in load_suite("micro").tasks} == {"in_distribution", "out_of_distribution", "retention"}
 
