@@ -84,7 +84,7 @@ def test_zoo_tune_runs_what_is_left_and_takes_the_rate_that_the_records_favour(t
     )
     file = tmp_path / "trial.yaml"
     file.write_text(yaml.safe_dump(declared.model_dump(mode="json", exclude={"overrides"})))
-    asked = ["tune", str(file), "--results", str(tmp_path / "results"), "--device", "cpu", "--json", "--write"]
+    asked = ["tune", str(file), "--results", str(tmp_path / "results"), "--device", "cpu", "--json", "--write", "--weights-note", "made up"]
     said = CliRunner().invoke(app, asked)
     assert said.exit_code == 0, said.output
     (found,) = json.loads(said.stdout)
@@ -94,6 +94,7 @@ def test_zoo_tune_runs_what_is_left_and_takes_the_rate_that_the_records_favour(t
         (record,) = load_records(root, name)
         scored: Eval = record.evals[0]
         assert (record.run.method, record.run.seed, record.run.resolved["learning_rate"]) == ("sft", 100, rate)
+        assert record.run.weights_note == "made up"
         scores[rate] = scored.tasks["micro_add"].metrics["exact_match,strict"]
     assert {t["learning_rate"]: t["score"] for t in found["trials"]} == scores
     assert load_comparison(file).learning_rate("sft") == found["learning_rate"] == max(scores, key=lambda r: (scores[r], -r))

@@ -19,6 +19,7 @@ PairPaths = Annotated[
 ]
 Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="A local folder for the task's data.", **Folder)]
 Methods = Annotated[list[str] | None, typer.Option("--method", metavar="ID", help="Only this method of the comparison; may be repeated.")]
+WeightsNote = Annotated[str | None, typer.Option(metavar="TEXT", help="What the records should say about local weights.")]
 UntrustedCode = Annotated[bool, typer.Option("--untrusted-code", help="Let code that a model wrote run behind limits alone where this machine has no sandbox.")]
 ComparisonName = Annotated[str, typer.Argument(metavar="COMPARISON", help="An id, or a YAML file.", show_default=False)]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zoo.cli.common import chosen_value, comparison_id, complain, console, examples, is_file, main_process, print_json, quiet_libraries
-from zoo.cli.options import AsJson, ComparisonName, Data, Methods, PairPaths, Registries, Results, Spread, UntrustedCode, pair_paths
+from zoo.cli.options import AsJson, ComparisonName, Data, Methods, PairPaths, Registries, Results, Spread, UntrustedCode, WeightsNote, pair_paths
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def run(
     data: Data = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Let a model's own Python code run.")] = False,
     untrusted_code: UntrustedCode = False,
-    weights_note: Annotated[str | None, typer.Option(metavar="TEXT", help="What the records should say about local weights.")] = None,
+    weights_note: WeightsNote = None,
     jobs: Annotated[str | None, typer.Option(metavar="N|auto", help="Cells run at once, in a process each. Default: 1 here, auto on a cluster.")] = None,
     engine: Annotated[str, typer.Option(metavar="here|ray", help="Run the cells on this machine, or as tasks of a Ray cluster.")] = "here",
     address: Annotated[str, typer.Option(metavar="HOST:PORT", help="The Ray cluster: auto is this machine's, local starts one.")] = "auto",

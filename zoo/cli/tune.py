@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zoo.cli.common import add_rows, console, examples, print_json, quiet_libraries, table
-from zoo.cli.options import AsJson, ComparisonName, Data, Methods, PairPaths, Registries, Results, Spread, UntrustedCode, pair_paths
+from zoo.cli.options import AsJson, ComparisonName, Data, Methods, PairPaths, Registries, Results, Spread, UntrustedCode, WeightsNote, pair_paths
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def tune(
     pair_path: PairPaths = None,
     data: Data = None,
     untrusted_code: UntrustedCode = False,
+    weights_note: WeightsNote = None,
     jobs: Annotated[str, typer.Option(metavar="N|auto", help="Cells run at once, in a process each.")] = "1",
     write: Annotated[bool, typer.Option("--write", help="Put the chosen rates into the comparison's file.")] = False,
     worker: Annotated[bool, typer.Option("--worker", hidden=True)] = False,
@@ -48,7 +49,8 @@ def tune(
     declared, entries = load_comparison(comparison), zoo.load_registry(*(registry or ()))
     methods = [name for name in method or declared.methods if trains(entries[name])]
     given = [("--method", methods), ("--registry", registry), ("--pair-path", pair_path), ("--data", data), ("--device", device), ("--results", results)]
-    told = {"device": device, "untrusted_code": untrusted_code, "worker": worker, "quiet": as_json}
+    given.append(("--weights-note", weights_note))
+    told = {"device": device, "untrusted_code": untrusted_code, "weights_note": weights_note, "worker": worker, "quiet": as_json}
     _run(declared, entries, methods, ["tune", comparison], given, jobs, (results, pair_paths(pair_path), data), told)
     if worker:
         return
@@ -91,7 +93,7 @@ def _run(
         return run_packed([*command, *spelled(given, flags)], several, (lambda line: None) if told["quiet"] else typer.echo)
     shown = None if told["quiet"] else Console()
     for trial in trials:
-        run_comparison(trial, entries, at, methods=methods, device=told["device"], console=shown, untrusted_code=told["untrusted_code"], worker=told["worker"])
+        run_comparison(trial, entries, at, methods=methods, console=shown, **{name: value for name, value in told.items() if name != "quiet"})
     return None
 
 
