@@ -24,6 +24,7 @@ from zoo.harness.plan import Place
 from zoo.harness.sharding import gathered, is_sharded, shard, whole
 
 CUT, AGAIN = "sft", "cut"  # the method of the checkpoints, and the name of what goes on from one
+RECOMPUTED = ("gkd", "own")
 
 
 def methods() -> dict[str, Any]:
@@ -46,7 +47,9 @@ def train(pair: LoadedPair, processes: Processes, folder: Path, names: list[str]
     """Rows and weights of every method; behind them those of a run that goes on from another's checkpoint."""
     told, tensors = {}, {}
     for name in [*names, AGAIN]:
-        trainer = kit.trainer_of(methods()[CUT if name == AGAIN else name], pair, processes, rollouts_per_step=32, budget={"amount": 1200})
+        # Of a model that is split, what a layer keeps is computed again as well, which must change nothing.
+        settings = {"rollouts_per_step": 32, "budget": {"amount": 1200}, "activation_checkpointing": is_sharded(pair.student) and name in RECOMPUTED}
+        trainer = kit.trainer_of(methods()[CUT if name == AGAIN else name], pair, processes, **settings)
         if name == AGAIN:
             restore(trainer, folder / "unsharded")
             assert not (folder / "unsharded").exists() or trainer.rows

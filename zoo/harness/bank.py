@@ -29,6 +29,7 @@ from zoo.harness.heads import NarrowHeads, chunk_tokens_for
 from zoo.harness.layers import Layers, layers_of
 from zoo.harness.models import LoadedPair
 from zoo.harness.pieces_of import vocabulary_of
+from zoo.harness.recompute import recomputed
 from zoo.harness.routes import Routes, routes_of
 from zoo.harness.sharding import InStep
 from zoo.harness.steering import STEERED, steered
@@ -73,6 +74,7 @@ class Bank:
     heads: NarrowHeads | None = None  # where autocast would round the logits
     fused: Fused | None = None  # where compiling pays
     compiled: CompiledLayers | None = None  # likewise
+    recompute: bool = False  # activation checkpointing
     in_step: InStep | None = None
     _vocabularies: dict[str, Vocabularies] = field(default_factory=dict)
 
@@ -105,22 +107,25 @@ class Bank:
         """The micro-batches that go through a scorer's model, with gradient if it `learns`. One that is sharded is passed equally often by all processes."""
         return groups if self.in_step is None else self.in_step.level(self.models[self.keys[scorer].weights], groups, learns)
 
-    def hidden(self, scorer: str, rollout: Rollout) -> Tensor:
+    def hidden(self, scorer: str, rollout: Rollout, learns: bool = False) -> Tensor:
         """Last hidden states (N, H) at the positions that predict the supervised tokens, in the order of the flattened mask; the states of
-        further layers that some term reads are columns behind them."""
+        further layers that some term reads are columns behind them. Of a pass that `learns`, a backward pass follows."""
         weights, context = self.keys[scorer].weights, self.keys[scorer].context
         if context is not None and context.per == "turn":
             rollout = by_turn(rollout, context)
             shown: Sequence[tuple[int, ...]] = [tuple(self.pair.format_prompt(prompt, context)) for prompt in rollout.prompts]
         else:
             shown = self.prompts(scorer, rollout)
-        with self._compiling(weights):
+        with self._compiling(weights), self._recomputing(weights, learns):
             return response_hidden(self.models[weights], shown, rollout, self.pair.pad_id, self.layers.wanted.get(weights, ()))
 
     def _compiling(self, weights: str) -> AbstractContextManager[None]:
         """Compiled layers for the student and models of its kind or the pair's; others may have hooks in theirs."""
         usual = weights in ("student", "initial") or weights in self.pair.teachers or weights.startswith(MOVING[:2])
         return nullcontext() if self.compiled is None or not usual else self.compiled.within(self.models[weights])
+
+    def _recomputing(self, weights: str, learns: bool) -> AbstractContextManager[None]:
+        return recomputed(self.models[weights], self.precision) if self.recompute and learns else nullcontext()
 
     def width(self, scorer: str) -> int:
         """Size of a scorer's hidden states."""

@@ -49,6 +49,7 @@ def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: Lo
     student.eval()  # no dropout in any model; gradients flow all the same
     bank = bank_for(entry, pair, micro_tokens=settings.micro_tokens, chunk_tokens=settings.chunk_tokens)
     compile_where_it_pays(entry, comparison, bank)
+    bank.recompute = settings.activation_checkpointing
     critics = {**make_critics(entry, bank), **make_bridges(entry, bank, (comparison.id, seed)), **make_carriers(entry, bank, (comparison.id, seed))}
     engine = ReferenceEngine(
         student,

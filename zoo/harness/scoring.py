@@ -246,7 +246,7 @@ def backward(method: Method, bank: Bank, scored: Scored, parts: Sequence[Prepare
     with bank.still():
         for group in bank.level("student", micro_batches(shown.rollout, bank.micro_tokens), learns=True):
             with bank.precision():
-                hidden_NH = bank.hidden("student", shown.rollout.rows(group))
+                hidden_NH = bank.hidden("student", shown.rollout.rows(group), learns=True)
             row_N = shown.rows_of(group)
             place_N, row_N = sent(shown.place_N[row_N], bank.device), sent(row_N, bank.device)
             token_N = rollout.response_BT.flatten()[place_N]
