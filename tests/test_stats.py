@@ -69,6 +69,12 @@ def test_holm_by_hand() -> None:
     assert stats.holm([]) == []
 
 
+def test_holm_leaves_out_what_was_not_tested() -> None:
+    """Two tests and two without a p: 0.01 * 2, 0.04 * 1; NaN is neither counted nor turned into a p."""
+    assert_allclose(stats.holm([math.nan, 0.04, math.nan, 0.01]), [math.nan, 0.04, math.nan, 0.02])
+    assert all(math.isnan(p) for p in stats.holm([math.nan, math.nan]))
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_keeps_order_and_lies_between_raw_and_bonferroni(raw: list[float]) -> None:
     adjusted = stats.holm(raw)

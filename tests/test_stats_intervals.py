@@ -144,6 +144,20 @@ def test_p_value_at_the_ends() -> None:
     assert stats.crossed_p_value(score - score.mean()) == pytest.approx(1, abs=1e-6)
 
 
+def test_what_only_rounding_leaves_is_neither_noise_nor_a_difference() -> None:
+    """0.6 - 0.5, 0.7 - 0.6 and 0.2 - 0.1 differ in their last bits; so do 0.3 and 0.1 + 0.2."""
+    tenths = np.tile(np.array([0.6, 0.7, 0.2]) - np.array([0.5, 0.6, 0.1]), (5, 1))
+    assert tenths.std() > 0
+    found = stats.crossed_interval(tenths)
+    assert (found.stderr, found.interval) == (0.0, None) and found.value == pytest.approx(0.1)
+    nothing = np.tile(np.array([0.3, 0.7, 0.2]) - np.array([0.1 + 0.2, 0.7, 0.2]), (5, 1))
+    assert nothing.any() and stats.crossed_interval(nothing) == stats.Estimate(0.0, 0.0) and stats.crossed_p_value(nothing) == 1.0
+
+
+def test_where_nothing_varies_no_detectable_effect_is_claimed() -> None:
+    assert math.isnan(stats.crossed_detectable(np.ones((5, 9)))) and math.isnan(stats.crossed_detectable(np.zeros((5, 9))))
+
+
 def test_detectable_effect_is_the_existing_formula_where_one_part_is_alone() -> None:
     item_I = np.array([0.0, 1, 0, 1, 1, 0, 1, 0, 0.5])
     found = stats.crossed_detectable(np.tile(item_I, (5, 1)))

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 Items = Mapping[Any, float]
 MIN_SEEDS = 4
+ROUNDING = 1e-12  # of sums of scores of order one; what is smaller is no difference and no noise
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,15 @@ def crossed_mean(score_SI: ArrayLike, per_I: ArrayLike | None = None) -> Estimat
     value = score.mean() / per.mean()
     deviation = (score - value * per) / per.mean()
     if seeds == 1:
-        return Estimate(float(value), mean_stderr(deviation[0]))
+        return Estimate(above_rounding(value), above_rounding(mean_stderr(deviation[0])))
     seed_S, item_I = deviation.mean(axis=1), deviation.mean(axis=0)
     residual = ((deviation - seed_S[:, None] - item_I) ** 2).sum() / ((seeds - 1) * max(items - 1, 1))
     over_seeds = seed_S.var(ddof=1) / seeds
     over_items = item_I.var(ddof=1) / items if items > 1 else 0.0
-    return Estimate(float(value), float(np.sqrt(max(over_seeds + over_items - residual / (seeds * items), over_seeds, over_items))))
+    error = np.sqrt(max(over_seeds + over_items - residual / (seeds * items), over_seeds, over_items))
+    return Estimate(above_rounding(value), above_rounding(error))
+
+
+def above_rounding(value: float) -> float:
+    """The value, or 0 where it is only what rounding leaves: equal scores that are no binary fractions differ by some 1e-17."""
+    return 0.0 if abs(value) < ROUNDING else float(value)

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import optimize
 from scipy import stats as distributions
 
-from zoo.stats.estimates import MIN_SEEDS, Array, Estimate, aligned_arrays, crossed_mean
+from zoo.stats.estimates import MIN_SEEDS, ROUNDING, Array, Estimate, above_rounding, aligned_arrays, crossed_mean
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ def spread(score_SI: ArrayLike, per_I: ArrayLike | None = None) -> Spread:
     per = np.ones(score.shape[1]) if per_I is None else np.asarray(per_I, dtype=np.float64)
     value = score.mean() / per.mean()
     seeds, items = variance_parts((score - value * per) / per.mean())
-    return Spread(float(value), float(seeds), float(items), *score.shape)
+    seeds, items = (0.0 if math.sqrt(part) < ROUNDING else part for part in (float(seeds), float(items)))
+    return Spread(above_rounding(value), seeds, items, *score.shape)
 
 
 def half_width(seeds: ArrayLike, items: ArrayLike, seed_count: int, item_count: int, level: float = 0.95) -> Array:
@@ -118,10 +119,11 @@ def crossed_p_value(score_SI: ArrayLike, per_I: ArrayLike | None = None) -> floa
 def crossed_detectable(score_SI: ArrayLike, per_I: ArrayLike | None = None, *, level: float = 0.05, power: float = 0.8) -> float:
     """The true mean that the two-sided test of `crossed_p_value` at `level` finds with probability `power`, about.
 
-    The half width of the interval plus the same with the one-sided quantiles of `power`; NaN below four seeds.
+    The half width of the interval plus the same with the one-sided quantiles of `power`; NaN below four seeds, and where nothing varies:
+    scores that happen to be alike do not show that any difference would be found.
     """
     parts = spread(score_SI, per_I)
-    if parts.seed_count < MIN_SEEDS:
+    if parts.seed_count < MIN_SEEDS or parts.stderr == 0:
         return math.nan
     widths = (_width(parts.seeds, parts.items, parts.seed_count, parts.item_count, tail) for tail in (level / 2, 1 - power))
     return float(sum(widths))

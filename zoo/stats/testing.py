@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from scipy import stats as distributions
@@ -19,12 +20,13 @@ def p_value(estimate: Estimate, seeds: int) -> float:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment, in the given order: the k-th smallest of m times (m - k + 1), made monotone, at most 1.
 
-    Source: Holm, Scandinavian Journal of Statistics 6 (1979), 65-70.
+    NaN, a comparison that was not tested, stays NaN and is not among the m. Source: Holm, Scandinavian Journal of Statistics 6 (1979), 65-70.
     """
-    adjusted = [0.0] * len(p_values)
+    tested = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
+    adjusted = [math.nan] * len(p_values)
     running = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+    for rank, (p, index) in enumerate(tested):
+        running = max(running, min(1.0, (len(tested) - rank) * p))
         adjusted[index] = running
     return adjusted
 
