@@ -300,8 +300,8 @@ def test_costs_that_were_not_recorded_are_said_and_not_filled_in(tmp_path: Path)
     write_run(tmp_path, run_payload("gkd"), {"sums": STUDENT})  # its record has the phase rollout alone, and no hardware
     table = cost_table(scores(tmp_path, "toy"))
     assert cell(table, "gkd", "rollout_tokens_per_second").value == 7000
-    assert cell(table, "gkd", "update_seconds") == TableCell("n/a", notes=("gkd: update seconds were not recorded",), records=table.rows[-1][0].records)
-    assert cell(table, "gkd", "update_tokens_per_second").notes == ("gkd: tokens per second of update were not recorded",)
+    assert cell(table, "gkd", "update_seconds") == TableCell("n/a", notes=("update seconds were not recorded",), records=table.rows[-1][0].records)
+    assert cell(table, "gkd", "update_tokens_per_second").notes == ("tokens per second of update were not recorded",)
     assert cell(table, "gkd", "processes").notes == ("processes and device were not recorded",)
 
 

@@ -80,8 +80,11 @@ def score_cell(rows: Sequence[Row]) -> TableCell:
         return missing(rows, explain=True)
     value = float(np.mean([row["score"] for row in found]))
     order = list(found[0]["items"])
-    same = all(row["items"].keys() == found[0]["items"].keys() for row in found)
-    error = stats.crossed_mean([[row["items"][item] for item in order] for row in found]).stderr if same else found[0]["stderr"]
+    if any(row["items"].keys() != found[0]["items"].keys() for row in found):
+        counts = " / ".join(str(count) for count in dict.fromkeys(len(row["items"]) for row in found))
+        notes = (*_partly(rows), f"{found[0]['method']}: seeds were evaluated on other items ({counts}): a mean of unlike scores, without an error")
+        return TableCell(fixed(value, 3), value, None, notes, records(rows))
+    error = stats.crossed_mean([[row["items"][item] for item in order] for row in found]).stderr
     return TableCell(f"{fixed(value, 3)} ± {fixed(error, 3)}", value, error, _partly(rows), records(rows))
 
 
@@ -136,20 +139,27 @@ def gap_cell(rows: Sequence[Row], everything: Sequence[Row]) -> TableCell:
 
 
 def gap_rows(rows: Sequence[Row], everything: Sequence[Row]) -> tuple[list[float], tuple[str, ...]]:
-    """The teacher-gap closed of every task but retention's and every seed, where all have it (else nothing), and the records behind them."""
-    valid = [row for row in rows if not row["gap_reason"] and row["family"] != "retention"]
+    """The teacher-gap closed of every task but retention's and every seed, where all have it (else nothing), and the records behind them.
+
+    A task where the teacher does not lead is left out for everybody; a seed with other items than the anchors is one that lacks the number.
+    """
+    valid = _with_gap(rows)
     values = [row["gap_closed"] for row in valid]
     if not values or any(math.isnan(value) for value in values):
         return [], records(rows)
     return values, records(rows, (anchor_row(anchor, row, everything) for row in valid for anchor in ("student", "teacher")))
 
 
+def _with_gap(rows: Sequence[Row]) -> list[Row]:
+    """The rows that have a teacher-gap closed, or would have it had their run come to its end on the anchors' items."""
+    return [row for row in rows if row["family"] != "retention" and (not row["gap_reason"] or math.isnan(row["difference"]))]
+
+
 def iqm_cell(rows: Sequence[Row], everything: Sequence[Row]) -> TableCell:
     """Interquartile mean of the teacher-gap closed over tasks and seeds, where every one of them has it."""
     values, behind = gap_rows(rows, everything)
     if not values:
-        known = [row for row in rows if not row["gap_reason"] and row["family"] != "retention"]
-        return TableCell("n/a", notes=("the IQM needs every seed",) if known else (), records=behind)
+        return TableCell("n/a", notes=("the IQM needs every seed",) if _with_gap(rows) else (), records=behind)
     return TableCell(signed(stats.iqm(values)), stats.iqm(values), None, (), behind)
 
 
@@ -159,15 +169,15 @@ def difference_cell(rows: Sequence[Row], everything: Sequence[Row]) -> TableCell
     if not found:
         return missing(rows, explain=False)
     behind = records(rows, (anchor_row("student", row, everything) for row in found))
-    values = [row["difference"] for row in found]
-    if any(math.isnan(value) for value in values):
-        return TableCell("n/a", notes=tuple(dict.fromkeys(row["gap_reason"] for row in found)), records=behind)
+    lost = [row["gap_reason"] for row in found if math.isnan(row["difference"])]
+    if lost:
+        return TableCell("n/a", notes=tuple(dict.fromkeys(lost)), records=behind)
     if found[0]["method"] == "student":
         return TableCell("0", 0.0, 0.0, (), behind)
     starts = [anchor_row("student", row, everything) or row for row in found]
     differences = [[row["items"][item] - start["items"][item] for item in start["items"]] for row, start in zip(found, starts, strict=True)]
     estimate, complete = stats.crossed_interval(differences), len(found) == len(rows)
-    value, error, interval = float(np.mean(values)), estimate.stderr, estimate.interval if complete else None
+    value, error, interval = estimate.value, estimate.stderr, estimate.interval if complete else None
     spread = f"[{signed(interval[0], 3)}, {signed(interval[1], 3)}]" if interval else f"± {fixed(error, 3)}"
     return TableCell(f"{'+' if value > 0 else ''}{signed(value, 3)} {spread}", value, error, (), behind, interval)
 
@@ -208,7 +218,7 @@ def _spent(rows: Sequence[Row], name: str) -> list[float]:
 
 
 def _unrecorded(rows: Sequence[Row], spent: Sequence[float], what: str) -> TableCell:
-    return TableCell("n/a", notes=(f"{rows[0]['method']}: {what} not recorded",), records=records(rows)) if spent else TableCell("–")
+    return TableCell("n/a", notes=(f"{what} not recorded",), records=records(rows)) if spent else TableCell("–")
 
 
 def raw_cells(row: Row) -> list[TableCell]:

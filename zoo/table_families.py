@@ -105,7 +105,7 @@ def _reading(
         "seeds and items. The methods are those that were run, not a sample of their families; they differ in more than the coordinate: no row is its effect.",
         "less the others: the family's mean less that of the other methods of the table.",
     ]
-    shown = sorted(inferred & set(study.trained))
+    shown = sorted((inferred & set(study.trained)) - set(ANCHORS))
     if shown:
         remarks.append(f"Shown but in no mean, since their objective is inferred and not stated by a paper: {', '.join(shown)}.")
     if twins:
@@ -161,7 +161,7 @@ def _between_seeds(study: Study, methods: Sequence[str]) -> Iterator[tuple[Table
         rhos = [rho for a, b in pairs if not math.isnan(rho := stats.spearman_rho(score_MS[:, a], score_MS[:, b]))]
         mean = number_cell(float(np.mean(taus)) if taus else math.nan, behind, 2)
         span = f" ({number_cell(min(taus), ()).text[:-1]} to {number_cell(max(taus), ()).text[:-1]})" if taus else ""
-        labels = (TableCell(text, records=behind) for text in ("seeds", task.name, f"{len(pairs)} pairs"))
+        labels = (TableCell(text, records=behind) for text in ("seeds", task.name, f"{len(pairs)} pair{'s' * (len(pairs) != 1)}"))
         yield (*labels, TableCell(str(len(methods)), len(methods), records=behind), TableCell(mean.text + span, mean.value, records=behind),
                number_cell(float(np.mean(rhos)) if rhos else math.nan, behind, 2), TableCell("–", records=behind))  # fmt: skip
 
