@@ -24,6 +24,7 @@ from zoo.stats.coverage import mean_score
 from zoo.table_contrasts import contrasts_table
 from zoo.table_families import families_table
 from zoo.table_forms import Table, TableCell
+from zoo.table_latex import tex
 from zoo.table_standing import pairwise_table, standing_table
 from zoo.tables import build_tables
 from zoo.trace import trace
@@ -41,7 +42,7 @@ def items(right: int) -> list[float]:
 
 
 def write_known(root: Path) -> None:
-    asked = {"methods": LISTED, "seeds": list(SEEDS), "title": "Known answers: 5 %, α & β"}
+    asked = {"methods": LISTED, "seeds": list(SEEDS), "title": "Known answers: 5 %, α & β, «Żółć», Erdős, ę, 蒸留, a_b"}
     for anchor, right in RIGHT.items():
         for seed in SEEDS if anchor == "no_op" else (0,):
             write_run(root, run_payload(anchor, seed, asked=asked), {task: items(right) for task in ("sums", "longer", "copy")})
@@ -319,6 +320,11 @@ def test_every_cell_leads_to_unchanged_records(known: Path) -> None:
             found = trace(manifest, known / "records", f"toy/{name}", row, next(iter(cells)))
             assert all(source.state == "unchanged" for source in found), (name, row)
             assert found or row.startswith(("never", "absent · 2", "absent · 4")), (name, row)
+
+
+def test_letters_of_any_alphabet_become_ascii() -> None:
+    assert tex("Żółć, Erdős, Sørensen, ą, ß") == r"\.{Z}\'{o}\l{}\'{c}, Erd\H{o}s, S\o{}rensen, a, \ss{}"
+    assert tex("«α», 蒸, ☃, ≮") == r"$\ll$$\alpha$$\gg$, [U+84B8], [snowman], [not less-than]"
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")

@@ -21,14 +21,16 @@ GREEK = {
 MATHS = {
     "±": "pm", "−": "-", "×": "times", "†": "dagger", "≥": "geq", "≤": "leq", "≠": "neq", "≈": "approx", "·": "cdot", "→": "rightarrow", "←": "leftarrow",
     "∝": "propto", "‖": "|", "∞": "infty", "∇": "nabla", "√": "surd", "∈": "in", "∑": "sum", "¬": "neg", "∂": "partial", "⟨": "langle", "⟩": "rangle",
-    "<": "<", ">": ">", "|": "|",
+    "<": "<", ">": ">", "|": "|", "«": "ll", "»": "gg",
 }  # fmt: skip
 PLAIN = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "—": "---", "…": r"\ldots{}", "’": "'", "‘": "`",
     "“": "``", "”": "''", "\u00a0": "~", "`": "", "\n": " ",
+    "ł": r"\l{}", "Ł": r"\L{}", "ø": r"\o{}", "Ø": r"\O{}", "ß": r"\ss{}", "æ": r"\ae{}", "Æ": r"\AE{}", "œ": r"\oe{}", "Œ": r"\OE{}", "ı": r"\i{}",
 }  # fmt: skip
-ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0308": '"', "\u030c": "v", "\u0327": "c", "\u0304": "=", "\u030a": "r"}
+ACCENTS = {"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0308": '"', "\u030c": "v", "\u0327": "c", "\u0304": "=", "\u0306": "u", "\u0307": ".",
+           "\u030a": "r", "\u030b": "H"}  # fmt: skip
 
 
 def to_latex(table: Table) -> str:
@@ -109,4 +111,7 @@ def _character(character: str) -> str:
     letter, *marks = list(unicodedata.normalize("NFD", character))
     if letter.isascii() and len(marks) == 1 and marks[0] in ACCENTS:
         return f"\\{ACCENTS[marks[0]]}{{{letter}}}"
-    return f"[{unicodedata.name(character, 'sign').lower()}]"
+    if letter.isascii() and letter.isalpha():
+        return letter  # its mark needs a font encoding that not every document loads
+    name = unicodedata.name(character, "sign").lower()
+    return f"[U+{ord(character):04X}]" if name.startswith("cjk") else f"[{name}]"

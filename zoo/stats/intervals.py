@@ -66,9 +66,8 @@ def spread(score_SI: ArrayLike, per_I: ArrayLike | None = None) -> Spread:
     score = np.atleast_2d(np.asarray(score_SI, dtype=np.float64))
     per = np.ones(score.shape[1]) if per_I is None else np.asarray(per_I, dtype=np.float64)
     value = score.mean() / per.mean()
-    seeds, items = variance_parts((score - value * per) / per.mean())
-    seeds, items = (0.0 if math.sqrt(part) < ROUNDING else part for part in (float(seeds), float(items)))
-    return Spread(above_rounding(value), seeds, items, *score.shape)
+    over_seeds, over_items = (float(part) if part >= ROUNDING**2 else 0.0 for part in variance_parts((score - value * per) / per.mean()))
+    return Spread(above_rounding(value), over_seeds, over_items, *score.shape)
 
 
 def half_width(seeds: ArrayLike, items: ArrayLike, seed_count: int, item_count: int, level: float = 0.95) -> Array:
