@@ -15,10 +15,13 @@ from typing import Any
 import pytest
 import yaml
 
+from zoo import load_registry
+from zoo.cli import run
 from zoo.errors import ZooError
 from zoo.harness import packing
-from zoo.harness.packing import jobs_for, run_packed, spelled
+from zoo.harness.packing import jobs_for, run_packed, spelled, to_measure
 from zoo.harness.ray_cells import gpu_share
+from zoo.harness.report import Listener
 from zoo.records import load_records
 
 COMPARISON: dict[str, Any] = {
@@ -48,21 +51,22 @@ def test_workers_share_the_cells_and_each_is_recorded_once(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_no_cell_is_lost_or_doubled(tmp_path: Path) -> None:
-    arguments = asked(tmp_path, budget={"unit": "supervised_tokens", "amount": 20000})
+    methods = ["sft", "gkd_on_policy", "no_op", "student"]
+    arguments = asked(tmp_path, methods=methods, budget={"unit": "supervised_tokens", "amount": 20000})
     command = [sys.executable, "-m", "zoo", *arguments, "--tables", str(tmp_path / "tables"), "--jobs", "2"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         victim = None
-        while victim is None and run.poll() is None:
-            children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-            busy = list((tmp_path / "results").glob("work/**/checkpoint*"))
-            victim = int(children[0]) if len(children) == 2 and busy else None
+        while victim is None and process.poll() is None:
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            busy = list((tmp_path / "results").glob("work/*/*/checkpoint/state.json"))
+            victim = int(children[0]) if len(children) == len(busy) == 2 else None  # both are at a cell and have saved it
             time.sleep(0.2)
         assert victim is not None
         os.kill(victim, signal.SIGKILL)
-        output = run.communicate(timeout=400)[0]
-    assert run.returncode == 0 and re.search(r"\[\d\] was killed by signal 9 at \w+ \(seed 0\); another worker goes on from its checkpoint", output)
+        output = process.communicate(timeout=400)[0]
+    assert process.returncode == 0 and re.search(r"\[\d\] was killed by signal 9 at \w+ \(seed 0\); another worker goes on from its checkpoint", output)
     assert re.search(r"\(seed 0\)  goes on from \d+%", output) and "4 of 4 cells done" in output
-    assert recorded(tmp_path) == sorted((method, "success") for method in COMPARISON["methods"])
+    assert recorded(tmp_path) == sorted((method, "success") for method in methods)
 
 
 def test_a_worker_that_refuses_its_input_is_heard(tmp_path: Path) -> None:
@@ -78,9 +82,7 @@ def test_a_worker_killed_again_and_again_is_given_up(monkeypatch: pytest.MonkeyP
         return SimpleNamespace(number=number, join=lambda: -9, complaints=[], cell=("gkd", 3), process=SimpleNamespace(poll=lambda: -9))
 
     monkeypatch.setattr(packing, "start", dying)
-    with pytest.raises(
-        ZooError, match=r"signal 9 at gkd \(seed 3\), and 3 workers had been replaced .* the last checkpoint: zoo run 'my file.yaml'"
-    ):
+    with pytest.raises(ZooError, match=r"signal 9 at gkd \(seed 3\), and 3 workers had been replaced .* the last checkpoint: zoo run 'my file.yaml'"):
         run_packed(["run", "my file.yaml"], 2, lambda line: None)
     assert len(started) == 2 + packing.RESTARTS
 
@@ -103,6 +105,31 @@ def test_how_many_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in ("0", "-1", "many"):
         with pytest.raises(ZooError, match="at least 1, or auto"):
             jobs_for(wrong, "cpu", 1, [])
+
+
+def test_where_nothing_was_measured_on_a_gpu_one_cell_runs_alone_and_the_others_are_packed_by_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cells = [("gkd", 0), ("gkd", 1)]
+    assert to_measure("auto", "cuda", cells, []) == to_measure("auto", "cuda:0", cells, [measured(3, device="cpu")]) == ("gkd", 0)
+    for asked, device, left, records in (
+        ("4", "cuda", cells, []),
+        ("auto", "cpu", cells, []),
+        ("auto", "cuda", cells[:1], []),
+        ("auto", "cuda", cells, [measured(3)]),
+    ):
+        assert to_measure(asked, device, left, records) is None
+    ran: list[tuple[list[str], int]] = []
+    monkeypatch.setattr(packing, "run_packed", lambda arguments, workers, board: ran.append((arguments[2:], workers)))
+    monkeypatch.setattr(run, "_board", lambda *_: Listener())
+    run._packed("any", ["gkd", "sft"], None, [("--device", "cuda")], [], (1, ("sft", 3)), lambda: (5, None), cells, False)
+    assert ran == [(["--method", "sft", "--seed", "3", "--device", "cuda"], 1), (["--method", "gkd", "--method", "sft", "--device", "cuda"], 5)]
+
+
+def test_the_cell_that_measures_is_one_that_trains(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(packing.torch.cuda, "mem_get_info", lambda _: (80 << 30, 80 << 30))
+    (tmp_path / "packed.yaml").write_text(yaml.safe_dump({**COMPARISON, "seeds": [4, 5]}))
+    where = {"results": tmp_path, "registry": load_registry(), "methods": None, "pair_paths": {}, "data": None}
+    assert run._workers("auto", str(tmp_path / "packed.yaml"), [5], "cuda", where) == (1, ("sft", 5))
+    assert run._workers("2", str(tmp_path / "packed.yaml"), None, "cuda", where) == (2, None)
 
 
 def test_the_part_of_a_gpu_follows_the_methods_own_peak_and_the_smallest_gpu() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 RESULTS, TABLES = Path("results"), Path("paper_tables")
 LOCAL = "zoo run gsm8k-first --device cuda --pair-path student=models/student teacher=models/teacher --data data/gsm8k"
 SEVERAL = "Several processes for one cell: accelerate launch --multi_gpu --num_processes 2 -m zoo run quickstart"
+Plan = tuple[int, tuple[str, int] | None]  # worker processes; a cell (method, seed) that is run alone before
 LINES_EVERY = 10.0  # seconds between two events of a cell with --json
 
 
@@ -64,11 +66,12 @@ def run(
     outcomes = None
     if engine == "ray":
         _on_ray(comparison, seed, cells, told, device, registry or (), tracker or (), (address, jobs or "auto", as_json))
-    elif (several := 1 if worker else _workers(jobs or "1", comparison, seed, device, cells)) > 1:
+    elif not worker and (plan := _workers(jobs or "1", comparison, seed, device, cells)) != (1, None):
         given = [("--registry", registry), ("--pair-path", pair_path), ("--data", data), ("--device", device), ("--tracker", tracker)]
         given += [("--weights-note", weights_note), ("--results", results)]
         flags = [("--trust-remote-code", trust_remote_code), ("--untrusted-code", untrusted_code)]
-        _packed(comparison, method, seed, given, flags, several, _left(comparison, seed, cells), as_json)
+        again = partial(_workers, jobs or "1", comparison, seed, device, cells)
+        _packed(comparison, method, seed, given, flags, plan, again, _left(comparison, seed, cells), as_json)
     else:
         quiet = as_json or not main_process()
         outcomes = zoo.run(comparison, **cells, **told, seeds=seed or None, device=device, quiet=quiet, worker=worker, listeners=followed)
@@ -105,21 +108,31 @@ def _packed(
     seeds: list[int] | None,
     given: list[tuple[str, Any]],
     flags: list[tuple[str, bool]],
-    several: int,
+    plan: Plan,
+    again: Callable[[], Plan],
     left: list[tuple[str, int]],
     as_json: bool,
 ) -> None:
-    """All cells in worker processes; one that ran out of its part of a GPU's memory once more by itself."""
+    """All cells in worker processes, behind the one that measures what a cell needs, if the plan names one; one that ran out of its part of a GPU's
+    memory once more by itself. `again` makes the plan anew."""
     from zoo.harness.packing import run_packed, spelled
     from zoo.harness.report import Endings, Several
+
+    def run(names: list[str] | None, numbers: list[int] | None, workers: int) -> None:
+        run_packed(["run", comparison, *spelled([("--method", names), ("--seed", numbers), *given], flags)], workers, board)
 
     endings = Endings()
     board = Several([_board(comparison, len(left), as_json), endings])
     try:
-        run_packed(["run", comparison, *spelled([("--method", methods), ("--seed", seeds), *given], flags)], several, board)
+        workers, first = plan
+        if first is not None:
+            board.say(f"{first[0]} (seed {first[1]}) runs alone at first, to measure how much memory a cell needs")
+            run([first[0]], [first[1]], 1)
+            workers, _ = again()
+        run(methods, seeds, workers)
         for name, number in [cell for cell, status in endings.statuses.items() if status == "oom"]:
             board.say(f"{name} (seed {number}) ran out of memory beside others; once more alone")
-            run_packed(["run", comparison, *spelled([("--method", name), ("--seed", [number]), *given], flags)], 1, board)
+            run([name], [number], 1)
     finally:
         board.close()
 
@@ -177,17 +190,20 @@ def _end(declared: Any, method: list[str] | None, results: Path, tables: Path, o
         raise typer.Exit(1)
 
 
-def _workers(jobs: str, comparison: str, seeds: list[int] | None, device: str | None, cells: dict[str, Any]) -> int:
-    """How many processes the cells that are left are shared among."""
+def _workers(jobs: str, comparison: str, seeds: list[int] | None, device: str | None, cells: dict[str, Any]) -> Plan:
+    """How many processes the cells that are left are shared among, and the cell that must be run first to know."""
     if jobs == "1":
-        return 1
+        return 1, None
     import torch
 
-    from zoo.harness.packing import jobs_for
+    from zoo.harness.packing import jobs_for, to_measure
+    from zoo.harness.plan import trains
     from zoo.records import load_records
 
+    device, left = device or ("cuda" if torch.cuda.is_available() else "cpu"), _left(comparison, seeds, cells)
     records = load_records(cells["results"] / "records", comparison_id(comparison))
-    return jobs_for(jobs, device or ("cuda" if torch.cuda.is_available() else "cpu"), len(_left(comparison, seeds, cells)), records)
+    first = to_measure(jobs, device, [cell for cell in left if trains(cells["registry"][cell[0]])], records)
+    return jobs_for(jobs, device, len(left), records), first
 
 
 def _refuse_absent_device(device: str | None) -> None:

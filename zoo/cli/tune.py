@@ -77,17 +77,20 @@ def _run(
     told: dict[str, Any],
 ) -> None:
     """Every trial that is not done, here or in worker processes."""
+    import torch
     from rich.console import Console
 
     from zoo.harness.packing import jobs_for, run_packed, spelled
     from zoo.harness.plan import Place, make_plan
     from zoo.harness.run import run_comparison
+    from zoo.records import load_records
     from zoo.tune import FOLDER, trials_of
 
     results, paths, data = place
     at, trials = Place(results / FOLDER, paths, data), trials_of(declared)
     left = sum(cell.state != "done" for trial in trials for cell in make_plan(trial, entries, at, methods).cells)
-    several = 1 if told["worker"] or not left else jobs_for(jobs, told["device"] or "cpu", left, [])
+    device, measured = told["device"] or ("cuda" if torch.cuda.is_available() else "cpu"), [r for trial in trials for r in load_records(at.records, trial.id)]
+    several = 1 if told["worker"] or not left else jobs_for(jobs, device, left, measured)
     if several > 1:
         flags = [("--untrusted-code", told["untrusted_code"])]
         return run_packed([*command, *spelled(given, flags)], several, (lambda line: None) if told["quiet"] else typer.echo)

@@ -140,7 +140,7 @@ def jobs_for(asked: str, device: str, cells: int, records: Sequence[Record]) -> 
     """How many workers: the number asked for, or for `auto` what the machine bears, at most one a cell.
 
     On a CPU `auto` is its cores, one thread each. On a GPU it is how often the measured need of a cell fits into the memory that is free now, at most
-    one a core; 1 where nothing has been measured.
+    one a core; 1 where nothing has been measured (see `to_measure`).
 
     Raises:
         ZooError: neither a number nor `auto`.
@@ -155,6 +155,12 @@ def jobs_for(asked: str, device: str, cells: int, records: Sequence[Record]) -> 
         free, _ = torch.cuda.mem_get_info(device)
         fit = min(fit, free // need) if need else 1
     return max(1, min(fit, cells))
+
+
+def to_measure(asked: str, device: str, cells: Sequence[Name], records: Sequence[Record]) -> Name | None:
+    """The cell that must be run alone before `auto` can say how many fit on a GPU: the first of several, where nothing has been measured."""
+    unknown = asked == "auto" and device.startswith("cuda") and not memory_needed(records)
+    return cells[0] if unknown and len(cells) > 1 else None
 
 
 def memory_needed(records: Iterable[Record], method: str | None = None) -> int:
