@@ -37,11 +37,32 @@ def test_another_table_of_the_comparison() -> None:
         (("quickstart/cost", "gkd", "steps"), "no table of quickstart 'cost'"),
         (("quickstart", "gkdd", "steps"), "no row 'gkdd'; did you mean 'gkd'"),
         (("quickstart", "gkd", "step"), "no column 'step'"),
+        (("quickstart/published", "kd", "published"), "no row 'kd'; there are: kd · [^,]*, [^·]* · [^,]*, kd · "),
+        (("failure_detection", "FM77", "validated"), "no row 'FM77'; did you mean 'FM"),
+        (("failure_detection", "FM07", "validate"), "no column 'validate'; did you mean 'validated'"),
+        (("survey_a_tree", "gkd", "evidence"), "no record is behind survey_a_tree: it is a function of the registry's entries"),
+        (("truncation", "k = 1", "bias"), "no record is behind truncation: it is a function of the lab's code"),
     ],
 )
 def test_unknown_names_are_refused_with_those_that_exist(place: tuple[str, str, str], message: str) -> None:
     with pytest.raises(ZooError, match=message):
         trace(MANIFEST, RECORDS, *place)
+
+
+def test_tables_of_detectors_lead_to_the_runs_they_are_from() -> None:
+    """Every row of their CSVs, and the rows of print, which hold all seeds."""
+    labels = {"failure_detection": ("failure_mode", "seed"), "failure_matrix": ("set_up", "arm", "seed"), "failure_false_alarms": ("failure_mode",)}
+    for name, columns in labels.items():
+        with (MANIFEST.parent / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert rows
+        for row in rows[::7]:
+            found = trace(MANIFEST, RECORDS, name, " · ".join(row[column] for column in columns), list(row)[-2 if name == "failure_false_alarms" else -1])
+            assert found and {source.state for source in found} == {"unchanged"}, (name, row)
+    one = trace(MANIFEST, RECORDS, "failure_detection", "FM07 · 1", "validated")
+    assert [json.loads((RECORDS / source.path).read_text())["seed"] for source in one] == [1, 1]
+    assert len(trace(MANIFEST, RECORDS, "failure_detection", "FM07", "validated")) == 6 and "fm07-control" in one[0].path
+    assert len(trace(MANIFEST, RECORDS, "failure_matrix", "fm07-control", "FM01")) == 3
 
 
 def test_records_that_changed_or_went_are_named_so(tmp_path: Path) -> None:

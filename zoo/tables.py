@@ -18,6 +18,7 @@ from zoo.entry import MethodEntry, load_registry
 from zoo.errors import ZooError
 from zoo.figures import figure_svg
 from zoo.figures.families import ANCHOR_FAMILY, FAMILIES, families
+from zoo.provoke.sources import detection_section
 from zoo.published import orders_table, published_table
 from zoo.records import Record, comparisons, digest_bytes, load_records
 from zoo.score_frame import score_frame, select
@@ -31,7 +32,7 @@ from zoo.table_study import Study
 
 __all__ = ["build_tables", "check_tables", "terminal_table"]
 
-GENERATOR = {"tables": 2, "statistics": 2}
+GENERATOR = {"tables": 3, "statistics": 3}
 MANIFEST = "MANIFEST.json"
 SHORT = 16
 TABLES = (
@@ -67,7 +68,7 @@ def build_tables(records_root: Path, out_root: Path, comparison: str | None = No
             else:
                 path.unlink(missing_ok=True)
     manifest = out_root / MANIFEST
-    manifest.write_text(_manifest(sections), encoding="utf-8")
+    manifest.write_text(_manifest(sections, detection_section(records_root)), encoding="utf-8")
     return [*written, manifest]
 
 
@@ -166,11 +167,13 @@ def _traces(tables: Mapping[str, Table]) -> tuple[dict[str, dict[str, dict[str, 
     return traced, {name: " ".join(digest[:SHORT] for digest in digests) for digests, name in names.items()}
 
 
-def _manifest(sections: Mapping[str, Any]) -> str:
+def _manifest(sections: Mapping[str, Any], detectors: Mapping[str, Any]) -> str:
     content = {
-        "about": "Each cell (comparison, table, row, column) names a set of records; a set lists them by the first characters of their sha256.",
+        "about": "Each cell (comparison, table, row, column) names a set of records; a set lists them by the first characters of their sha256. "
+        "Of the tables of detectors a row names the set for all its columns.",
         "generator": GENERATOR,
         "comparisons": {name: sections[name] for name in sorted(sections)},
+        **({"detectors": detectors} if detectors else {}),
     }
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import ZooError, suggest
 from zoo.records import digest_file
+
+ENTRIES, LAB = "the registry's entries; `zoo show ENTRY` prints what a row is made from", "the lab's code; `zoo lab` computes it again"
+UNRECORDED = {
+    **dict.fromkeys(("survey_a_coordinates", "survey_a_tree", "survey_b_variables"), ENTRIES),
+    **dict.fromkeys(("estimators", "routing", "truncation"), LAB),
+}
 
 
 @dataclass(frozen=True)
@@ -22,18 +28,27 @@ class Source:
 
 
 def trace(manifest: Path, records: Path, table: str, row: str, column: str) -> list[Source]:
-    """The records behind one cell of `COMPARISON` (its main table) or `COMPARISON/TABLE`, in order of their paths.
+    """The records behind one cell of `COMPARISON` (its main table), `COMPARISON/TABLE`, or a table of detectors, in order of their paths.
 
     Raises:
-        ZooError: no manifest there, or it knows no such table, row or column, with the nearest name.
+        ZooError: no manifest there, or it knows no such table, row or column, with the nearest name; or a table that no record is behind.
     """
     if not manifest.is_file():
         raise ZooError(f"no manifest at {manifest}; `zoo tables` writes it")
-    name, _, part = table.partition("/")
-    comparison = _named(json.loads(manifest.read_text(encoding="utf-8"))["comparisons"], name, "comparison")
-    cells = _named(_named(comparison["tables"], part or "main", f"table of {name}"), row, "row")
-    found = behind(comparison, _named(cells, column, "column"))
-    return sorted((Source(each["path"], each["sha256"], _state(records / each["path"], each["sha256"])) for each in found), key=lambda source: source.path)
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    detectors = content.get("detectors") or {"tables": {}}
+    if table in detectors["tables"]:
+        section, found = detectors, _named(detectors["tables"][table], row, "row")
+        if column not in detectors["columns"][table]:
+            _named(dict.fromkeys(detectors["columns"][table]), column, "column")
+    elif table in UNRECORDED:
+        raise ZooError(f"no record is behind {table}: it is a function of {UNRECORDED[table]}")
+    else:
+        name, _, part = table.partition("/")
+        section = _named(content["comparisons"], name, "comparison", also=detectors["tables"])
+        found = _named(_named(_named(section["tables"], part or "main", f"table of {name}"), row, "row"), column, "column")
+    sources = (Source(each["path"], each["sha256"], _state(records / each["path"], each["sha256"])) for each in behind(section, found))
+    return sorted(sources, key=lambda source: source.path)
 
 
 def behind(comparison: dict[str, Any], cell: str) -> list[dict[str, str]]:
@@ -42,9 +57,11 @@ def behind(comparison: dict[str, Any], cell: str) -> list[dict[str, str]]:
     return [known[digest] for digest in comparison["sets"][cell].split()]
 
 
-def _named(places: dict[str, Any], name: str, what: str) -> Any:
+def _named(places: Mapping[str, Any], name: str, what: str, also: Iterable[str] = ()) -> Any:
     if name not in places:
-        raise ZooError(f"the manifest has no {what} '{name}'{suggest(name, places)}; there are: {_few(places)}")
+        known = [*places, *also]
+        near, longer = suggest(name, known), [place for place in known if place.startswith(f"{name} · ")]
+        raise ZooError(f"the manifest has no {what} '{name}'{near if 'did you mean' in near else ''}; there are: {_few(longer or known)}")
     return places[name]
 
 

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("tables", epilog=examples("zoo tables", "zoo tables quickstart --out my_tables", "zoo tables --check"))(tables)
-    app.command("trace", epilog=examples("zoo trace quickstart gkd micro_add.score", "zoo trace gsm8k-first/costs sft steps --json"))(trace)
+    app.command(
+        "trace",
+        epilog=examples(
+            "zoo trace quickstart gkd micro_add.score", "zoo trace gsm8k-first/costs sft steps --json", "zoo trace failure_detection FM07 validated"
+        ),
+    )(trace)
     app.command("scores", epilog=examples("zoo scores quickstart", "zoo scores quickstart --csv > scores.csv"))(scores)
 
 
@@ -62,7 +67,7 @@ def _beside(records: Path) -> dict[str, bytes]:
 
 
 def trace(
-    name: Annotated[str, typer.Argument(metavar="TABLE", help="COMPARISON for its main table, or COMPARISON/TABLE.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="TABLE", help="COMPARISON for its main table, COMPARISON/TABLE, or failure_detection.", show_default=False)],
     row: Annotated[str, typer.Argument(metavar="ROW", help="As in the first columns, several joined by ' · '; no footnotes.", show_default=False)],
     column: Annotated[str, typer.Argument(metavar="COLUMN", help="As in the CSV's head.", show_default=False)],
     records: Annotated[Path, typer.Option(metavar="DIR", help="The records.")] = Path("results/records"),
