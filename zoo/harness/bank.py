@@ -26,6 +26,7 @@ from zoo.harness.contexts import TaskJudge
 from zoo.harness.cuts import sent
 from zoo.harness.fused import CompiledLayers, Fused
 from zoo.harness.heads import NarrowHeads, chunk_tokens_for
+from zoo.harness.kept_states import KeptStates
 from zoo.harness.layers import Layers, layers_of
 from zoo.harness.models import LoadedPair
 from zoo.harness.pieces_of import vocabulary_of
@@ -75,6 +76,7 @@ class Bank:
     fused: Fused | None = None  # where compiling pays
     compiled: CompiledLayers | None = None  # likewise
     recompute: bool = False  # activation checkpointing
+    kept: KeptStates | None = None  # where the comparison asks for it
     in_step: InStep | None = None
     _vocabularies: dict[str, Vocabularies] = field(default_factory=dict)
 

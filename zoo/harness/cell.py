@@ -20,6 +20,7 @@ from zoo.harness.discriminators import make_discriminators
 from zoo.harness.engine import ReferenceEngine
 from zoo.harness.experience import lessons_for
 from zoo.harness.foreign import interpreters
+from zoo.harness.kept_states import KeptStates
 from zoo.harness.learners import make_bridges, make_critics
 from zoo.harness.models import LoadedPair
 from zoo.harness.moves import Mover, Pull, mover_of
@@ -50,6 +51,7 @@ def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: Lo
     bank = bank_for(entry, pair, micro_tokens=settings.micro_tokens, chunk_tokens=settings.chunk_tokens)
     compile_where_it_pays(entry, comparison, bank)
     bank.recompute = settings.activation_checkpointing
+    bank.kept = KeptStates(int(settings.teacher_cache_gib * 2**30)) if settings.teacher_cache_gib else None
     critics = {**make_critics(entry, bank), **make_bridges(entry, bank, (comparison.id, seed)), **make_carriers(entry, bank, (comparison.id, seed))}
     engine = ReferenceEngine(
         student,

@@ -25,6 +25,7 @@ from zoo.harness.contexts import TaskJudge, absent, made_prompts
 from zoo.harness.cuts import Supervised, chunks, chunks_of, micro_batches, sent
 from zoo.harness.explore import explored
 from zoo.harness.heads import plain_head
+from zoo.harness.kept_states import comes_again, keys_of, remember
 from zoo.harness.labels import labels_N, point_mass
 from zoo.harness.models import LoadedPair
 from zoo.harness.turn_judges import judged_turns
@@ -77,7 +78,8 @@ def score(
     rewards = sequence_rewards(bank, rollout, method.sequence_rewards(stream), others or {})
     statistics = method.statistics(stream)
     kept = [s for s in method.update_scorers(stream) if bank.keys[s] != bank.keys["student"] or s != "student"]
-    hidden = hidden_states(bank, [*(method.annotation_scorers(stream) if statistics else ()), *kept], rollout)
+    again = [] if bank.kept is None else comes_again(method.entry.rollouts[stream], rollout)
+    hidden = hidden_states(bank, [*(method.annotation_scorers(stream) if statistics else ()), *kept], rollout, again)
     columns = columns_of(statistics, method, bank, rollout, hidden)
     turns = {
         name: judged_turns(bank, rollout, reward, others or {}) if isinstance(reward, TurnJudge) else rewards_of_turns(bank.judge, rollout, reward)
@@ -116,14 +118,15 @@ def refreshed(method: Method, bank: Bank, stream: str, scored: Scored, version: 
     return Scored(context, {**scored.hidden, **hidden_states(bank, moving, context.rollout)}, version)
 
 
-def hidden_states(bank: Bank, names: Sequence[str], rollout: Rollout) -> dict[str, Any]:
-    """Hidden states (N, H) of the supervised tokens, by scorer; scorers with the same weights and context share them."""
+def hidden_states(bank: Bank, names: Sequence[str], rollout: Rollout, again: Collection[int] = ()) -> dict[str, Any]:
+    """Hidden states (N, H) of the supervised tokens, by scorer; scorers with the same weights and context share them. Sequences that come `again`
+    may be kept."""
     found: dict[ScorerKey, Any] = {}
     host = Supervised.of(rollout)
     for name in dict.fromkeys(names):
         key = bank.keys[name]
         if key.alignment is not None and key not in found:
-            found[key] = foreign(bank, name, rollout)
+            found[key] = foreign(bank, name, rollout, again)
         if key.weights.startswith(MIX):
             found[key] = bank.routes.index_N(name, rollout)
         if key.weights.startswith(LABELS) and key not in found:
@@ -131,29 +134,41 @@ def hidden_states(bank: Bank, names: Sequence[str], rollout: Rollout) -> dict[st
         if key in found:
             continue
         asked = set().union(*(bank.routes.rows(other, rollout) for other in names if bank.keys[other] == key))
-        found[key] = states_of(bank, name, host, rollout, asked)
+        found[key] = states_of(bank, name, host, rollout, asked, again)
     return {name: found[bank.keys[name]] for name in names if bank.keys[name] in found}
 
 
-def states_of(bank: Bank, name: str, shown: Supervised, rollout: Rollout, asked: Collection[int]) -> Tensor:
+def states_of(bank: Bank, name: str, shown: Supervised, rollout: Rollout, asked: Collection[int], again: Collection[int] = ()) -> Tensor:
     """One scorer's states of the supervised tokens, (N, H): of the sequences `asked` for, 0 elsewhere. `shown` is `rollout`, perhaps in the
-    scorer's own tokens. What another model reads is counted."""
-    found_NH: Tensor | None = None
-    for group in bank.level(name, micro_batches(shown.rollout, bank.micro_tokens, bank.prompts(name, rollout), asked)):
+    scorer's own tokens. What another model reads is counted; states of sequences that come `again` are read back where they were kept."""
+    prompts, found_NH = bank.prompts(name, rollout), torch.zeros(0, 0)
+    keys = {} if bank.kept is None else keys_of(bank, name, shown.rollout, prompts, set(asked).intersection(again))
+    known = {} if bank.kept is None else bank.kept.known(keys)
+    if known:
+        found_NH = _placed(found_NH, shown, list(known), sent(torch.cat(list(known.values())), bank.device))
+    fresh = set(asked) - known.keys()
+    for group in bank.level(name, micro_batches(shown.rollout, bank.micro_tokens, prompts, fresh)):
         with bank.precision():
             states_NH = bank.hidden(name, shown.rollout.rows(group))
-        if found_NH is None:
-            found_NH = states_NH.new_zeros(len(shown.place_N), states_NH.shape[-1])
-        found_NH[sent(shown.rows_of(group), states_NH.device)] = states_NH
-    bank.charge(name, sum(shown.count_B[i] for i in asked))
-    return torch.zeros(len(shown.place_N), bank.width(name), device=bank.device) if found_NH is None else found_NH
+        found_NH = _placed(found_NH, shown, group, states_NH)
+        if bank.kept is not None:
+            remember(bank.kept, keys, shown, group, states_NH)
+    bank.charge(name, sum(shown.count_B[i] for i in fresh))
+    return found_NH if found_NH.numel() else torch.zeros(len(shown.place_N), bank.width(name), device=bank.device)
 
 
-def foreign(bank: Bank, name: str, rollout: Rollout) -> Foreign:
+def _placed(found_NH: Tensor, shown: Supervised, rows: Sequence[int], states_NH: Tensor) -> Tensor:
+    """The states found so far with those of further sequences."""
+    found_NH = found_NH if found_NH.numel() else states_NH.new_zeros(len(shown.place_N), states_NH.shape[-1])
+    found_NH[sent(shown.rows_of(rows), states_NH.device)] = states_NH
+    return found_NH
+
+
+def foreign(bank: Bank, name: str, rollout: Rollout, again: Collection[int] = ()) -> Foreign:
     """The states of a teacher with another tokenizer, in its own tokens, and how they pair with the student's."""
     other, alignment = bank.retokenise(name, rollout), bank.keys[name].alignment
     assert alignment is not None
-    states_MH = states_of(bank, name, Supervised.of(other.rollout), rollout, bank.routes.rows(name, rollout))
+    states_MH = states_of(bank, name, Supervised.of(other.rollout), rollout, bank.routes.rows(name, rollout), again)
     entropies = None
     if alignment.warps:
         own_NH = hidden_states(bank, ["student"], rollout)["student"]
