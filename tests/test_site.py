@@ -218,3 +218,17 @@ def test_a_set_of_many_attempts_is_written_out_once(built: Path) -> None:
     listed = text.partition(f'id="{name[1]}"')[2].partition("</dd>")[0]
     found = dict(re.findall(r">([a-z_]+) \((\d)\)<", listed))
     assert found == dict.fromkeys(METHODS[:-1], "5")  # one seed of the last diverged
+
+
+def test_words_of_entries_are_text_with_their_code_marked(built: Path) -> None:
+    """What stands in backticks in an entry is code on its page; a remark of a formula that is words alone breaks like text."""
+    page = (built / "methods" / "gkd.html").read_text(encoding="utf-8")
+    notes = page[page.index('id="s-notes"') :].split("</section>")[0]
+    assert "<code>gkd_on_policy</code>" in notes and "`" not in notes
+    assert "<li>p: the student&#39;s law, M: the batch&#39;s supervised tokens" in page
+
+
+def test_a_validated_mode_names_the_command_that_traces_it_and_links_its_sources(built: Path) -> None:
+    page = (built / "failures" / "FM05.html").read_text(encoding="utf-8")
+    assert "zoo trace failure_detection &#34;FM05 · 0&#34; validated" in page or 'zoo trace failure_detection "FM05 · 0" validated' in page
+    assert 'href="https://arxiv.org/abs/2603.25562"' in page

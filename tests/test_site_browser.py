@@ -186,3 +186,10 @@ def test_three_hundred_methods_are_filtered_at_once(tmp_path: Path, browser: Bro
     )
     assert max(took) < 100, took
     assert (out / "leaderboard.html").stat().st_size < 1_500_000
+
+
+def test_long_texts_in_a_table_of_numbers_do_not_stretch_its_rows(site: Path, browser: Browser) -> None:
+    """Families list their members in the last column: no row is higher than a few lines, no number is broken."""
+    browser.open(site / "compare" / "first.html")
+    assert max(browser.script("return [...document.querySelectorAll('#t-families tbody tr')].map(r => r.offsetHeight)")) < 130
+    assert browser.script("return [...document.querySelectorAll('#t-families td.num a')].every(a => a.getClientRects().length === 1)")

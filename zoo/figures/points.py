@@ -95,7 +95,7 @@ def _front_line(axes: Axes, best: Sequence[Mapping[str, Any]], cost: str) -> lis
 def _decades(axes: Axes, values: Sequence[float]) -> None:
     low, high = min(values), max(values)
     room = (high / low) ** 0.08 if high > low else 1.5
-    axes.set_xlim(low / room, high * room**2.2)
+    axes.set_xlim(low / room**2.2, high * room**2.2)
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom - 0.02 * (top - bottom), top + 0.06 * (top - bottom))
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -108,22 +108,19 @@ def _place_names(axes: Axes, points: Sequence[Mapping[str, Any]], cost: str, bes
     at = {point["method"]: axes.transData.transform((point[cost], point["score"])) * 72 / axes.figure.dpi for point in points}
     taken = [(x - 3.5, y - 3.5, x + 3.5, y + 3.5) for x, y in at.values()]
     line = [axes.transData.transform(corner) * 72 / axes.figure.dpi for corner in corners]
-    taken += [(min(a[0], b[0]), min(a[1], b[1]), max(a[0], b[0]), max(a[1], b[1])) for a, b in pairwise(line)]
+    taken += [(min(a[0], b[0]) - 1, min(a[1], b[1]) - 1, max(a[0], b[0]) + 1, max(a[1], b[1]) + 1) for a, b in pairwise(line)]
     box = axes.get_window_extent()
-    edge = box.x1 * 72 / axes.figure.dpi + 26
+    left, right = box.x0 * 72 / axes.figure.dpi, box.x1 * 72 / axes.figure.dpi + 26
     for point in sorted(points, key=lambda point: (point["method"] not in best, -point["score"], point["method"])):
         name, bold = point["method"], point["method"] in best
         x, y = at[name]
         width, height = (4.9 if bold else 4.4) * len(name), 8.0
         spots = [(5, -3), (-5 - width, -3), (-width / 2, 6), (-width / 2, -13), (6, 4), (6, -12), (-6 - width, 5), (-6 - width, -12)]
         boxes = [(x + dx, y + dy, x + dx + width, y + dy + height) for dx, dy in spots]
-        free = [
-            spot for spot, b in zip(spots, boxes, strict=True)
-            if b[2] < edge and not any(b[0] < t[2] and t[0] < b[2] and b[1] < t[3] and t[1] < b[3] for t in taken)
-        ]  # fmt: skip
-        if not free and not bold:
+        hits = [sum(b[0] < t[2] and t[0] < b[2] and b[1] < t[3] and t[1] < b[3] for t in taken) + 9 * (b[0] < left or b[2] > right) for b in boxes]
+        if min(hits) and not bold:
             continue
-        dx, dy = (free or spots)[0]
+        dx, dy = spots[hits.index(min(hits))]
         taken.append((x + dx, y + dy, x + dx + width, y + dy + height))
         place: dict[str, Any] = {"xytext": (dx, dy + 1.5), "textcoords": "offset points"}
         axes.annotate(name, (point[cost], point["score"]), **place, fontsize=7.5, fontweight="bold" if bold else "normal", color=INK if bold else NOTE)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from zoo.entry import MethodEntry
 from zoo.figures.lines import ACCURACY, KL, over_seeds
@@ -70,9 +71,15 @@ def _formula(entry: MethodEntry) -> dict[str, Any] | None:
     if not lines:
         return None
     rows = [(line.left, line.right, line.depth) for line in lines if line.left]
-    where = [Markup(mathml(line.right)) for line in lines if not line.left]
+    where = [_remark(line.right) for line in lines if not line.left]
     text = "\n".join(line.text for line in lines)
     return {"equations": Markup(equations(rows)), "where": where, "text": text, "latex": aligned(lines)}
+
+
+def _remark(latex: str) -> Markup:
+    """A remark below the formula; one that is words alone stays text, which breaks into lines where a formula cannot."""
+    words = re.fullmatch(r"\\text\{([^{}\\]*)\}", latex)
+    return escape(words[1]) if words else Markup(mathml(latex))
 
 
 def _coordinates(entry: MethodEntry) -> list[tuple[str, list[str]]]:
