@@ -128,12 +128,14 @@ def scoring(teacher: Size, batch: Batch) -> list[Work]:
     return [Work("teacher", backbone(teacher, batch, 1), teacher.body * NARROW)]
 
 
-def update(student: Size, teacher: Size, batch: Batch) -> list[Work]:
-    """Forward and backward of the student, both heads, the divergence, the optimizer and the copy that decodes."""
+def update(student: Size, teacher: Size, batch: Batch, recomputed: bool = False) -> list[Work]:
+    """Forward and backward of the student, both heads, the divergence, the optimizer and the copy that decodes. `recomputed` with activation
+    checkpointing, one forward pass more."""
+    passes = 4 if recomputed else 3
     logits = batch.written * student.vocabulary * WIDE
     heads = 2 * batch.written * (3 * student.outer + teacher.outer)
     return [
-        Work("student", backbone(student, batch, 3), 3 * student.body * NARROW),
+        Work("student", backbone(student, batch, passes), passes * student.body * NARROW),
         Work("heads and divergence", heads, 6 * logits),
         Work("optimizer", 0.0, student.parameters * (7 * WIDE + NARROW)),
     ]

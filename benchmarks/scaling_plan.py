@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from roofline import NARROW, WIDE, Batch, Size, Work, bounds
+from roofline import NARROW, WIDE, Batch, Size, Work, bounds, update
 
 STUDENT = Size(28, 3584, 28, 4, 128, 18944, 152064, tied=False)  # Qwen2.5-7B
 TEACHER = Size(64, 5120, 40, 8, 128, 27648, 152064, tied=False)  # Qwen2.5-32B
 CELLS, GPUS, STEPS = 1000, 64, 200
 BATCH = Batch(sequences=256, prompt=200, answer=600, longest=1024)
-SHARD = 4  # GPUs of one NVLink island that hold a student in training
+SHARD = 8  # GPUs of one NVLink island that hold a student in training
 NVLINK = 3.0e11  # bytes a second of all-gather and reduce-scatter that each GPU sees
 EFFICIENCY = {"rollout": 0.25, "score": 0.40, "update": 0.40}  # of the bound; what a large model can be expected to reach
 GIB, HOUR = 2**30, 3600.0
@@ -22,17 +22,18 @@ def split_batch() -> Batch:
     return Batch(BATCH.sequences / SHARD, BATCH.prompt, BATCH.answer, BATCH.longest)
 
 
-def exchange_s(micro_batches: int = 4) -> float:
-    """A step's exchanges inside a group: weights gathered in bf16 twice a micro-batch (the backward gathers again), gradients scattered in fp32
-    once, weights gathered once for the decoder; the teacher's gathered once."""
-    share = (SHARD - 1) / SHARD
-    moved = share * (2 * micro_batches + 1) * STUDENT.parameters * NARROW + share * STUDENT.parameters * WIDE + share * TEACHER.parameters * NARROW
-    return moved / NVLINK
+def exchange_s(micro_batches: int = 2) -> float:
+    """A step's exchanges inside a group, as `zoo.harness.sharding` makes them: weights gathered in fp32 twice a micro-batch (the backward gathers
+    again), gradients scattered in fp32 after each, weights gathered once for the decoder; the teacher's gathered in bf16 once a micro-batch."""
+    layers = (3 * micro_batches + 1) * STUDENT.body * WIDE + micro_batches * TEACHER.body * NARROW
+    outer = 2 * (STUDENT.parameters - STUDENT.body) * WIDE  # embedding and head are whole everywhere: their gradients are added up once
+    return (SHARD - 1) / SHARD * (layers + outer) / NVLINK
 
 
 def step_seconds(ceilings: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
     """By phase: the bound and what is expected, on one GPU of the group."""
     works: dict[str, list[Work]] = bounds(STUDENT, TEACHER, split_batch())
+    works["update"] = update(STUDENT, TEACHER, split_batch(), recomputed=True)
     works["update"] = [part if part.name != "optimizer" else Work(part.name, 0.0, part.moved / SHARD) for part in works["update"]]
     found = {phase: sum(part.seconds(ceilings) for part in parts) for phase, parts in works.items()}
     rows = {phase: (least, least / EFFICIENCY[phase]) for phase, least in found.items()}
@@ -41,14 +42,15 @@ def step_seconds(ceilings: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
 
 def memory() -> list[tuple[str, float]]:
     """GiB on each GPU of a group at the update's peak."""
-    student, narrow = STUDENT.parameters, STUDENT.parameters * NARROW
+    whole = {size: size.parameters - size.body for size in (STUDENT, TEACHER)}  # embedding and head
+    held = {size: size.body / SHARD + whole[size] for size in (STUDENT, TEACHER)}
     cache = STUDENT.cache_bytes(split_batch().sequences * (BATCH.prompt + BATCH.longest))
     return [
-        ("weights, gradient and two moments in fp32, a quarter each", 4 * student * WIDE / SHARD / GIB),
-        ("the student's bf16 copy that decodes, whole", narrow / GIB),
-        ("the teacher's bf16 weights, a quarter", TEACHER.parameters * NARROW / SHARD / GIB),
-        ("keys and values of 64 sequences (freed before the update)", cache / GIB),
-        ("activations of a micro-batch of 16,384 tokens, checkpointed: one state a layer", 16384 * STUDENT.hidden * STUDENT.layers * WIDE / GIB),
+        ("weights, gradient and two moments in fp32: its part of the layers, embedding and head whole", 4 * held[STUDENT] * WIDE / GIB),
+        ("the student's bf16 copy that decodes, whole", STUDENT.parameters * NARROW / GIB),
+        ("the teacher's bf16 weights: its part of the layers, embedding and head whole", held[TEACHER] * NARROW / GIB),
+        (f"keys and values of {split_batch().sequences:.0f} sequences (freed before the update)", cache / GIB),
+        ("activations of a micro-batch of 16,384 tokens, checkpointed: one fp32 state a layer", 16384 * STUDENT.hidden * STUDENT.layers * WIDE / GIB),
         ("ten (tokens, vocabulary) chunks of 256 MiB", 2.5),
     ]
 
