@@ -13,9 +13,9 @@ from synthetic_records import write_comparison
 
 from zoo.entry import load_registry
 from zoo.errors import ZooError
+from zoo.families import FAMILIES, families, family
 from zoo.figures.build import FORMS, KINDS, build_figures, figures, stale_figures
 from zoo.figures.data import Board, data_digest, load_board
-from zoo.figures.families import FAMILIES, families, family
 from zoo.figures.lines import over_seeds
 from zoo.figures.maps import failure_data, improvement_data
 from zoo.figures.points import front, pareto_data, profile_data, taxonomy_data

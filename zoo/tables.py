@@ -16,8 +16,8 @@ from rich.table import Table as RichTable
 from zoo.checklist import checklist_table
 from zoo.entry import MethodEntry, load_registry
 from zoo.errors import ZooError
+from zoo.families import ANCHOR_FAMILY, FAMILIES, families
 from zoo.figures import figure_svg
-from zoo.figures.families import ANCHOR_FAMILY, FAMILIES, families
 from zoo.provoke.sources import detection_section
 from zoo.published import orders_table, published_table
 from zoo.records import Record, comparisons, digest_bytes, load_records

@@ -31,9 +31,9 @@ def figures(
 ) -> None:
     """Draw a comparison's figures as SVG and PDF, or check by the digest of their data that they are current."""
     import zoo
+    from zoo.families import families
     from zoo.figures.build import FOLDER, build_figures, stale_figures
     from zoo.figures.data import load_board
-    from zoo.figures.families import families
     from zoo.records import comparisons
 
     entries = zoo.load_registry(*(registry or ()))

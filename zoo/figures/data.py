@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from zoo.errors import ZooError
-from zoo.figures.families import FAMILIES, OTHER
+from zoo.families import FAMILIES, OTHER
 from zoo.records import Record, digest_json, load_records
 from zoo.score_frame import ANCHORS, score_frame, select
 from zoo.table_layouts import frame_rows

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from zoo.families import FAMILIES
 from zoo.figures.data import Board
-from zoo.figures.families import FAMILIES
 from zoo.figures.lines import shown
 from zoo.figures.style import CONTEXT, FAINT, HUES, INK, MARKERS, NOTE, canvas, dash, heading, hue, panel, thousands
 

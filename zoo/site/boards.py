@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 
 from zoo import stats
 from zoo.entry import MethodEntry
-from zoo.figures.families import FAMILIES, OTHER
+from zoo.families import FAMILIES, OTHER
 from zoo.score_frame import ANCHORS
 from zoo.show import SETS
 from zoo.site.content import Comparison, Site

@@ -15,8 +15,8 @@ import yaml
 
 from zoo.checklist import checklist_table
 from zoo.entry import MethodEntry
+from zoo.families import families
 from zoo.figures.data import Board, board, read_curve, read_findings
-from zoo.figures.families import families
 from zoo.paths import data_root
 from zoo.published import orders_table, published_table
 from zoo.records import Record, comparisons, digest_file, load_records

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from zoo.entry.totals import totals
+from zoo.families import ABOUT, ANCHOR_FAMILY
 from zoo.figures.build import figures
-from zoo.figures.families import ABOUT, ANCHOR_FAMILY
 from zoo.figures.style import for_the_dark
 from zoo.score_frame import ANCHORS
 from zoo.site.boards import comparison_board, gap_scale, leaderboard, registry_board, slug

@@ -1,4 +1,4 @@
-"""Families of methods, from their coordinates: how a figure of many methods is divided so that it stays readable."""
+"""One family for each method, from its coordinates: how tables, figures and pages of many methods are divided so that they stay readable."""
 
 from __future__ import annotations
 
