@@ -209,3 +209,15 @@ def test_the_interval_for_tau_covers_about_what_it_says() -> None:
         interval = stats.tau_interval(stats.kendall_tau_b(left, right), 12)
         held += interval is not None and interval[0] <= truth <= interval[1]
     assert 0.92 <= held / 600 <= 0.98
+
+
+def test_means_of_the_same_scores_in_another_order_tie() -> None:
+    """(0.1 + 0.2 + 0.3) / 3 and 0.2 differ in their last bit; as ranks, wins, orders and probabilities they are equal."""
+    one, same, below = (0.1 + 0.2 + 0.3) / 3, 0.2, 0.1
+    assert one != same
+    assert stats.average_rank([one, same, below]).tolist() == [1.5, 1.5, 3.0] and stats.win_rate([one, same, below]).tolist() == [0.75, 0.75, 0.0]
+    assert stats.probability_of_improvement([one], [same]) == 0.5
+    assert stats.kendall_tau_b([one, same, below], [1, 2, 0]) == stats.kendall_tau_b([1, 1, 0], [1, 2, 0])
+    assert stats.spearman_rho([one, same, below], [1, 2, 0]) == stats.spearman_rho([1, 1, 0], [1, 2, 0])
+    agreed = stats.rank_agreement({"a": one, "b": same, "c": below}, {"a": 1, "b": 2, "c": 0})
+    assert agreed == stats.rank_agreement({"a": 1, "b": 1, "c": 0}, {"a": 1, "b": 2, "c": 0})

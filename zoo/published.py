@@ -177,7 +177,7 @@ def orders_table(scores: pd.DataFrame, registry: Mapping[str, MethodEntry]) -> T
 
 def _mean(study: Study, method: str) -> float:
     found = [[row["score"] for row in study.complete(task, method)] for task in study.inside]
-    return float(np.mean(found)) if found and all(found) else math.nan
+    return float(stats.comparable(np.mean(found))) if found and all(found) else math.nan
 
 
 def _ordered(score: Mapping[str, float], methods: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats as distributions
 
-from zoo.stats.estimates import Array, Estimate, aligned_arrays, mean_stderr
+from zoo.stats.estimates import Array, Estimate, aligned_arrays, comparable, mean_stderr
 from zoo.stats.intervals import crossed_interval
 
 
@@ -17,7 +17,7 @@ def iqm(values: ArrayLike) -> float:
 
 def probability_of_improvement(left: ArrayLike, right: ArrayLike) -> float:
     """P(left > right) for one run of each, ties counted half: Mann-Whitney's U over the number of pairs. Source: arXiv 2108.13264, 4.3."""
-    left_S, right_S = np.asarray(left, dtype=np.float64), np.asarray(right, dtype=np.float64)
+    left_S, right_S = comparable(left), comparable(right)
     return float(np.mean(np.sign(left_S[:, None] - right_S) / 2 + 0.5))
 
 
@@ -59,7 +59,7 @@ def average_rank(score_MT: ArrayLike) -> Array:
 
 
 def _complete(score_MT: ArrayLike) -> Array:
-    score = np.asarray(score_MT, dtype=np.float64)
+    score = comparable(score_MT)
     score = score[:, None] if score.ndim == 1 else score
     if len(score) < 2:
         raise ValueError(f"{len(score)} methods; wins and ranks need two")

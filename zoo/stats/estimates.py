@@ -87,6 +87,11 @@ def crossed_mean(score_SI: ArrayLike, per_I: ArrayLike | None = None) -> Estimat
     return Estimate(above_rounding(value), above_rounding(error))
 
 
+def comparable(values: ArrayLike) -> Array:
+    """Values to be compared or ranked, to twelve decimals: means of the same scores in another order are a tie, not a win."""
+    return np.asarray(np.round(np.asarray(values, dtype=np.float64), 12), dtype=np.float64)
+
+
 def above_rounding(value: float) -> float:
     """The value, or 0 where it is only what rounding leaves: equal scores that are no binary fractions differ by some 1e-17."""
     return 0.0 if abs(value) < ROUNDING else float(value)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats as distributions
 
-from zoo.stats.estimates import Array
+from zoo.stats.estimates import Array, comparable
 
 EXACT = 7  # so many methods have 5,040 orders, all of which are looked at
 DRAWS = 9_999
@@ -29,13 +29,13 @@ class Agreement:
 
 def kendall_tau_b(left: ArrayLike, right: ArrayLike) -> float:
     """(concordant - discordant) / sqrt((pairs - ties left) (pairs - ties right)). Source: Kendall, Biometrika 33 (1945), 239-251."""
-    one, other = (_signs(np.asarray(values, dtype=np.float64)) for values in (left, right))
+    one, other = (_signs(comparable(values)) for values in (left, right))
     return _ratio(float((one * other).sum()), float((one**2).sum()), float((other**2).sum()))
 
 
 def spearman_rho(left: ArrayLike, right: ArrayLike) -> float:
     """Pearson's correlation of the ranks, ties sharing the mean of theirs."""
-    one, other = (_centred_ranks(np.asarray(values, dtype=np.float64)) for values in (left, right))
+    one, other = (_centred_ranks(comparable(values)) for values in (left, right))
     return _ratio(float((one * other).sum()), float((one**2).sum()), float((other**2).sum()))
 
 
@@ -60,7 +60,7 @@ def rank_agreement(published: Mapping[str, float], measured: Mapping[str, float]
     found one. With three methods it cannot be below 1/3.
     """
     methods = tuple(sorted(name for name in published.keys() & measured.keys() if not math.isnan(published[name]) and not math.isnan(measured[name])))
-    left, right = (np.array([scores[name] for name in methods], dtype=np.float64) for scores in (published, measured))
+    left, right = (comparable([scores[name] for name in methods]) for scores in (published, measured))
     tau = kendall_tau_b(left, right)
     return Agreement(methods, tau, spearman_rho(left, right), math.nan if math.isnan(tau) else _permutation_p(left, right, seed))
 
