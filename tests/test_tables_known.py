@@ -18,6 +18,7 @@ from scipy import stats as distributions
 
 from zoo.entry import body
 from zoo.errors import ZooError
+from zoo.figures import comparison_figure
 from zoo.records import load_records, write_record
 from zoo.score_frame import scores
 from zoo.stats.coverage import mean_score
@@ -126,6 +127,15 @@ def test_holm_is_over_the_methods_of_the_column(known: Path) -> None:
     assert ("better", "sft") in rows and not any("broken" in pair or "absent" in pair or "student" in pair for pair in rows)
     assert float(rows["better", "sft"]["difference"]) == pytest.approx(0.2)
     assert len([row for row in rows.values() if row["task"] == "sums"]) == 6 * 5 / 2
+
+
+def test_the_figure_draws_the_errors_of_the_table(known: Path) -> None:
+    """Over seeds and items: the bar of `better` on sums is as long as its standard error in the table, twice."""
+    figure = comparison_figure(scores(known / "records", "toy"))
+    axes = next(axes for axes in figure.axes if any(text.get_text() == "sums" for text in axes.texts))
+    place = [label.get_text() for label in axes.get_yticklabels()].index("better")
+    [bar] = [line for collection in axes.collections for line in collection.get_segments() if line[0][1] == place]
+    assert bar[1][0] - bar[0][0] == pytest.approx(2 * float(rows_of(known, "main", "method")["better"]["sums.score_stderr"]))
 
 
 # --- what is missing, failed or does not vary

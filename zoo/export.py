@@ -172,7 +172,7 @@ def _failures(entry: MethodEntry | None, diagnoses: Sequence[Diagnosis]) -> Iter
     fired = [f"- {mode}: {level}{f' from step {step}' if step is not None else ''}{f' ({reason})' if reason else ''}"
              for mode, (level, step, reason) in found.found.items() if level in ("red", "amber")]  # fmt: skip
     silent = [mode for mode, (level, _, _) in found.found.items() if level == "silent"]
-    alarms = f"{len(fired)} alarms fired" if fired else "no alarm fired"
+    alarms = f"{len(fired)} alarm{'s' * (len(fired) != 1)} fired" if fired else "no alarm fired"
     yield f"{known}In this run {alarms}; silent: {', '.join(silent) or 'none'}; the others were not measured."
     yield "\n".join(fired)
 

@@ -46,7 +46,7 @@ def _saved(scores: pd.DataFrame, form: str, **options: Any) -> bytes:
 
 
 def comparison_figure(scores: pd.DataFrame) -> Figure:
-    """One panel per task: a dot per method with one standard error over items, a faint dot per seed if there are several,
+    """One panel per task: a dot per method with one standard error over items (over seeds too, with several), a faint dot per seed if there are several,
     dashed lines for the untrained student and the teacher, and the mark of a method without a score in its row."""
     rows = frame_rows(scores, headline=True)
     tasks = tasks_of(rows)
@@ -60,8 +60,9 @@ def comparison_figure(scores: pd.DataFrame) -> Figure:
         axes = figure.add_axes((left / width, BOTTOM / height, PANEL / width, extent / height))
         _panel(axes, task, task.of(rows), methods)
         axes.set_yticks(range(len(methods)), [_label(method, rows) if index == 0 else "" for method in methods])
-    many = "faint dots: single seeds" if _seeds(rows) > 1 else "one seed: no ranking"
-    parts = ["dots: score ± one standard error over test items", "hollow: no_op", "dashed: untrained student and teacher", many]
+    several = _seeds(rows) > 1
+    many = "faint dots: single seeds" if several else "one seed: no ranking"
+    parts = [f"dots: score ± one standard error over {'seeds and ' * several}test items", "hollow: no_op", "dashed: untrained student and teacher", many]
     caption = _packed(parts, int(width * CHARACTERS_PER_INCH))
     figure.text(0.12 / width, 0.14 / height, caption, fontsize=8, color=STUDENT, va="bottom", linespacing=1.2)
     return figure
@@ -97,7 +98,7 @@ def _panel(axes: Axes, task: Task, rows: Sequence[Row], methods: Sequence[str]) 
             mark = " / ".join(dict.fromkeys(MARKS[row["status"]] for row in mine))
             axes.annotate(mark, (0.02, place), xycoords=("axes fraction", "data"), va="center", fontsize=9, color=STUDENT, backgroundcolor="white")
             continue
-        mean, error = float(np.mean([row["score"] for row in found])), _item_error(found)
+        mean, error = float(np.mean([row["score"] for row in found])), _error(found)
         if len(found) > 1:
             axes.plot([row["score"] for row in found], [place] * len(found), "o", color=colour, alpha=0.3, markersize=4, markeredgewidth=0)
         face = "white" if method in ANCHORS else colour
@@ -126,9 +127,12 @@ def _limits(low: float, high: float) -> tuple[float, float]:
     return wide_low, wide_high
 
 
-def _item_error(found: Sequence[Row]) -> float:
+def _error(found: Sequence[Row]) -> float:
+    """One standard error, as in the tables; NaN, which draws no bar, where seeds saw other items."""
     order = list(found[0]["items"])
-    return stats.mean_stderr(np.mean([[row["items"].get(item, math.nan) for item in order] for row in found], axis=0))
+    if any(row["items"].keys() != found[0]["items"].keys() for row in found):
+        return math.nan
+    return stats.crossed_mean([[row["items"][item] for item in order] for row in found]).stderr
 
 
 def _references(axes: Axes, rows: Sequence[Row]) -> None:
