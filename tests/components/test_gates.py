@@ -103,6 +103,18 @@ def test_an_empty_batch_keeps_nothing(kind: str, fields: dict[str, Any], expecte
     assert not gate.keep(known(gate, mask_BT=torch.zeros(2, 4, dtype=torch.bool)), None).any()
 
 
+@pytest.mark.parametrize(("kind", "fields", "expected"), CASES)
+def test_a_batch_of_no_sequences_keeps_none(kind: str, fields: dict[str, Any], expected: Array) -> None:
+    """What one of several processes has of a small minibatch."""
+    gate = build("gate", kind, **fields)
+    context = known(gate)
+    none = replace(
+        context, rollout=context.rollout.rows([]), columns={s: column[:0] for s, column in context.columns.items()},
+        rewards={name: reward[:0] for name, reward in context.rewards.items()}, absent={name: absent[:0] for name, absent in context.absent.items()},
+    )  # fmt: skip
+    assert gate.keep(none, None).shape == (0, 4)
+
+
 def test_a_context_gate_parts_the_sequences_by_what_a_scorer_lacks() -> None:
     absent = torch.tensor([False, True])
     known_B = TokenContext(rollout(), absent={"self": absent})

@@ -165,8 +165,9 @@ class Route(Composite):
 
     def combine(self, logp: Callable[[str], Tensor], index_N: Tensor) -> Tensor:
         found: Tensor | None = None
+        present = set(index_N.tolist())  # the one wait for the device: a teacher that serves none of these tokens is not asked
         for place, name in enumerate(self.members):
-            if bool((index_N == place).any()):
+            if place in present:
                 mine_NV = logp(name)
                 found = mine_NV if found is None else torch.where((index_N == place)[:, None], mine_NV, found)
         return logp(self.members[0]) if found is None else found

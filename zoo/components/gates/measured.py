@@ -108,8 +108,8 @@ class Share(Measured):
         if self.among == "response":
             order_BT = order_BT.masked_fill(~mask_BT, torch.inf)
             rank_BT = torch.sort(order_BT, dim=1, stable=True).indices.argsort(1)
-            kept_B1 = torch.tensor([[self.count(n)] for n in mask_BT.sum(1).tolist()], device=mask_BT.device)
-            return (rank_BT < kept_B1) & mask_BT
+            kept_B = torch.tensor([self.count(n) for n in mask_BT.sum(1).tolist()], device=mask_BT.device)
+            return (rank_BT < kept_B[:, None]) & mask_BT
         order, counted = (context.sequence_mean(order_BT), mask_BT.any(1)) if self.scope == "sequence" else (order_BT, mask_BT)
         total = int(context.total(counted.sum()))
         if total == 0:
