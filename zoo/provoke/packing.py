@@ -1,4 +1,9 @@
-"""Several runs at once, each on one thread of its own process."""
+"""Several runs at once, each on one thread of its own process.
+
+Why not the workers of `zoo.harness.packing`: those are whole commands that walk the same plan, each with its part of a GPU, its models loaded once, lines of
+events to a board, and a successor if it is killed. That rests on a record of every attempt, by which a worker knows what has failed beside it. A
+provocation that fails leaves none, so each worker would try it again; and a standard pool, which does for runs of seconds, can't replace a killed process.
+"""
 
 from __future__ import annotations
 
