@@ -118,6 +118,7 @@ def _comparison(records_root: Path, name: str, registry: Mapping[str, MethodEntr
     files_read = [item for record in records for item in sorted(record.digests.items())] + [(one.path, one.sha256) for one in diagnoses]
     section = {
         "files": {file: digest_bytes(data) for file, data in sorted(files.items())},
+        "columns": {name: [column.key for column in table.columns[table.labels :]] for name, table in tables.items()},
         "records": {digest[:SHORT]: {"path": path, "sha256": digest} for path, digest in files_read},
         "sets": sets,
         "tables": traced,
@@ -151,26 +152,26 @@ def _tables(
     return {name: table for name in TABLES if (table := made[name]) is not None}, scores
 
 
-def _traces(tables: Mapping[str, Table]) -> tuple[dict[str, dict[str, dict[str, str]]], dict[str, str]]:
-    """table → row → column → the set of records behind that cell, and what the sets are: many cells share one."""
+def _traces(tables: Mapping[str, Table]) -> tuple[dict[str, dict[str, dict[str, str] | str]], dict[str, str]]:
+    """table → row → column → the set of records behind that cell (one set where all columns share it), and what the sets are."""
     names: dict[tuple[str, ...], str] = {}
-    traced: dict[str, dict[str, dict[str, str]]] = {}
+    traced: dict[str, dict[str, dict[str, str] | str]] = {}
     for name, table in tables.items():
         found = traced.setdefault(name, {})
         for row in table.rows:
             label = " · ".join(cell.text for cell in row[: table.labels])
             same = sum(known == label or known.startswith(f"{label} (") for known in found)
             cells = zip(table.columns[table.labels :], row[table.labels :], strict=True)
-            found[f"{label} ({same + 1})" if label in found else label] = {
-                column.key: names.setdefault(cell.records, f"s{len(names)}") for column, cell in cells
-            }  # fmt: skip
+            behind = {column.key: names.setdefault(cell.records, f"s{len(names)}") for column, cell in cells}
+            shared = set(behind.values())
+            found[f"{label} ({same + 1})" if label in found else label] = shared.pop() if len(shared) == 1 else behind
     return traced, {name: " ".join(digest[:SHORT] for digest in digests) for digests, name in names.items()}
 
 
 def _manifest(sections: Mapping[str, Any], detectors: Mapping[str, Any]) -> str:
     content = {
-        "about": "Each cell (comparison, table, row, column) names a set of records; a set lists them by the first characters of their sha256. "
-        "Of the tables of detectors a row names the set for all its columns.",
+        "about": "Each cell (comparison, table, row, column) names a set of records, or a row one for all its columns; "
+        "a set lists them by the first characters of their sha256.",
         "generator": GENERATOR,
         "comparisons": {name: sections[name] for name in sorted(sections)},
         **({"detectors": detectors} if detectors else {}),

@@ -38,23 +38,23 @@ def trace(manifest: Path, records: Path, table: str, row: str, column: str) -> l
     content = json.loads(manifest.read_text(encoding="utf-8"))
     detectors = content.get("detectors") or {"tables": {}}
     if table in detectors["tables"]:
-        section, found = detectors, _named(detectors["tables"][table], row, "row")
-        if column not in detectors["columns"][table]:
-            _named(dict.fromkeys(detectors["columns"][table]), column, "column")
+        section, part = detectors, table
     elif table in UNRECORDED:
         raise ZooError(f"no record is behind {table}: it is a function of {UNRECORDED[table]}")
     else:
         name, _, part = table.partition("/")
-        section = _named(content["comparisons"], name, "comparison", also=detectors["tables"])
-        found = _named(_named(_named(section["tables"], part or "main", f"table of {name}"), row, "row"), column, "column")
-    sources = (Source(each["path"], each["sha256"], _state(records / each["path"], each["sha256"])) for each in behind(section, found))
-    return sorted(sources, key=lambda source: source.path)
+        section, part = _named(content["comparisons"], name, "comparison", also=detectors["tables"]), part or "main"
+        _named(section["tables"], part, f"table of {name}")
+    found = behind(section, part, row, column)
+    return sorted((Source(each["path"], each["sha256"], _state(records / each["path"], each["sha256"])) for each in found), key=lambda source: source.path)
 
 
-def behind(comparison: dict[str, Any], cell: str) -> list[dict[str, str]]:
-    """path and sha256 of each record behind a cell, from the comparison's section of the manifest and what stands there for the cell."""
-    known = comparison["records"]
-    return [known[digest] for digest in comparison["sets"][cell].split()]
+def behind(section: Mapping[str, Any], table: str, row: str, column: str) -> list[dict[str, str]]:
+    """path and sha256 of each record behind a cell of a table, from a section of the manifest."""
+    sets = _named(section["tables"][table], row, "row")
+    if isinstance(sets, str):  # one for all columns
+        sets = dict.fromkeys(section["columns"][table], sets)
+    return [section["records"][digest] for digest in section["sets"][_named(sets, column, "column")].split()]
 
 
 def _named(places: Mapping[str, Any], name: str, what: str, also: Iterable[str] = ()) -> Any:
