@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib.util
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from harness_kit import comparison, read_pair, registry, shipped, stub_evaluation
 
 from zoo.errors import ZooError
-from zoo.harness import run
+from zoo.harness import ray_cells, run
 from zoo.harness.plan import Place
+from zoo.harness.ray_cells import Order
 from zoo.harness.run import run_comparison
 from zoo.harness.trackers import Tracked, trackers
 
@@ -66,6 +69,18 @@ def test_what_was_interrupted_is_closed() -> None:
     tracked.begin("cut", 0, 0.0)
     tracked.close()
     assert Fake.made["cut-s0"].ended == 1 and not tracked.open
+
+
+def test_a_cell_of_a_cluster_is_tracked_under_the_comparisons_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not under the path of its file, which is where TensorBoard would write."""
+    asked, seen = comparison("micro"), list[Any]()
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(asked.model_dump(mode="json", exclude_none=True)))
+    (tmp_path / "token").touch()
+    monkeypatch.setattr("zoo.harness.trackers.trackers", lambda *given: seen.append(given) or [])
+    monkeypatch.setattr("zoo.run", lambda *_, **__: [SimpleNamespace(status="success")])
+    order = Order(str(tmp_path / "mine.yaml"), str(tmp_path), str(tmp_path / "token"), trackers=("tensorboard",))
+    assert ray_cells._work(order, "gkd", 0, 0.0, SimpleNamespace(put=SimpleNamespace(remote=print))) == "success"
+    assert seen == [(("tensorboard",), str(tmp_path), asked.id)]
 
 
 def test_unknown_and_absent_trackers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

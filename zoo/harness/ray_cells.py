@@ -44,6 +44,13 @@ class Order:
     trackers: tuple[str, ...] = ()
     told: dict[str, Any] = field(default_factory=dict)  # further arguments of zoo.run
 
+    @property
+    def id(self) -> str:
+        """The comparison's, where `comparison` is a file."""
+        from zoo.harness.comparison import load_comparison
+
+        return load_comparison(self.comparison).id
+
 
 def run_on_ray(order: Order, cells: Sequence[Name], follow: Listener, *, address: str = "auto", jobs: int | None = None) -> None:
     """Run these cells on the cluster at `address` (`auto`: the one of this machine; `local`: one started for this call), at most `jobs` at once.
@@ -101,12 +108,7 @@ class _Dispatch:
         if cell in self.alone:
             return 1.0
         root = Path(self.order.results) / "records"
-        return gpu_share(load_records(root, self._comparison()), cell[0])
-
-    def _comparison(self) -> str:
-        from zoo.harness.comparison import load_comparison
-
-        return load_comparison(self.order.comparison).id
+        return gpu_share(load_records(root, self.order.id), cell[0])
 
     def _submit(self, cell: Name) -> None:
         share = self._share(cell) if self.order.device.startswith("cuda") else 0.0
@@ -183,7 +185,7 @@ def _work(order: Order, method: str, seed: int, share: float, sink: Any) -> str:
         device=order.device,
         quiet=True,
         worker=True,
-        listeners=[Wire(sink.put.remote), *trackers(order.trackers, order.results, order.comparison)],
+        listeners=[Wire(sink.put.remote), *trackers(order.trackers, order.results, order.id)],
         **order.told,
     )
     if outcomes:
