@@ -78,8 +78,9 @@ def main() -> None:
     parser.add_argument("--limit", type=int)
     parser.add_argument("--method", nargs="*")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("options", nargs="*", help="further options of zoo run, behind --")
-    given = parser.parse_args()
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)  # argparse of Python 3.12 and of 3.11 differ on what follows a list and --
+    given = parser.parse_args(sys.argv[1:end])
+    given.options = sys.argv[end + 1 :]
     rows, load = [], os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         file = shrunk(given.comparison, Path(folder), given)

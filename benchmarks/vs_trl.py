@@ -1,6 +1,6 @@
 """A whole on-policy distillation step (rollout, teacher scoring, update): ours beside TRL's DistillationTrainer, in one run.
 
-python benchmarks/vs_trl.py STUDENT_DIR TEACHER_DIR [--rollouts 256] [--new 256] [--steps 3] [--perturb 0.02] [--peer-vllm] [--json FILE]
+python benchmarks/vs_trl.py STUDENT_DIR TEACHER_DIR [--rollouts 256] [--new 256] [--steps 3] [--perturb 0.02] [--compile on] [--peer-vllm] [--json FILE]
 python benchmarks/vs_trl.py --tiny            (random models on a CPU: does it run?)
 
 Same models (student fp32 under bf16 autocast, teacher bf16), prompts, batch and token limit; reverse KL over the whole vocabulary, mean over all
@@ -184,7 +184,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--trl-cache", help="TRL's cache_implementation, such as static")
     parser.add_argument("--peer-vllm", action="store_true", help="TRL with vLLM in the same process as well")
     parser.add_argument("--only", choices=("ours", "trl"))
-    parser.add_argument("--compile", choices=("auto", "on", "off"), default="auto", help="the setting; auto compiles on a GPU, as in a long run")
+    parser.add_argument("--compile", choices=("on", "off"), default="off", help="the setting; runs compile by themselves from 20 million tokens on")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if not options.tiny and (options.student is None or options.teacher is None):

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from zoo import load_registry
@@ -20,6 +21,7 @@ from zoo.cli import run
 from zoo.errors import ZooError
 from zoo.harness import packing
 from zoo.harness.packing import jobs_for, run_packed, spelled, to_measure
+from zoo.harness.parallel import CONTEXT, reserve
 from zoo.harness.ray_cells import gpu_share
 from zoo.harness.report import Listener
 from zoo.records import load_records
@@ -30,6 +32,17 @@ COMPARISON: dict[str, Any] = {
     "settings": {"rollouts_per_step": 16, "max_new_tokens": 24, "learning_rate": 1.0e-4, "checkpoint_every": 1},
     "evaluation": {"limit": 4},
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(("device", "number"), [("cuda", 3), ("cuda:1", 1)])
+def test_a_share_of_memory_is_set_for_a_numbered_device(device: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The allocator takes no device without its number."""
+    seen: list[tuple[float, Any]] = []
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=10 * CONTEXT))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: seen.append((share, device)))
+    reserve(torch.device(device), 0.25)
+    assert seen == [(pytest.approx(0.15), number)]
 
 
 def asked(folder: Path, **changes: Any) -> list[str]:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from zoo.cli import app
 from zoo.errors import ZooError
+from zoo.harness import packing
 from zoo.harness.comparison import Comparison, load_comparison
 from zoo.record_types import Eval
 from zoo.records import load_records
@@ -101,3 +102,14 @@ def test_zoo_tune_runs_what_is_left_and_takes_the_rate_that_the_records_favour(t
     assert not (tmp_path / "results" / "records").exists()
     before = sorted(root.rglob("run.json"))
     assert CliRunner().invoke(app, asked).exit_code == 0 and sorted(root.rglob("run.json")) == before
+
+
+def test_what_workers_leave_undone_is_run_once_more_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite, pair, asked = write_suite(tmp_path / "suites"), write_pair(tmp_path), []
+    declared = comparison(pair=pair.name, methods=("sft",), budget={"amount": 40}, sweep={**SWEEP, "suite": str(suite), "learning_rates": (1e-4, 5e-2)})
+    file = tmp_path / "trial.yaml"
+    file.write_text(yaml.safe_dump(declared.model_dump(mode="json", exclude={"overrides"})))
+    monkeypatch.setattr(packing, "run_packed", lambda arguments, jobs, follow: asked.append(jobs))
+    said = CliRunner().invoke(app, ["tune", str(file), "--results", str(tmp_path / "results"), "--device", "cpu", "--json", "--jobs", "2"])
+    assert said.exit_code == 0, said.output
+    assert asked == [2] and all(trial["done"] == 1 for trial in json.loads(said.stdout)[0]["trials"])

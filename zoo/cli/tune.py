@@ -88,16 +88,20 @@ def _run(
 
     results, paths, data = place
     at, trials = Place(results / FOLDER, paths, data), trials_of(declared)
-    left = sum(cell.state != "done" for trial in trials for cell in make_plan(trial, entries, at, methods).cells)
+
+    def left() -> int:
+        return sum(cell.state != "done" for trial in trials for cell in make_plan(trial, entries, at, methods).cells)
+
     device, measured = told["device"] or ("cuda" if torch.cuda.is_available() else "cpu"), [r for trial in trials for r in load_records(at.records, trial.id)]
-    several = 1 if told["worker"] or not left else jobs_for(jobs, device, left, measured)
+    several = jobs_for(jobs, device, waiting, measured) if not told["worker"] and (waiting := left()) else 1
     if several > 1:
         flags = [("--untrusted-code", told["untrusted_code"])]
-        return run_packed([*command, *spelled(given, flags)], several, (lambda line: None) if told["quiet"] else typer.echo)
+        run_packed([*command, *spelled(given, flags)], several, (lambda line: None) if told["quiet"] else typer.echo)
+        if not left():
+            return  # else some ran out of their part of a GPU's memory: once more alone
     shown = None if told["quiet"] else Console()
     for trial in trials:
         run_comparison(trial, entries, at, methods=methods, console=shown, **{name: value for name, value in told.items() if name != "quiet"})
-    return None
 
 
 def _file(comparison: str) -> Path:

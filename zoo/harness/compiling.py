@@ -1,8 +1,8 @@
 """Which runs are compiled: layers of the student and of its teachers, and divergences over the whole vocabulary.
 
-Compiling takes about 15 s (H100, SmolLM2-135M, torch 2.11; less once its cache on disk is warm) and then saves about 15 microseconds a supervised token,
-more with larger models and vocabularies. So it pays from about a million supervised tokens, and that is the rule. The time counts as training, in
-the phases in which it falls. Everything decodes without it.
+Compiling takes about 50 s with a cold cache (H200, SmolLM2-135M, torch 2.11) and then saves about 3 microseconds a supervised token, more with larger models
+and vocabularies (benchmarks/README.md, "A whole step"). So it pays from about 20 million supervised tokens, and that is the rule. The time counts as
+training, in the phases in which it falls. Everything decodes without it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from zoo.harness.bank import Bank
 from zoo.harness.comparison import Comparison
 from zoo.harness.fused import CompiledLayers, Fused
 
-COMPILE_FROM = 1_000_000  # supervised tokens
+COMPILE_FROM = 20_000_000  # supervised tokens
 
 
 def pays(comparison: Comparison, device: str) -> bool:

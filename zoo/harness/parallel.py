@@ -97,7 +97,8 @@ def reserve(device: torch.device, share: float) -> None:
     """Let this process take at most this share of a GPU's memory, CUDA's own part in it. Before it fails at the limit the allocator gives back what
     it only keeps; so no process can starve those beside it."""
     total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(max(share - CONTEXT / total, share / 2), device)
+    number = torch.cuda.current_device() if device.index is None else device.index  # a bare `cuda` is refused here
+    torch.cuda.set_per_process_memory_fraction(max(share - CONTEXT / total, share / 2), number)
 
 
 def start_processes(device: str | None = None) -> Processes:
