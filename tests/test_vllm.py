@@ -102,6 +102,15 @@ def test_what_is_asked_of_it(fake: ModuleType) -> None:
     assert {params.seed for _, params in LLM.last.requests} == {None} and LLM.last.events.count("start") == 1
 
 
+def test_no_more_answers_than_rows_are_in_flight_and_each_prompt_gets_its_own(fake: ModuleType) -> None:
+    writer = decoder(llama(1, 16, True), rows=3)
+    written = writer.write(PROMPTS, SEEDS, LIMIT, temperature=1.0)
+    assert [event for event in LLM.last.events if event.startswith("write")] == ["write 3", "write 1"]
+    for row, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
+        alone = writer.write([prompt], [seed], LIMIT, temperature=1.0)
+        assert torch.equal(written.response_BT[row][written.mask_BT[row]], alone.response_BT[0][alone.mask_BT[0]])
+
+
 @pytest.mark.parametrize("level", [2, 1, 0])
 def test_it_wakes_takes_the_weights_writes_and_sleeps(fake: ModuleType, level: int) -> None:
     """At level 2 the fake forgets its weights, so a rollout without a push would answer nan."""

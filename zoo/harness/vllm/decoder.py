@@ -14,7 +14,7 @@ from zoo.components.rollouts import Policy
 from zoo.components.rollouts.decoded import Student
 from zoo.errors import ZooError
 from zoo.harness.decode import Written
-from zoo.harness.vllm.engine import VllmOptions, colocated, running
+from zoo.harness.vllm.engine import Colocated, VllmOptions, colocated, running
 from zoo.tensors import Author
 
 COLDEST = 0.01  # vLLM raises a temperature between 0 and this one to it
@@ -71,13 +71,19 @@ class VllmDecoder:
             raise ZooError(f"a prompt and {limit} new tokens are {longest} tokens, and vLLM was started for {engine.room}; ask for fewer new tokens")
         engine.ready(self.model)
         wanted = engine.parameters(seeds, limit, temperature, top_p, self.stop_ids if stops is None else stops)
-        answers = engine.llm.generate([{"prompt_token_ids": list(ids)} for ids in prompts], wanted, use_tqdm=False)
+        answers = [answer for at in range(0, len(prompts), self.options.rows) for answer in self._asked(engine, prompts, wanted, at)]
         written = columns([answer.outputs[0] for answer in answers], self.pad_id, self.model.device)
         if temperature == 0.0:
             written = replace(written, behaviour_logp_BT=torch.zeros_like(written.behaviour_logp_BT))
         if not scored or (temperature not in (0.0, 1.0)) or (temperature > 0.0 and top_p < 1.0):
             written = replace(written, student_logp_BT=written.student_logp_BT.masked_fill(written.mask_BT, float("nan")))
         return written
+
+    def _asked(self, engine: Colocated, prompts: Sequence[Sequence[int]], wanted: Sequence[Any], at: int) -> list[Any]:
+        """Answers to as many prompts as there are rows. More at once would be faster where answers are uneven, but vLLM 0.24 then read memory that is not its
+        own when a request took the place of a finished one (H200, benchmarks/README.md)."""
+        asked = [{"prompt_token_ids": list(ids)} for ids in prompts[at : at + self.options.rows]]
+        return engine.llm.generate(asked, wanted[at : at + self.options.rows], use_tqdm=False)  # type: ignore[no-any-return]
 
     def rest(self) -> None:
         """Give the memory back until the next rollout."""
