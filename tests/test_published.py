@@ -80,7 +80,7 @@ def test_our_order_beside_theirs_by_hand(root: Path, registry: dict[str, MethodE
     [row, whole] = table.rows
     assert [cell.text for cell in row[3:6]] == ["3", "kdrl > grpo > sft", "kdrl > sft > grpo"]
     assert row[6].value == pytest.approx(1 / 3) and row[6].interval is None and row[7].value == 1.0
-    assert whole[4].text == "2 pairs agree, 1 do not" and whole[6].interval is None
+    assert whole[4].text == "2 of 3 pairs agree" and whole[6].interval is None
     assert all(cell.records for cell in row)
 
 

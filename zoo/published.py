@@ -206,5 +206,5 @@ def _whole(kept: Sequence[tuple[Order, Sequence[str], float]], measured: Mapping
     bracket = f" [{number_cell(interval[0], (), 2).text}, {number_cell(interval[1], (), 2).text}]" if interval else ""
     number = len({name for _, found, _ in kept for name in found})
     plain = [TableCell(text, records=behind) for text in (WHOLE, f"{len(kept)} settings of {len(papers)} papers", "")]
-    return (*plain, TableCell(str(number), number, records=behind), TableCell(f"{same} pairs agree, {other} do not", records=behind),
+    return (*plain, TableCell(str(number), number, records=behind), TableCell(f"{same} of {same + other} pairs agree", records=behind),
             TableCell("", records=behind), TableCell(cell.text + bracket, cell.value, None, (), behind, interval), TableCell("–", records=behind))  # fmt: skip

@@ -19,6 +19,7 @@ from zoo.figures.style import CONTEXT, FAINT, HUES, INK, MARKERS, NOTE, canvas, 
 
 AXES = ("feedback_signal", "teacher_access", "loss_granularity", "estimator", "routing")
 TAUS = 61
+GROUND = {"facecolor": "#ffffff", "edgecolor": "none", "pad": 0.6}  # behind a name, so that no line strikes it through
 
 
 def pareto_data(board: Board) -> dict[str, Any] | None:
@@ -169,7 +170,7 @@ def draw_profiles(data: Mapping[str, Any]) -> Figure:
         axes.set_title(name, loc="left", fontsize=9.5, fontweight="bold", pad=5)
         ordered = sorted(methods, key=lambda method: (-middle[method], method))
         ends = {method: (0.95 - 0.9 * place / max(len(ordered) - 1, 6), hue(methods.index(method))) for place, method in enumerate(ordered)}
-        _listed(axes, ends, {method: f"{method}  {middle[method]:.2f}" for method in ordered})
+        _listed(axes, ends, {method: f"{method}  {middle[method]:.2f}".replace("-", "−") for method in ordered})
     return figure
 
 
@@ -210,7 +211,7 @@ def draw_taxonomy(data: Mapping[str, Any]) -> Figure:
     axes.grid(False)
     axes.grid(axis="x", color=FAINT, linewidth=0.7)
     scores = [item[1] for _, values in blocks for _, found in values for item in found]
-    room = 0.12 * ((max(scores) - min(scores)) or 1.0)
+    room = 0.17 * ((max(scores) - min(scores)) or 1.0)
     axes.set_xlim(min(scores) - room, max(scores) + room)
     y = 0.0
     for index, (axis, values) in enumerate(blocks):
@@ -237,4 +238,4 @@ def _row(axes: Axes, value: str, found: Sequence[Sequence[Any]], y: float, colou
     axes.annotate(f"{len(found)}", (0, y), xytext=(-8, 0), **at | {"color": NOTE, "ha": "right"})
     ends = [(found[0], "right", -5), (found[-1], "left", 5)] if len(found) > 1 else [(found[-1], "left", 5)]
     for item, side, aside in ends:
-        axes.annotate(item[0], (item[1], y), xytext=(aside, 0), textcoords="offset points", fontsize=6.8, color=NOTE, va="center", ha=side)
+        axes.annotate(item[0], (item[1], y), xytext=(aside, 0), textcoords="offset points", fontsize=6.8, color=NOTE, va="center", ha=side, bbox=GROUND)
