@@ -16,7 +16,7 @@ from test_packing import COMPARISON, asked, recorded
 
 from zoo.errors import ZooError
 from zoo.harness.board import Board
-from zoo.harness.ray_cells import Order, run_on_ray
+from zoo.harness.ray_cells import Order, _task, run_on_ray
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -c constraints.txt ray")
 pytestmark = pytest.mark.slow
@@ -68,6 +68,18 @@ def test_a_mistake_is_heard_and_the_other_cells_go_on(cluster: Any, tmp_path: Pa
     assert recorded(tmp_path) == [("sft", "success"), ("student", "success")] and said[-1].startswith("2 of 2 cells done")
     with pytest.raises(ZooError, match="this Ray cluster has no GPU"):
         run_on_ray(Order(order.comparison, order.results, order.token, device="cuda"), [("sft", 0)], board, address=cluster.address)
+
+
+def test_a_process_that_used_a_gpu_takes_no_second_cell(cluster: Any) -> None:
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        ended = {}
+        for device in ("cpu", "cuda"):
+            task = _task(ray, device, lambda: os.getpid()).options(num_cpus=1)
+            ended[device] = {ray.get(task.remote()) for _ in range(6)}
+        assert len(ended["cuda"]) == 6 > len(ended["cpu"])
+    finally:
+        ray.shutdown()
 
 
 def test_addresses_that_lead_nowhere_are_refused_with_the_remedy(tmp_path: Path) -> None:

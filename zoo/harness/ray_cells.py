@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -72,7 +72,7 @@ class _Dispatch:
         self.ray, self.order, self.follow, self.jobs = ray, order, follow, jobs
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.sink = ray.remote(num_cpus=0)(_Sink).options(scheduling_strategy=here).remote()
-        self.work = ray.remote(max_retries=0)(_work)
+        self.work = _task(ray, order.device, _work)
         self.running: dict[Any, Name] = {}
         self.lost: Counter[Name] = Counter()
         self.alone: set[Name] = set()  # cells that a whole GPU is asked for, since a part of one was too little
@@ -146,6 +146,12 @@ class _Dispatch:
             return []
         self.follow.say(f"{cell[0]} (seed {cell[1]}): its process or node was lost ({reason}); taken up again from its checkpoint")
         return [cell]
+
+
+def _task(ray: Any, device: str, work: Callable[..., Any]) -> Any:
+    """Work as a task. A process that has used a GPU ends with its task: another one may be given another GPU, or another part of it, and CUDA knows
+    those that it began with. Ray does so by itself only where GPUs are named here, and not with each task."""
+    return ray.remote(max_retries=0, max_calls=1 if device.startswith("cuda") else 0)(work)
 
 
 class _Sink:
