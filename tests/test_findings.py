@@ -47,6 +47,15 @@ def test_scores_and_differences_are_those_of_the_records(findings: ModuleType) -
     assert np.allclose(together, (gkd + sft) / 2)
 
 
+def test_rates_and_sweeps_are_those_of_comparison_and_records(findings: ModuleType) -> None:
+    assert findings.told("rate", ["core", "sft"]) == "0.001" and findings.told("edges", ["core", "highest", "sft,tml_opd"]) == "1 of 2"
+    assert findings.told("edges", ["core", "lowest", "sft,tml_opd"]) == "0 of 2"
+    tried = {at: float(findings.told("swept", ["core", "sft", at]).removesuffix(" %")) for at in ("1e-5", "1e-3")}
+    assert tried["1e-3"] - tried["1e-5"] > 20, "the rate that was taken is the best"
+    number, total = map(int, findings.told("validated", []).split(" of "))
+    assert total == 29 and 22 <= number < total
+
+
 def test_intervals_are_shown_where_there_are_seeds(findings: ModuleType) -> None:
     assert findings.shown(Estimate(0.0421, 0.01, (0.0099, 0.0743)), " points", sign=True) == "+4.2 points [1.0, 7.4]"
     assert findings.shown(Estimate(0.6, 0.03), " %", sign=False) == "60.0 ± 3.0 % (one standard error)"
@@ -59,6 +68,7 @@ def test_intervals_are_shown_where_there_are_seeds(findings: ModuleType) -> None
         ("score", ["quickstart", "gkd"], "missing 1 required"),
         ("score", ["quickstart", "gkd", "micro_ad"], "no result of gkd on micro_ad"),
         ("score", ["core", "cr_opd", "micro_add"], "no finding may rest on it"),
+        ("swept", ["core", "sft", "2e-5"], "has no learning rate 2e-5"),
     ],
 )
 def test_a_claim_that_nothing_bears_is_refused(findings: ModuleType, command: str, arguments: list[str], message: str) -> None:
