@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -143,6 +144,16 @@ def test_the_cell_that_measures_is_one_that_trains(monkeypatch: pytest.MonkeyPat
     where = {"results": tmp_path, "registry": load_registry(), "methods": None, "pair_paths": {}, "data": None}
     assert run._workers("auto", str(tmp_path / "packed.yaml"), [5], "cuda", where) == (1, ("sft", 5))
     assert run._workers("2", str(tmp_path / "packed.yaml"), None, "cuda", where) == (2, None)
+
+
+def test_cells_are_not_packed_by_each_process_of_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for processes, refused in (("1", False), ("2", True)):
+        monkeypatch.setenv("WORLD_SIZE", processes)
+        run._refuse_both_ways(None, "here")
+        run._refuse_both_ways("1", "here")
+        for jobs, engine in (("auto", "here"), ("2", "here"), (None, "ray")):
+            with pytest.raises(ZooError, match="`accelerate launch` spreads each cell") if refused else nullcontext():
+                run._refuse_both_ways(jobs, engine)
 
 
 def test_the_part_of_a_gpu_follows_the_methods_own_peak_and_the_smallest_gpu() -> None:

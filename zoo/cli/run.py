@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -58,6 +59,7 @@ def run(
 
     _refuse_absent_device(device if engine == "here" else None)
     chosen_value(engine, ("here", "ray"), "--engine")
+    _refuse_both_ways(jobs, engine)
     quiet_libraries()
     cells: dict[str, Any] = {"methods": method or None, "results": results, "pair_paths": pair_paths(pair_path), "data": data}
     cells["registry"] = zoo.load_registry(*(registry or ()))
@@ -204,6 +206,12 @@ def _workers(jobs: str, comparison: str, seeds: list[int] | None, device: str | 
     records = load_records(cells["results"] / "records", comparison_id(comparison))
     first = to_measure(jobs, device, [cell for cell in left if trains(cells["registry"][cell[0]])], records)
     return jobs_for(jobs, device, len(left), records), first
+
+
+def _refuse_both_ways(jobs: str | None, engine: str) -> None:
+    """One cell is spread over the processes of a launcher, or each cell is given to a process of its own."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (engine == "ray" or jobs not in (None, "1")):
+        raise ZooError("--jobs and --engine ray give each cell to one process, and `accelerate launch` spreads each cell over several; use one or the other")
 
 
 def _refuse_absent_device(device: str | None) -> None:
