@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 from harness_kit import REVERSE_KL, TEACHER, comparison, made, read_pair, trainer_of
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from zoo.errors import ZooError
+from zoo.harness.bank import narrow
 from zoo.harness.comparison import settings_that_matter
 from zoo.harness.fused import CompiledLayers
 from zoo.harness.models import LoadedPair
@@ -111,3 +113,22 @@ def test_a_model_without_layers_is_refused_and_the_setting_is_no_part_of_a_cell(
         pass
     assert settings_that_matter(comparison(activation_checkpointing=True), "gkd") == settings_that_matter(comparison(), "gkd")
     assert "activation_checkpointing" not in comparison().settings.model_dump()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_on_a_gpu_less_memory_gives_the_same_gradients_under_autocast(compiled: bool) -> None:
+    torch.manual_seed(3)
+    config = LlamaConfig(vocab_size=64, hidden_size=256, intermediate_size=1024, num_hidden_layers=6, num_attention_heads=4, max_position_embeddings=512)
+    model, layers, found, peaks = LlamaForCausalLM(config).cuda().eval(), CompiledLayers(), [], []
+    ids_BL = torch.arange(8 * 512, device="cuda").view(8, 512) % 61
+    for again in (False, True, False, True):  # the first two make what later ones find
+        torch.cuda.reset_peak_memory_stats()
+        with narrow(), layers.within(model) if compiled else nullcontext(), recomputed(model, narrow) if again else nullcontext():
+            states_BLH = model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state
+        states_BLH.float().sin().sum().backward()
+        peaks.append(torch.cuda.max_memory_allocated())
+        found.append(torch.cat([p.grad.flatten() for p in model.base_model.layers.parameters()]))
+        model.zero_grad(set_to_none=True)
+    assert float((found[3] - found[2]).norm() / found[2].norm()) < 0.02 and peaks[3] < 0.7 * peaks[2]
