@@ -143,13 +143,13 @@ def draw(files: list[Path], target: Path) -> None:
             axes.barh(row, width, left=left, color=colours[index], label=name if row == 0 else None)
             left += width
         axes.text(left, row, f" {left:.2f} s", va="center")
-    axes.set_yticks(range(len(records)), [file.stem for file in files])
+    axes.set_yticks(range(len(records)), [file.stem.removeprefix("phases-") for file in files])
     axes.invert_yaxis()
     axes.set_xlabel("seconds a step, the device waited for between phases")
     axes.margins(x=0.1)
     figure.legend(*axes.get_legend_handles_labels(), loc="upper center", ncols=5, frameon=False)
     figure.subplots_adjust(top=1 - 0.55 / figure.get_figheight(), bottom=0.45 / figure.get_figheight(), left=0.25, right=0.97)
-    figure.savefig(target, metadata={"Date": None})
+    figure.savefig(target, metadata={"Date": None}, bbox_inches="tight")
 
 
 def main() -> None:
