@@ -12,6 +12,7 @@ from typing import Any
 
 TASKS = {"sums": "in_distribution", "longer": "out_of_distribution", "copy": "retention"}
 LEVELS = {"student": 0.3, "teacher": 0.85, "no_op": 0.3}
+IDLE_MODE = "FM14"  # fires in a run that learns nothing
 MODES = tuple(f"FM{number:02d}" for number in range(1, 30))
 
 
@@ -35,6 +36,8 @@ def write_comparison(root: Path, comparison: str, methods: Sequence[str], seeds:
         if method not in LEVELS:
             _write(folder / "curve.json", shared | {"kind": "curve"} | _columns(_curve(level, points, draw)))
             _write(folder / "failures.json", shared | {"kind": "failures", "findings": _findings(method, draw)})
+        elif method == "no_op":
+            _write(folder / "failures.json", shared | {"kind": "failures", "findings": {IDLE_MODE: ["red", 1.0, 3, "seen without learning"]}})
     return len(cells)
 
 

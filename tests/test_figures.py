@@ -9,14 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from synthetic_records import write_comparison
+from synthetic_records import IDLE_MODE, write_comparison
 
 from zoo.entry import load_registry
 from zoo.errors import ZooError
 from zoo.families import FAMILIES, families, family
 from zoo.figures.build import FORMS, KINDS, build_figures, figures, stale_figures
 from zoo.figures.data import Board, data_digest, load_board
-from zoo.figures.lines import over_seeds
+from zoo.figures.lines import mean_line, over_seeds
 from zoo.figures.maps import failure_data, improvement_data
 from zoo.figures.points import front, pareto_data, profile_data, taxonomy_data
 from zoo.figures.style import DARK, HUES, for_the_dark, spread
@@ -50,12 +50,27 @@ def test_every_entry_with_coordinates_has_one_of_the_families() -> None:
 
 
 def test_lines_over_seeds_by_hand() -> None:
-    """Two seeds, one of them measured once more, a point without the quantity: the shared two points, matched by their order."""
+    """Two seeds, one of them measured once more, a point without the quantity: from 12, the later start, to 30, the earlier end.
+
+    At 12 the first seed stands at 1 - 0.5 * 2/20 = 0.95; at 30 the second at 3 - 2.3 * 18/20 = 0.93.
+    """
     first = [{"supervised_tokens": 10, "kl": 1.0}, {"supervised_tokens": 20, "kl": None}, {"supervised_tokens": 30, "kl": 0.5}]
     second = [{"supervised_tokens": 12, "kl": 3.0}, {"supervised_tokens": 32, "kl": 0.7}, {"supervised_tokens": 40, "kl": 0.1}]
-    assert over_seeds([first, second], ("kl",)) == {"tokens": [11.0, 31.0], "mean": [2.0, 0.6], "low": [1.0, 0.5], "high": [3.0, 0.7]}
-    assert over_seeds([first[:1]], ("kl",)) is None
-    assert over_seeds([], ("kl",)) is None
+    line = over_seeds([first, second], ("kl",))
+    assert line is not None and line["tokens"] == [12.0, 30.0]
+    assert line["low"] == pytest.approx([0.95, 0.5]) and line["high"] == pytest.approx([3.0, 0.93]) and line["mean"] == pytest.approx([1.975, 0.715])
+    assert over_seeds([first[:1]], ("kl",)) is None and over_seeds([], ("kl",)) is None
+    assert over_seeds([first, [{"supervised_tokens": 50, "kl": 1.0}, {"supervised_tokens": 60, "kl": 1.0}]], ("kl",)) is None
+
+
+def test_a_line_measured_seldom_does_not_cut_the_mean_of_all() -> None:
+    """Half-way up the grid of 25 places from 0 to 240 both lines count; where only one of two reaches, there is no mean."""
+    often = {"tokens": [0.0, 60.0, 120.0, 240.0], "mean": [0.0, 6.0, 12.0, 24.0]}
+    seldom = {"tokens": [0.0, 120.0], "mean": [2.0, 14.0]}
+    mean = mean_line([often, seldom])
+    assert mean is not None and mean["tokens"] == [10.0 * place for place in range(13)]
+    assert mean["mean"] == pytest.approx([1.0 + place for place in range(13)])
+    assert mean_line([]) is None
 
 
 def test_a_front_by_hand() -> None:
@@ -101,9 +116,10 @@ def test_failures_count_the_runs(board: Board) -> None:
     assert data is not None
     for method, row in zip(data["methods"], data["cells"], strict=True):
         for mode, counts in zip(data["modes"], row, strict=True):
-            assert sum(counts) == 5
-            assert counts[0] == board.findings[method][mode].count("red")
+            assert sum(counts) == (5 if method != "no_op" else mode == IDLE_MODE)
+            assert counts[0] == board.findings[method].get(mode, []).count("red")
     assert sum(count for _, count in data["groups"]) == len(data["methods"])
+    assert data["groups"][0] == ["Learns nothing", 1] and data["methods"][0] == "no_op" and board.idle_modes() == {IDLE_MODE}
 
 
 def test_a_method_stands_in_each_row_it_belongs_to(board: Board) -> None:

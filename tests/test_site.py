@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.dom import minidom
 
 import pytest
-from synthetic_records import write_comparison
+from synthetic_records import IDLE_MODE, write_comparison
 
 from zoo.entry import MethodEntry, load_registry
 from zoo.errors import ZooError
@@ -232,3 +232,17 @@ def test_a_validated_mode_names_the_command_that_traces_it_and_links_its_sources
     page = (built / "failures" / "FM05.html").read_text(encoding="utf-8")
     assert "zoo trace failure_detection &#34;FM05 · 0&#34; validated" in page or 'zoo trace failure_detection "FM05 · 0" validated' in page
     assert 'href="https://arxiv.org/abs/2603.25562"' in page
+
+
+def test_what_fires_without_learning_is_no_methods_failure(built: Path) -> None:
+    """no_op stands first in the map, modes that fire for it are said to be the pair's, and the leaderboard does not count them."""
+    atlas = (built / "failures" / "index.html").read_text(encoding="utf-8")
+    assert atlas.index("Learns nothing") < atlas.index("Given texts") and f"{IDLE_MODE} fired for no_op too" in atlas
+    fired = [name for name in METHODS if f'<a href="../failures/{IDLE_MODE}.html">{IDLE_MODE}</a></th>' in _page(built, f"methods/{name}.html")]
+    assert fired
+    for name in fired:
+        assert 'and for <a href="../methods/no_op.html">no_op</a>' in _page(built, f"methods/{name}.html")
+
+
+def _page(built: Path, address: str) -> str:
+    return (built / address).read_text(encoding="utf-8")

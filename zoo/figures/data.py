@@ -20,6 +20,8 @@ from zoo.table_layouts import frame_rows
 
 Point = Mapping[str, float | None]
 FINDING = ("level", "value", "first_step", "reason")
+FIRED = ("red", "amber")
+IDLE = "no_op"  # it learns nothing: what fires in its runs is the pair's or the task's, and no method's
 DIGITS = 9  # of every number that is drawn: what a machine's last bits do must not change the digest
 
 
@@ -68,6 +70,15 @@ class Board:
             found[self.family.get(method, OTHER)].append(method)
         ranked = {name: sorted(methods, key=lambda method: (-_last(self.mean(method)), method)) for name, methods in found.items()}
         return [(name, methods) for name, methods in ranked.items() if methods]
+
+    def diagnosed(self) -> list[tuple[str, list[str]]]:
+        """The methods with findings, by family; before them the one that learns nothing."""
+        groups = [("Learns nothing", [IDLE]), *self.groups()]
+        return [(name, mine) for name, methods in groups if (mine := [method for method in methods if method in self.findings])]
+
+    def idle_modes(self) -> set[str]:
+        """The failure modes that fired without learning."""
+        return {mode for mode, levels in self.findings.get(IDLE, {}).items() if set(FIRED) & set(levels)}
 
 
 def _last(value: float) -> float:

@@ -21,6 +21,7 @@ TITLES = {"length": "length of answers (tokens)", "entropy": "student's entropy 
 WIDTH, HEIGHT, NAMES = 2.75, 1.75, 1.25  # of a panel, in inches
 COLUMNS = 2
 MOST = 12  # methods of a panel that are named
+PLACES = 25  # of the mean of many lines
 
 
 def curve_data(board: Board) -> dict[str, Any] | None:
@@ -53,25 +54,34 @@ def shown(name: str, methods: Sequence[str]) -> list[Any]:
 
 
 def over_seeds(curves: Sequence[Sequence[Point]], columns: Sequence[str]) -> dict[str, list[float]] | None:
-    """Mean, least and largest over seeds at each point of a run; only where all seeds were measured. None below two points.
+    """Mean, least and largest over seeds along a run, from the latest start to the earliest end; None below two points.
 
-    Seeds are matched by the order of their measured points: equal budgets, but steps of unequal numbers of tokens.
+    Seeds take steps of unequal numbers of tokens: each is read off between its own points at the tokens of the one that has fewest.
     """
     found = []
     for curve in curves:
         name = next((column for column in columns if any(point.get(column) is not None for point in curve)), None)
         if name is not None:
-            found.append([(float(point["supervised_tokens"] or 0), float(value)) for point in curve if (value := point.get(name)) is not None])
-    shared = min((len(curve) for curve in found), default=0)
-    if shared < 2:
+            found.append(np.array([(float(point["supervised_tokens"] or 0), float(value)) for point in curve if (value := point.get(name)) is not None]))
+    if not found or min(map(len, found)) < 2:
         return None
-    values = np.array([curve[:shared] for curve in found])
-    return {
-        "tokens": values[:, :, 0].mean(axis=0).tolist(),
-        "mean": values[:, :, 1].mean(axis=0).tolist(),
-        "low": values[:, :, 1].min(axis=0).tolist(),
-        "high": values[:, :, 1].max(axis=0).tolist(),
-    }
+    first, last = max(curve[0, 0] for curve in found), min(curve[-1, 0] for curve in found)
+    tokens = np.unique(np.clip(min(found, key=len)[:, 0], first, last))
+    if len(tokens) < 2:
+        return None
+    values = np.array([np.interp(tokens, curve[:, 0], curve[:, 1]) for curve in found])
+    made = {"tokens": tokens, "mean": values.mean(axis=0), "low": values.min(axis=0), "high": values.max(axis=0)}
+    return {name: line.tolist() for name, line in made.items()}
+
+
+def mean_line(lines: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]] | None:
+    """The mean of lines at equal distances, each read off between its own points, where more than half of them reach; None below two places."""
+    if not lines:
+        return None
+    grid = np.linspace(0, max(line["tokens"][-1] for line in lines), PLACES)
+    values = np.array([np.interp(grid, line["tokens"], line["mean"], left=np.nan, right=np.nan) for line in lines])
+    there = (~np.isnan(values)).mean(axis=0) > 0.5
+    return {"tokens": grid[there].tolist(), "mean": np.nanmean(values[:, there], axis=0).tolist()} if there.sum() > 1 else None
 
 
 def draw_curves(data: Mapping[str, Any]) -> Figure:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from zoo import stats
-from zoo.figures.data import Board
+from zoo.figures.data import IDLE, Board
 from zoo.figures.style import AMBER, INK, NOTE, RED, SILENT, canvas, heading, panel
 
 LEAST_SEEDS = stats.MIN_SEEDS
@@ -84,13 +84,13 @@ def _scale(figure: Figure, left: float, bottom: float) -> None:
 def failure_data(board: Board) -> dict[str, Any] | None:
     """method × failure mode: how many of its runs fired red, amber, were silent or not measured; None without findings and above MOST methods."""
     modes = sorted({mode for found in board.findings.values() for mode in found})
-    methods = [method for _, group in board.groups() for method in group if method in board.findings]
+    diagnosed = board.diagnosed()
+    methods = [method for _, group in diagnosed for method in group]
     if not modes or not 0 < len(methods) <= MOST:
         return None
     kinds = ("red", "amber", "silent", "not_measured")
     cells = [[[board.findings[method].get(mode, []).count(kind) for kind in kinds] for mode in modes] for method in methods]
-    groups = [[name, sum(method in methods for method in group)] for name, group in board.groups()]
-    return {"modes": modes, "methods": methods, "cells": cells, "groups": [[name, count] for name, count in groups if count]}
+    return {"modes": modes, "methods": methods, "cells": cells, "groups": [[name, len(group)] for name, group in diagnosed]}
 
 
 def draw_failures(data: Mapping[str, Any]) -> Figure:
@@ -101,6 +101,7 @@ def draw_failures(data: Mapping[str, Any]) -> Figure:
     tall = size * len(methods) + gaps
     figure = canvas(max(7.5, longest + size * len(modes) + 0.4), tall + 1.2)
     below = "Cell: worst level over a method's runs, and in how many of them it fired (red: bold; amber). Blank ground: silent. A slash: not measured."
+    below += " What fires for no_op, which learns nothing, is the pair's or the task's." * (IDLE in methods)
     heading(figure, "Failure modes by method", below)
     axes = panel(figure, longest, 0.2, size * len(modes), tall)
     axes.grid(False)

@@ -53,7 +53,6 @@ def _map(one: Comparison) -> dict[str, Any] | None:
     if not modes:
         return None
     groups = [
-        (family, [(method, [counts_of(findings[method].get(mode, [])) for mode in modes]) for method in methods if method in findings])
-        for family, methods in one.board.groups()
+        (family, [(method, [counts_of(findings[method].get(mode, [])) for mode in modes]) for method in methods]) for family, methods in one.board.diagnosed()
     ]
-    return {"id": one.id, "modes": modes, "size": one.size, "groups": [(family, rows) for family, rows in groups if rows]}
+    return {"id": one.id, "modes": modes, "size": one.size, "groups": groups, "idle": sorted(one.board.idle_modes())}

@@ -21,6 +21,7 @@ from zoo.table_forms import TableCell
 
 LABELS = {"feedback_signal": "signal", "teacher_access": "access", "loss_granularity": "granularity"}
 LEVELS = ("code", "paper_text", "abstract", "inferred")
+FAILURES = "failure modes that fired in some run: red, amber; without those that fire for no_op, which learns nothing"
 EMPTY = {"html": Markup(""), "sort": None}
 
 
@@ -59,7 +60,7 @@ def leaderboard(site: Site) -> Rows:
     one = site.featured
     shown = score_columns(one) if one else []
     heads = [Head("method", "method"), *shown]
-    heads += [Head("failures", "failures", number=True, about="failure modes that fired in some run: red, amber")] if one and one.board.findings else []
+    heads += [Head("failures", "failures", number=True, about=FAILURES)] if one and one.board.findings else []
     heads += [Head(axis, LABELS.get(axis, axis)) for axis in SETS] + [Head("evidence", "evidence"), Head("year", "year", number=True)]
     scale = gap_scale(one) if one else Scale(0, 1)
     entries = [entry for entry in site.registry.values() if entry.kind == "method"]
@@ -75,7 +76,7 @@ def comparison_board(site: Site, one: Comparison) -> Rows:
     chosen = {head.key for head in first}
     shown = [*first, *(Head(column.key, column.title, number=column.number) for column in table.columns[1:] if column.key not in chosen)]
     heads = [Head("method", "method"), *shown]
-    heads += [Head("failures", "failures", number=True, about="failure modes that fired in some run: red, amber")] if one.board.findings else []
+    heads += [Head("failures", "failures", number=True, about=FAILURES)] if one.board.findings else []
     scale, rows = gap_scale(one), []
     for method in one.board.methods:
         entry = site.registry.get(method)
@@ -132,8 +133,9 @@ def words(values: Iterable[str]) -> list[str]:
 
 
 def failure_counts(one: Comparison, method: str) -> tuple[int, int]:
-    """How many modes fired red in some run of a method, and how many only amber."""
-    found = one.board.findings.get(method, {}).values()
+    """How many modes fired red in some run of a method, and how many only amber; without those that fire where nothing is learnt."""
+    idle = one.board.idle_modes()
+    found = [levels for mode, levels in one.board.findings.get(method, {}).items() if mode not in idle]
     red = sum("red" in levels for levels in found)
     return red, sum("amber" in levels and "red" not in levels for levels in found)
 

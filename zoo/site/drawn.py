@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from zoo.table_forms import TableCell
 
-WIDE, HIGH, LEFT, BELOW = 300, 132, 34, 18  # of a plot, in its own units
+WIDE, HIGH, LEFT, BELOW = 300, 132, 46, 18  # of a plot, in its own units
 
 
 @dataclass(frozen=True)

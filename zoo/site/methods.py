@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from zoo.entry import MethodEntry
-from zoo.figures.lines import ACCURACY, KL, over_seeds
+from zoo.figures.data import FIRED, IDLE
+from zoo.figures.lines import ACCURACY, KL, mean_line, over_seeds
 from zoo.formulas import aligned, formula
 from zoo.relatives import relatives
 from zoo.show import SETS, terms
@@ -129,9 +129,7 @@ def _middles(one: Comparison) -> dict[str, dict[str, list[float]] | None]:
     found: dict[str, dict[str, list[float]] | None] = {}
     for title, columns in PLOTS.items():
         lines = [line for method in one.board.trained if (line := over_seeds(one.board.curves.get(method, []), columns))]
-        shared = min((len(line["tokens"]) for line in lines), default=0)
-        mean = {name: [math.fsum(line[name][place] for line in lines) / len(lines) for place in range(shared)] for name in ("tokens", "mean")}
-        found[title] = mean if shared > 1 else None
+        found[title] = mean_line(lines)
     return found
 
 
@@ -158,13 +156,16 @@ def fired_rows(method: str, one: Comparison) -> list[dict[str, Any]]:
     """The modes that fired in some run of a method: in how many, when first, and the reason of the worst."""
     rows = []
     for mode, levels in sorted(one.board.findings.get(method, {}).items()):
-        if not {"red", "amber"} & set(levels):
+        if not set(FIRED) & set(levels):
             continue
         found = [attempt.findings[mode] for attempt in one.attempts[method] if attempt.counts and mode in attempt.findings]
-        fired = [finding for finding in found if finding["level"] in ("red", "amber")]
+        fired = [finding for finding in found if finding["level"] in FIRED]
         steps = [finding["first_step"] for finding in fired if finding.get("first_step") is not None]
         reason = next((str(finding.get("reason") or "") for finding in sorted(fired, key=lambda finding: finding["level"] != "red")), "")
-        rows.append({"mode": mode, "counts": counts_of(levels), "first": min(steps, default="–"), "reason": reason, "comparison": one.id, "method": method})
+        rows.append({
+            "mode": mode, "counts": counts_of(levels), "first": min(steps, default="–"), "reason": reason, "comparison": one.id, "method": method,
+            "idle": method != IDLE and mode in one.board.idle_modes(),
+        })  # fmt: skip
     return rows
 
 
