@@ -24,8 +24,8 @@ from zoo.score_frame import scores
 from zoo.stats.coverage import mean_score
 from zoo.table_contrasts import contrasts_table
 from zoo.table_families import families_table
-from zoo.table_forms import Table, TableCell
-from zoo.table_latex import tex
+from zoo.table_forms import Column, Table, TableCell
+from zoo.table_latex import tex, to_latex
 from zoo.table_standing import pairwise_table, standing_table
 from zoo.tables import build_tables
 from zoo.trace import trace
@@ -336,6 +336,19 @@ def test_every_cell_leads_to_unchanged_records(known: Path) -> None:
 def test_letters_of_any_alphabet_become_ascii() -> None:
     assert tex("Żółć, Erdős, Sørensen, ą, ß") == r"\.{Z}\'{o}\l{}\'{c}, Erd\H{o}s, S\o{}rensen, a, \ss{}"
     assert tex("«α», 蒸, ☃, ≮") == r"$\ll$$\alpha$$\gg$, [U+84B8], [snowman], [not less-than]"
+
+
+def test_a_wide_table_is_printed_in_parts_that_can_be_read() -> None:
+    """Twelve columns of 20 characters behind one of 10: two or more parts, each with the labels, every column once, the notes once and last."""
+    columns = tuple(Column(f"c{place}", f"column {place:02d} {'x' * 10}") for place in range(12))
+    row = (TableCell("a_label", notes=("a note",)), *(TableCell(f"{place}.5") for place in range(12)))
+    text = to_latex(Table("wide", (Column("name", "name", number=False), *columns), (row, row)))
+    parts = text.split(r"\begin{table}")[1:]
+    assert 2 <= len(parts) <= 4 and all(f"({number} of {len(parts)})" in part for number, part in enumerate(parts, 1))
+    assert all(part.count(r"a\_label") == 2 for part in parts) and all(text.count(f"column {place:02d}") == 1 for place in range(12))
+    assert text.count(r"\textsuperscript{1}a note") == 1 and "a note" in parts[-1] and text.rstrip().endswith(r"\end{table}")
+    narrow = to_latex(Table("narrow", (Column("name", "name", number=False), *columns[:3]), (row[:4],)))
+    assert narrow.count(r"\begin{table}") == 1 and " of " not in narrow
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")

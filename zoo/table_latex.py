@@ -1,4 +1,4 @@
-"""A table's LaTeX form: booktabs, shrunk to the line where it is wide, over several pages where it is long. ASCII, whatever the data holds."""
+"""A table's LaTeX form: booktabs, in parts where it is wide, over several pages where it is long. ASCII, whatever the data holds."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from zoo.table_forms import Column, Table, TableCell
 
 WIDE = 90  # characters in a line; a wider table is shrunk to the page
+WIDEST = 140  # so far that it can still be read; beyond, its columns are divided into parts
 LONG = 45  # rows; a longer table goes over pages
-WORDY = 70  # characters in a cell; longer ones are broken into lines
+WORDY = 60  # characters in a cell; longer ones are broken into lines
 PACKAGES = r"% \usepackage{array,booktabs,graphicx,longtable}"
 GREEK = {
     "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "varepsilon", "ζ": "zeta", "η": "eta", "θ": "theta", "κ": "kappa", "λ": "lambda",
@@ -39,8 +40,9 @@ def to_latex(table: Table) -> str:
     below = [tex(remark) for remark in table.remarks] + [f"\\textsuperscript{{{number}}}{tex(note)}" for number, note in enumerate(notes, 1)]
     if len(table.rows) > LONG or max(longest, default=0) > WORDY:
         return "\n".join([PACKAGES, *_long(table, longest), r"{\footnotesize", *(rf"\noindent {text}\par" for text in below), "}", ""])
-    lines = [PACKAGES, *_short(table, wide=sum(longest) + 2 * len(longest) > WIDE)]
-    return "\n".join([*lines, r"\par\raggedright\footnotesize", *(rf"{text}\par" for text in below), r"\end{table}", ""])
+    parts = _parts(table, longest)
+    lines = [line for number, shown in enumerate(parts, 1) for line in _short(table, longest, shown, f" ({number} of {len(parts)})" * (len(parts) > 1))]
+    return "\n".join([PACKAGES, *lines[:-1], r"\par\raggedright\footnotesize", *(rf"{text}\par" for text in below), lines[-1], ""])
 
 
 def _longest(table: Table) -> list[int]:
@@ -48,32 +50,50 @@ def _longest(table: Table) -> list[int]:
     return [max([len(column.title), *(len(row[index].text) for row in table.rows)]) for index, column in enumerate(table.columns)]
 
 
-def _short(table: Table, *, wide: bool) -> list[str]:
-    tabular = [rf"\begin{{tabular}}{{{''.join('r' if column.number else 'l' for column in table.columns)}}}", *_body(table), r"\end{tabular}"]
-    begun = [r"\begin{table}", r"\centering", rf"\caption{{{tex(table.title)}}}"]
-    return [*begun, *([r"\resizebox{\linewidth}{!}{%", *tabular[:-1], r"\end{tabular}}"] if wide else tabular)]
+def _parts(table: Table, longest: Sequence[int]) -> list[list[int]]:
+    """The columns of each part, the labels in all of them: as few parts as can be read, about equally wide."""
+    labels, others = list(range(table.labels)), list(range(table.labels, len(longest)))
+    fixed, sizes = sum(longest[place] + 2 for place in labels), [longest[place] + 2 for place in others]
+    count = 1 if fixed + sum(sizes) <= WIDEST else -(-sum(sizes) // max(WIDEST - fixed, 20))
+    parts: list[list[int]] = [[*labels] for _ in range(count)]
+    taken = 0
+    for place, size in zip(others, sizes, strict=True):
+        parts[min((taken + size // 2) * count // sum(sizes), count - 1)].append(place)
+        taken += size
+    return [part for part in parts if len(part) > len(labels)] or [labels]
+
+
+def _short(table: Table, longest: Sequence[int], shown: Sequence[int], part: str) -> list[str]:
+    """One part as a float, its last line the end of the float."""
+    form = "".join("r" if table.columns[place].number else "l" for place in shown)
+    tabular = [rf"\begin{{tabular}}{{{form}}}", *_body(table, shown), r"\end{tabular}"]
+    wide = sum(longest[place] + 2 for place in shown) > WIDE
+    begun = [r"\begin{table}", r"\centering", rf"\caption{{{tex(table.title)}{part}}}"]
+    return [*begun, *([r"\resizebox{\linewidth}{!}{%", *tabular[:-1], r"\end{tabular}}"] if wide else tabular), r"\end{table}"]
 
 
 def _long(table: Table, longest: Sequence[int]) -> list[str]:
-    """Columns share the line by how much stands in them, so that nothing runs off the page."""
+    """Columns share the line by how much stands in them, and names may break behind an underscore, so that nothing runs off the page."""
     head = _line(tex(column.title) for column in table.columns)
     top = [rf"\caption{{{tex(table.title)}}}\\", r"\toprule", head, r"\midrule", r"\endfirsthead", r"\toprule", head, r"\midrule", r"\endhead"]
     size = "tiny" if sum(longest) > 2 * WIDE else "scriptsize"
     shares = [min(max(width, 10), WORDY) for width in longest]
     widths = [rf">{{\{_ragged(c)}\arraybackslash}}p{{{0.92 * share / sum(shares):.3f}\linewidth}}" for c, share in zip(table.columns, shares, strict=True)]
     begun = [rf"{{\{size}\setlength{{\tabcolsep}}{{2pt}}", rf"\begin{{longtable}}{{{''.join(widths)}}}", *top, r"\bottomrule", r"\endfoot"]
-    return [*begun, *_lines(table), r"\end{longtable}}"]
+    lines = [line.replace(r"\_", r"\_\allowbreak{}") for line in _lines(table, range(len(table.columns)))]
+    return [*begun, *lines, r"\end{longtable}}"]
 
 
 def _ragged(column: Column) -> str:
     return "raggedleft" if column.number else "raggedright"
 
 
-def _body(table: Table) -> list[str]:
-    return [r"\toprule", _line(tex(column.title) for column in table.columns), r"\midrule", *_lines(table), r"\bottomrule"]
+def _body(table: Table, shown: Sequence[int]) -> list[str]:
+    return [r"\toprule", _line(tex(table.columns[place].title) for place in shown), r"\midrule", *_lines(table, shown), r"\bottomrule"]
 
 
-def _lines(table: Table) -> list[str]:
+def _lines(table: Table, shown: Sequence[int]) -> list[str]:
+    """The rows, of the columns that are shown; footnotes have the whole table's numbers."""
     notes, before, lines = table.footnotes, "", list[str]()
 
     def printed(cell: TableCell) -> str:
@@ -82,9 +102,9 @@ def _lines(table: Table) -> list[str]:
 
     for section, row in zip(table.sections or [""] * len(table.rows), table.rows, strict=True):
         if section != before:
-            lines += [*([r"\addlinespace"] if lines else []), rf"\multicolumn{{{len(table.columns)}}}{{l}}{{\textit{{{tex(section)}}}}} \\"]
+            lines += [*([r"\addlinespace"] if lines else []), rf"\multicolumn{{{len(shown)}}}{{l}}{{\textit{{{tex(section)}}}}} \\"]
             before = section
-        lines.append(_line(printed(cell) for cell in row))
+        lines.append(_line(printed(row[place]) for place in shown))
     return lines
 
 
