@@ -20,14 +20,15 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from zoo.entry import load_registry
+from zoo.entry import MethodEntry, load_registry
 from zoo.errors import ZooError
 from zoo.harness.comparison import load_comparison
 from zoo.provoke.verdicts import load_toys, rows_of
@@ -45,17 +46,30 @@ Array = NDArray[np.float64]
 
 
 @cache
+def registry() -> Mapping[str, MethodEntry]:
+    """All entries, read once."""
+    return load_registry()
+
+
+@cache
+def recorded(comparison: str) -> pd.DataFrame:
+    """The headline scores of a comparison's successful cells, read once."""
+    frame = scores(RECORDS, comparison)
+    return frame[frame["headline"] & (frame["status"] == "success")]
+
+
+@cache
 def score_SI(comparison: str, method: str, task: str) -> Array:
     """A method's item scores on a task, seeds in rows.
 
     Raises:
         ZooError: no such successful cell, or an entry whose evidence is `inferred`, on which no finding may rest.
     """
-    entry = load_registry()[method]
+    entry = registry()[method]
     if entry.anchor is None and entry.evidence.level == "inferred":
         raise ZooError(f"{TEMPLATE.name}: {method} is a reconstruction (evidence: inferred); no finding may rest on it")
-    frame = scores(RECORDS, comparison)
-    found = frame[(frame["method"] == method) & (frame["task"] == task) & frame["headline"] & (frame["status"] == "success")].sort_values("seed")
+    frame = recorded(comparison)
+    found = frame[(frame["method"] == method) & (frame["task"] == task)].sort_values("seed")
     if found.empty:
         raise ZooError(f"{TEMPLATE.name}: no result of {method} on {task} in {comparison}")
     rows = [dict(items) for items in found["items"]]
@@ -117,14 +131,21 @@ def rate(comparison: str, method: str) -> str:
     return f"{load_comparison(comparison).learning_rate(method):g}"
 
 
+@cache
+def sweep(comparison: str) -> dict[str, Choice]:
+    """What the sweep of a comparison says about each of its methods."""
+    declared = load_comparison(comparison)
+    return {found.method: found for found in choices(declared, declared.methods, RESULTS)}
+
+
 def choice(comparison: str, method: str) -> Choice:
     """What the sweep says about a method.
 
     Raises:
         ZooError: the sweep is not complete.
     """
-    (found,) = choices(load_comparison(comparison), [method], RESULTS)
-    if found.learning_rate is None:
+    found = sweep(comparison).get(method)
+    if found is None or found.learning_rate is None:
         raise ZooError(f"{TEMPLATE.name}: the sweep of {comparison} has not tried {method} at every rate")
     return found
 
@@ -152,9 +173,8 @@ def validated() -> str:
 
 def trained(comparison: str) -> list[str]:
     """The trained methods of a comparison that rest on more than inference."""
-    frame, registry = scores(RECORDS, comparison), load_registry()
-    names = sorted(set(frame[frame["status"] == "success"]["method"]))
-    return [name for name in names if registry[name].anchor is None and registry[name].evidence.level != "inferred"]
+    entries = registry()
+    return [name for name in sorted(set(recorded(comparison)["method"])) if entries[name].anchor is None and entries[name].evidence.level != "inferred"]
 
 
 def shown(estimate: Estimate, unit: str, *, sign: bool) -> str:
