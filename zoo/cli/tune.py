@@ -92,8 +92,10 @@ def _run(
     def left() -> int:
         return sum(cell.state != "done" for trial in trials for cell in make_plan(trial, entries, at, methods).cells)
 
-    device, measured = told["device"] or ("cuda" if torch.cuda.is_available() else "cpu"), [r for trial in trials for r in load_records(at.records, trial.id)]
-    several = jobs_for(jobs, device, waiting, measured) if not told["worker"] and (waiting := left()) else 1
+    several = 1
+    if not told["worker"] and (waiting := left()):
+        device = told["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+        several = jobs_for(jobs, device, waiting, [record for trial in trials for record in load_records(at.records, trial.id)])
     if several > 1:
         flags = [("--untrusted-code", told["untrusted_code"])]
         run_packed([*command, *spelled(given, flags)], several, (lambda line: None) if told["quiet"] else typer.echo)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,7 +36,7 @@ class CompiledLayers:
         layers = getattr(model.base_model, "layers", nn.ModuleList())
         if id(layers) not in self._calls:
             self._calls[id(layers)] = layers, self._made(model, layers) if len(layers) else []
-        with _called(layers, self._calls[id(layers)][1]):
+        with called(layers, self._calls[id(layers)][1]):
             yield
 
     def _made(self, model: Any, layers: nn.ModuleList) -> list[Any]:
@@ -45,7 +45,7 @@ class CompiledLayers:
         learns = any(p.requires_grad for p in layers.parameters())
         ids_BL = torch.zeros(TRIAL_SHAPE, dtype=torch.long, device=next(layers.parameters()).device)
         try:
-            with torch.set_grad_enabled(learns), _called(layers, calls):
+            with torch.set_grad_enabled(learns), called(layers, calls):
                 states_BLH = model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state
                 if learns:
                     states_BLH.float().sum().backward()
@@ -69,15 +69,16 @@ def _unless_single(plain: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def _called(layers: nn.ModuleList, calls: list[Any]) -> Iterator[None]:
-    """Layers whose calls are these, if there are any, until the exit."""
+def called(layers: nn.ModuleList, calls: Sequence[Any]) -> Iterator[None]:
+    """Layers whose calls are these, if there are any, until the exit; then what they were before."""
+    before = [layer._compiled_call_impl for layer in layers]
     for layer, call in zip(layers, calls, strict=False):
         layer._compiled_call_impl = call
     try:
         yield
     finally:
-        for layer in layers if calls else ():
-            layer._compiled_call_impl = None
+        for layer, call in zip(layers, before, strict=True):
+            layer._compiled_call_impl = call
 
 
 class Fused:

@@ -10,6 +10,7 @@ from typing import Any
 from torch.utils.checkpoint import checkpoint
 
 from zoo.errors import ZooError
+from zoo.harness.fused import called
 
 
 @contextmanager
@@ -23,13 +24,7 @@ def recomputed(model: Any, precision: Callable[[], AbstractContextManager[Any]])
     layers = getattr(model.base_model, "layers", None)
     if layers is None:
         raise ZooError(f"{type(model).__name__} has no list of layers to compute again; use activation_checkpointing: false")
-    before = [layer._compiled_call_impl for layer in layers]
     # Nothing random happens in a layer (models are in evaluation mode), and the state of a GPU's generator can't be had without waiting for the GPU.
     again: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False, "context_fn": lambda: (nullcontext(), precision())}
-    for layer, call in zip(layers, before, strict=True):
-        layer._compiled_call_impl = partial(checkpoint, call or layer._call_impl, **again)
-    try:
+    with called(layers, [partial(checkpoint, layer._compiled_call_impl or layer._call_impl, **again) for layer in layers]):
         yield
-    finally:
-        for layer, call in zip(layers, before, strict=True):
-            layer._compiled_call_impl = call
