@@ -22,7 +22,7 @@ from zoo.cli import run
 from zoo.errors import ZooError
 from zoo.harness import packing
 from zoo.harness.packing import jobs_for, run_packed, spelled, to_measure
-from zoo.harness.parallel import CONTEXT, reserve
+from zoo.harness.parallel import CONTEXT, MEMORY_SHARE, reserve
 from zoo.harness.ray_cells import gpu_share
 from zoo.harness.report import Listener
 from zoo.records import load_records
@@ -91,7 +91,7 @@ def test_a_worker_that_refuses_its_input_is_heard(tmp_path: Path) -> None:
 def test_a_worker_killed_again_and_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[int] = []
 
-    def dying(arguments: Any, number: int, follow: Any, share: float) -> Any:
+    def dying(arguments: Any, number: int, follow: Any, place: Any) -> Any:
         started.append(number)
         return SimpleNamespace(number=number, join=lambda: -9, complaints=[], cell=("gkd", 3), process=SimpleNamespace(poll=lambda: -9))
 
@@ -99,6 +99,64 @@ def test_a_worker_killed_again_and_again_is_given_up(monkeypatch: pytest.MonkeyP
     with pytest.raises(ZooError, match=r"signal 9 at gkd \(seed 3\), and 3 workers had been replaced .* the last checkpoint: zoo run 'my file.yaml'"):
         run_packed(["run", "my file.yaml"], 2, lambda line: None)
     assert len(started) == 2 + packing.RESTARTS
+
+
+class Made:
+    """A process that ends at once, with the next of these codes."""
+
+    codes: list[int]
+    environments: list[dict[str, str]]
+    stdout = stderr = ()
+
+    def __init__(self, command: list[str], *, env: dict[str, str], **_: Any) -> None:
+        self.environments.append(env)
+        self.code = self.codes.pop(0) if self.codes else 0
+
+    def poll(self) -> int:
+        return self.code
+
+    wait = poll
+
+
+def places(monkeypatch: pytest.MonkeyPatch, arguments: list[str], jobs: int, count: int, codes: tuple[int, ...] = ()) -> list[tuple[str | None, str | None]]:
+    """What each process that is started sees of `count` GPUs, and its part of the memory of one."""
+    monkeypatch.setattr(packing.torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(packing.subprocess, "Popen", Made)
+    monkeypatch.setattr(Made, "environments", [], raising=False)
+    monkeypatch.setattr(Made, "codes", list(codes), raising=False)
+    run_packed(["run", "any", *arguments], jobs, lambda line: None)
+    return [(environment.get("CUDA_VISIBLE_DEVICES"), environment.get(MEMORY_SHARE)) for environment in Made.environments]
+
+
+def test_workers_are_spread_over_all_visible_gpus_and_those_of_one_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    two = [("0", "0.3333"), ("1", "0.5000"), ("0", "0.3333"), ("1", "0.5000"), ("0", "0.3333")]
+    assert places(monkeypatch, ["--device", "cuda"], 5, 2) == two
+    assert places(monkeypatch, [], 5, 2) == two  # cuda is the default where there is one
+    assert places(monkeypatch, ["--device", "cuda"], 4, 3) == [("0", "0.5000"), ("1", None), ("2", None), ("0", "0.5000")]
+    assert places(monkeypatch, ["--device", "cuda"], 2, 8) == [("0", None), ("1", None)]
+
+
+@pytest.mark.parametrize(("device", "count"), [("cuda:1", 4), ("cuda", 1), ("cuda", 0), ("cpu", 4)])
+def test_workers_stay_where_the_device_is_one(device: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert places(monkeypatch, ["--device", device], 3, count) == [(None, "0.3333")] * 3
+    assert places(monkeypatch, ["--device", device], 1, count) == [(None, None)]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7,6,4")
+    assert places(monkeypatch, ["--device", device], 3, count) == [("5,7,6,4", "0.3333")] * 3
+
+
+@pytest.mark.parametrize("chosen", ["6,3", "6, 3", "GPU-8932f937-d72c,GPU-9a1b", "MIG-1,MIG-0"])
+def test_workers_take_turns_among_the_gpus_that_the_user_chose(chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = chosen.replace(" ", "").split(",")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert places(monkeypatch, ["--device", "cuda"], 3, 2) == [(first, "0.5000"), (second, None), (first, "0.5000")]
+
+
+def test_the_successor_of_a_killed_worker_has_its_gpu_and_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,2")
+    assert places(monkeypatch, ["--device", "cuda"], 3, 2, codes=(0, -9, 0))[3:] == [("2", None)]
+    assert places(monkeypatch, ["--device", "cuda"], 3, 2, codes=(0, 0, -9))[3:] == [("4", "0.5000")]
 
 
 def measured(gib: float, method: str = "gkd", device: str = "cuda", gpu: int = 80) -> Any:
@@ -119,6 +177,37 @@ def test_how_many_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in ("0", "-1", "many"):
         with pytest.raises(ZooError, match="at least 1, or auto"):
             jobs_for(wrong, "cpu", 1, [])
+
+
+def test_how_many_fit_on_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {"cuda:0": 80, "cuda:1": 30, "cuda:2": 20, "cuda:3": 55}
+    monkeypatch.setattr(packing.os, "sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.setattr(packing.torch.cuda, "device_count", lambda: len(free))
+    monkeypatch.setattr(packing.torch.cuda, "mem_get_info", lambda device: (free[device] << 30, 80 << 30))
+    records = [measured(20)]  # 25 GiB each
+    assert jobs_for("auto", "cuda", 99, records) == 3 + 1 + 0 + 2
+    assert [jobs_for("auto", f"cuda:{number}", 99, records) for number in range(4)] == [3, 1, 1, 2]  # one is tried where none fits
+    assert jobs_for("auto", "cuda", 5, records) == 5
+    assert jobs_for("auto", "cuda", 99, [measured(1)]) == 16  # a process needs a core
+    assert [jobs_for("auto", "cuda", cells, []) for cells in (99, 2)] == [4, 2]  # not measured: a whole GPU each
+
+
+@pytest.mark.parametrize(("device", "workers", "again"), [("cuda", 2, 0), ("cuda", 3, 1), (None, 2, 0), (None, 3, 1), ("cuda:1", 2, 1), ("cpu", 2, 1)])
+def test_a_cell_without_memory_is_run_again_alone_unless_each_worker_had_a_whole_gpu(
+    device: str | None, workers: int, again: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[list[str], int]] = []
+
+    def run_out(arguments: list[str], jobs: int, board: Listener) -> None:
+        ran.append((arguments[2:4], jobs))
+        board.end("gkd", 1, "oom")
+        board.end("sft", 1, "success")
+
+    monkeypatch.setattr(packing.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(packing, "run_packed", run_out)
+    monkeypatch.setattr(run, "_board", lambda *_: Listener())
+    run._packed("any", None, [1, 2], [("--device", device)], [], (workers, None), lambda: (1, None), [("gkd", 1), ("sft", 1)], False)
+    assert ran == [(["--seed", "1"], workers)] + [(["--method", "gkd"], 1)] * again
 
 
 def test_where_nothing_was_measured_on_a_gpu_one_cell_runs_alone_and_the_others_are_packed_by_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

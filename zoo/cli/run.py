@@ -116,8 +116,8 @@ def _packed(
     as_json: bool,
 ) -> None:
     """All cells in worker processes, behind the one that measures what a cell needs, if the plan names one; one that ran out of its part of a GPU's
-    memory once more by itself. `again` makes the plan anew."""
-    from zoo.harness.packing import run_packed, spelled
+    memory once more by itself, unless each worker had a whole GPU. `again` makes the plan anew."""
+    from zoo.harness.packing import gpus, run_packed, spelled
     from zoo.harness.report import Endings, Several
 
     def run(names: list[str] | None, numbers: list[int] | None, workers: int) -> None:
@@ -132,7 +132,8 @@ def _packed(
             run([first[0]], [first[1]], 1)
             workers, _ = again()
         run(methods, seeds, workers)
-        for name, number in [cell for cell, status in endings.statuses.items() if status == "oom"]:
+        beside = workers > len(gpus(dict(given)["--device"] or "cuda"))
+        for name, number in [cell for cell, status in endings.statuses.items() if status == "oom" and beside]:
             board.say(f"{name} (seed {number}) ran out of memory beside others; once more alone")
             run([name], [number], 1)
     finally:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -61,14 +61,15 @@ class Worker:
 
 
 def run_packed(arguments: Sequence[str], jobs: int, follow: Listener | Callable[[str], None]) -> None:
-    """Run `zoo ARGUMENTS --worker` in so many processes until no cell is left to them; a killed one is replaced. What they say goes to a listener,
-    or as lines to a function.
+    """Run `zoo ARGUMENTS --worker` in so many processes until no cell is left to them, over all GPUs if the device is a plain `cuda`; a killed one is
+    replaced. What they say goes to a listener, or as lines to a function.
 
     Raises:
         ZooError: a worker refused its input or failed, with its own words; the others were let finish.
     """
     heard = follow if isinstance(follow, Listener) else Board(follow, cells=0, budget=0)
-    workers, restarts, problems = [start(arguments, number + 1, heard, 1.0 / jobs) for number in range(jobs)], 0, []
+    places = places_of(arguments, jobs)
+    workers, restarts, problems = [start(arguments, number, heard, place) for number, place in enumerate(places, 1)], 0, []
     try:
         while workers:
             worker = _next_to_end(workers)
@@ -78,7 +79,7 @@ def run_packed(arguments: Sequence[str], jobs: int, follow: Listener | Callable[
                 if worker.cell is not None:
                     heard.lost(*worker.cell)
                 heard.say(f"[{worker.number}] was killed by signal {-code}{_where(worker)}; another worker goes on from its checkpoint")
-                workers.append(start(arguments, worker.number, heard, 1.0 / jobs))
+                workers.append(start(arguments, worker.number, heard, places[worker.number - 1]))
             elif code < 0:
                 problems.append(KILLED.format(signal=-code, where=_where(worker), restarts=restarts) + "; nothing recorded is lost, and the same command goes "
                                 "on from the last checkpoint: zoo " + shlex.join(arguments))  # fmt: skip
@@ -112,10 +113,31 @@ def spelled(given: Iterable[tuple[str, Any]], flags: Iterable[tuple[str, bool]])
     return [*(text for name, several in values for value in several for text in (name, str(value))), *(name for name, wanted in flags if wanted)]
 
 
-def start(arguments: Sequence[str], number: int, follow: Listener, share: float = 1.0) -> Worker:
-    """A worker that may take this share of a GPU's memory."""
+def gpus(device: str) -> list[str]:
+    """What workers are spread over: every visible GPU if a plain `cuda` is asked for and there are several, else the device that is asked for."""
+    count = torch.cuda.device_count() if device == "cuda" else 1  # makes no context
+    return [f"cuda:{number}" for number in range(count)] if count > 1 else [device]
+
+
+def places_of(arguments: Sequence[str], jobs: int) -> list[dict[str, str]]:
+    """For each worker the variables that say which GPU it sees and what part of that one's memory it may take. GPUs are given out in turn; those
+    that share one share it equally. The visible ones are counted once, so a worker's successor has its GPU."""
+    device = arguments[arguments.index("--device") + 1] if "--device" in arguments else "cuda"  # without GPUs it is one place all the same
+    count, places = len(gpus(device)), []
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(number) for number in range(count)] if chosen is None else [name.strip() for name in chosen.split(",")]  # numbers, or UUIDs
+    for worker in range(jobs):
+        sharing = len(range(worker % count, jobs, count))
+        seen = {"CUDA_VISIBLE_DEVICES": names[worker % count]} if count > 1 else {}
+        places.append({**seen, **({MEMORY_SHARE: f"{1 / sharing:.4f}"} if sharing > 1 else {})})
+    return places
+
+
+def start(arguments: Sequence[str], number: int, follow: Listener, place: Mapping[str, str]) -> Worker:
+    """A worker at its place (`places_of`). Its lines come when they are written; it has one thread unless the user chose a number."""
     command = [sys.executable, "-m", "zoo", *arguments, "--worker"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment(share))
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1", **place}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     worker = Worker(number, process)
     for stream, take in ((process.stdout, lambda line: worker.hear(line, follow)), (process.stderr, worker.complaints.append)):
         thread = threading.Thread(target=_relay, args=(stream, take), daemon=True)
@@ -130,17 +152,11 @@ def _relay(stream: IO[str], take: Callable[[str], None]) -> None:
             take(line.rstrip())
 
 
-def _environment(share: float) -> dict[str, str]:
-    """Lines come when they are written; one thread each unless the user chose a number."""
-    reserved = {} if share >= 1.0 else {MEMORY_SHARE: f"{share:.4f}"}
-    return {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1", **reserved}
-
-
 def jobs_for(asked: str, device: str, cells: int, records: Sequence[Record]) -> int:
     """How many workers: the number asked for, or for `auto` what the machine bears, at most one a cell.
 
-    On a CPU `auto` is its cores, one thread each. On a GPU it is how often the measured need of a cell fits into the memory that is free now, at most
-    one a core; 1 where nothing has been measured (see `to_measure`).
+    On a CPU `auto` is its cores, one thread each. On GPUs it is how often the measured need of a cell fits into the memory that each has free now,
+    summed over all of them (`gpus`), at most one a core; one a GPU where nothing has been measured (see `to_measure`).
 
     Raises:
         ZooError: neither a number nor `auto`.
@@ -152,8 +168,7 @@ def jobs_for(asked: str, device: str, cells: int, records: Sequence[Record]) -> 
     fit = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if device.startswith("cuda"):
         need = memory_needed(records)
-        free, _ = torch.cuda.mem_get_info(device)
-        fit = min(fit, free // need) if need else 1
+        fit = min(fit, sum(torch.cuda.mem_get_info(gpu)[0] // need if need else 1 for gpu in gpus(device)))
     return max(1, min(fit, cells))
 
 
