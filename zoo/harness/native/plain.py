@@ -15,8 +15,13 @@ def embed(token_R: Tensor, embedding_VK: Tensor, x_RK: Tensor) -> None:
     x_RK.copy_(embedding_VK[token_R.long()])
 
 
-def rms_norm(x_RK: Tensor, gain_K: Tensor, eps: float, out_RK: Tensor) -> None:
-    """out = x / rms(x) * gain."""
+MOST_PARTS = 1
+
+
+def rms_norm(x_RK: Tensor, gain_K: Tensor, eps: float, out_RK: Tensor, parts_RSK: Tensor | None = None) -> None:
+    """x += the sum of the parts; out = x / rms(x) * gain."""
+    if parts_RSK is not None:
+        x_RK.add_(parts_RSK.sum(1))
     out_RK.copy_(normed(x_RK, gain_K, eps))
 
 
@@ -31,9 +36,9 @@ def linear(x_RK: Tensor, weight_NK: Tensor, out_RN: Tensor, bias_N: Tensor | Non
     out_RN.copy_(F.linear(x_RK, weight_NK, bias_N))
 
 
-def linear_onto(x_RK: Tensor, weight_NK: Tensor, out_RN: Tensor) -> None:
-    """out += x W'."""
-    out_RN.add_(F.linear(x_RK, weight_NK))
+def linear_parts(x_RK: Tensor, weight_NK: Tensor, room: Tensor) -> Tensor:
+    """Summands (rows, parts, outputs) of x W': one."""
+    return F.linear(x_RK, weight_NK)[:, None]
 
 
 def gated_linear(x_RK: Tensor, weight_2FK: Tensor, out_RF: Tensor) -> None:

@@ -59,7 +59,7 @@ class DecodeStep:
         self._seen = torch.zeros((), dtype=torch.int64, pin_memory=weights.device.type == "cuda")
 
     def _allocate(self) -> tuple[Tensor, ...]:
-        """The residual stream and the logits in at least fp32; what linear layers read and write in their own type."""
+        """The residual stream, the logits and the parts of a product in at least fp32; what linear layers read and write in their own type."""
         w, like = self.weights, self.weights.head
         wide = wide_type(w.kind)
         width, attended = like.shape[1], w.heads * w.head_size
@@ -68,16 +68,18 @@ class DecodeStep:
             like.new_zeros(self.capacity, width, dtype=wide),
             *(like.new_zeros(self.capacity, size) for size in narrow),
             like.new_zeros(self.capacity, w.head.shape[0], dtype=wide),
+            like.new_zeros(self.capacity, self.ops.MOST_PARTS * width, dtype=wide),
         )
 
     @torch.no_grad()
     def advance(self, count: int) -> None:
         """One token for each of the first `count` rows that are alive."""
         w, ops, rows = self.weights, self.ops, self.rows
-        x, normed, qkv, attended, hidden, logits = (buffer[:count] for buffer in self._buffers)
+        x, normed, qkv, attended, hidden, logits, room = (buffer[:count] for buffer in self._buffers)
+        parts = None
         ops.embed(rows.token_R[:count], w.embedding, x)
         for layer, keys_SHLD, values_SHLD in zip(w.layers, self.cache.keys, self.cache.values, strict=True):
-            ops.rms_norm(x, layer.attention_norm, w.eps, normed)
+            ops.rms_norm(x, layer.attention_norm, w.eps, normed, parts)
             ops.linear(normed, layer.qkv, qkv, layer.qkv_bias)
             ops.attend(
                 qkv,
@@ -92,11 +94,11 @@ class DecodeStep:
                 key_norm=layer.key_norm,
                 eps=w.eps,
             )
-            ops.linear_onto(attended, layer.out, x)
-            ops.rms_norm(x, layer.mlp_norm, w.eps, normed)
+            parts = ops.linear_parts(attended, layer.out, room)
+            ops.rms_norm(x, layer.mlp_norm, w.eps, normed, parts)
             ops.gated_linear(normed, layer.gate_up, hidden)
-            ops.linear_onto(hidden, layer.down, x)
-        ops.rms_norm(x, w.final_norm, w.eps, normed)
+            parts = ops.linear_parts(hidden, layer.down, room)
+        ops.rms_norm(x, w.final_norm, w.eps, normed, parts)
         ops.head(normed, w.head, logits)
         ops.draw(logits, rows, self.uniform_QT, self.stop_S, temperature=self.temperature, limit=self.limit)
 

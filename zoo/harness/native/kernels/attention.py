@@ -7,9 +7,9 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc
 
+from zoo.harness.native.kernels.tiles import attention_tile
 from zoo.harness.native.rows import Rows
 
-BLOCK = 128
 HEADS_TILE = 16  # the fewest rows of a matrix product
 
 
@@ -104,6 +104,7 @@ def attend(
 ) -> None:
     """Rotate, append this position's key and value to each row's slot of the cache, and attend to all positions up to it."""
     kv_heads, length, size = keys_SHLD.shape[1:]
+    tile = attention_tile(heads // kv_heads, size, qkv_RQ.element_size())
     _attend[(len(qkv_RQ), kv_heads)](
         qkv_RQ,
         keys_SHLD,
@@ -123,9 +124,9 @@ def attend(
         GROUP=heads // kv_heads,
         D=size,
         NORMED=query_norm is not None,
-        BLOCK=BLOCK,
+        BLOCK=tile.inputs,
         TILE=max(HEADS_TILE, triton.next_power_of_2(heads // kv_heads)),
-        num_warps=4,
-        num_stages=3,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
         launch_pdl=True,
     )
