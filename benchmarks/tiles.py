@@ -21,9 +21,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from zoo.harness.native import NativeDecoder, kernels
-from zoo.harness.native.kernels import tiles
-from zoo.harness.native.kernels.tiles import MOST_PARTS, Product, Tile
+from zoo.harness.native import NativeDecoder, kernels, tiles
+from zoo.harness.native.tiles import MOST_PARTS, Product, Tile
 
 PROMPT, REPLAYS = 58, 30
 TABLE = Path(tiles.__file__).with_name("tiles.json")

@@ -163,7 +163,7 @@ def stub_evaluation(decoder: Any, model: Any, *arguments: Any, **settings: Any) 
 
 def process(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     """A Python process on one thread that finds this kit."""
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+    path = os.pathsep.join(filter(None, [str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH")]))
     surroundings = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **environment}
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.Popen([sys.executable, *map(str, arguments)], env=surroundings, text=True, **pipes)

@@ -102,6 +102,10 @@ def test_zoo_tune_runs_what_is_left_and_takes_the_rate_that_the_records_favour(t
     assert not (tmp_path / "results" / "records").exists()
     before = sorted(root.rglob("run.json"))
     assert CliRunner().invoke(app, asked).exit_code == 0 and sorted(root.rglob("run.json")) == before
+    (pair.parent / "student" / "model.safetensors").unlink()  # --show needs no weights: it reads records
+    shown = CliRunner().invoke(app, ["tune", str(file), "--results", str(tmp_path / "results"), "--show", "--json"])
+    assert shown.exit_code == 0, shown.output
+    assert json.loads(shown.stdout)[0]["learning_rate"] == found["learning_rate"]
 
 
 def test_what_workers_leave_undone_is_run_once_more_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

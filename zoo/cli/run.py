@@ -55,6 +55,7 @@ def run(
     """Train, evaluate and record what is not done yet, then print the table. Started again, it goes on where it stopped."""
     import zoo
     from zoo.harness.comparison import load_comparison
+    from zoo.harness.parallel import end_processes
     from zoo.harness.trackers import trackers
 
     _refuse_absent_device(device if engine == "here" else None)
@@ -77,6 +78,7 @@ def run(
     else:
         quiet = as_json or not main_process()
         outcomes = zoo.run(comparison, **cells, **told, seeds=seed or None, device=device, quiet=quiet, worker=worker, listeners=followed)
+        end_processes()
     if worker:
         return
     if outcomes is not None and not main_process():

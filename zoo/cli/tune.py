@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("tune", cls=Spread, epilog=examples("zoo tune core --jobs 8", "zoo tune core --json", "zoo tune core --write"))(tune)
+    app.command("tune", cls=Spread, epilog=examples("zoo tune core --jobs 8", "zoo tune core --show --json", "zoo tune core --write"))(tune)
 
 
 def tune(
@@ -33,6 +33,7 @@ def tune(
     weights_note: WeightsNote = None,
     jobs: Annotated[str, typer.Option(metavar="N|auto", help="Cells run at once, in a process each.")] = "1",
     write: Annotated[bool, typer.Option("--write", help="Put the chosen rates into the comparison's file.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Run nothing: say what the records at hand say.")] = False,
     worker: Annotated[bool, typer.Option("--worker", hidden=True)] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -51,7 +52,8 @@ def tune(
     given = [("--method", methods), ("--registry", registry), ("--pair-path", pair_path), ("--data", data), ("--device", device), ("--results", results)]
     given.append(("--weights-note", weights_note))
     told = {"device": device, "untrusted_code": untrusted_code, "weights_note": weights_note, "worker": worker, "quiet": as_json}
-    _run(declared, entries, methods, ["tune", comparison], given, jobs, (results, pair_paths(pair_path), data), told)
+    if not show:
+        _run(declared, entries, methods, ["tune", comparison], given, jobs, (results, pair_paths(pair_path), data), told)
     if worker:
         return
     found = choices(declared, methods, results)

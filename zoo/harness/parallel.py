@@ -117,3 +117,9 @@ def start_processes(device: str | None = None) -> Processes:
     if chosen.type == "cuda" and MEMORY_SHARE in os.environ:
         reserve(chosen, float(os.environ[MEMORY_SHARE]))
     return Processes(state.process_index, state.num_processes, chosen)
+
+
+def end_processes() -> None:
+    """Leave the process group, where there is one: NCCL warns of leaks otherwise."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

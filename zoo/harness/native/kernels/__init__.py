@@ -11,6 +11,6 @@ touches anything that changes, so that launches overlap (7 % of a step). Prefetc
 from zoo.harness.native.kernels.attention import attend
 from zoo.harness.native.kernels.draw import draw
 from zoo.harness.native.kernels.linear import embed, gated_linear, head, linear, linear_parts, rms_norm
-from zoo.harness.native.kernels.tiles import MOST_PARTS
+from zoo.harness.native.tiles import MOST_PARTS
 
 __all__ = ["MOST_PARTS", "attend", "draw", "embed", "gated_linear", "head", "linear", "linear_parts", "rms_norm"]

@@ -7,8 +7,8 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc
 
-from zoo.harness.native.kernels.tiles import attention_tile
 from zoo.harness.native.rows import Rows
+from zoo.harness.native.tiles import attention_tile
 
 HEADS_TILE = 16  # the fewest rows of a matrix product
 

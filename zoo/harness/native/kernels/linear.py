@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc
 
-from zoo.harness.native.kernels.tiles import Tile, tile_for
+from zoo.harness.native.tiles import Tile, tile_for
 
 STORE, GATE, PARTS = 0, 1, 2
 
