@@ -13,6 +13,7 @@ In the template,
   for the trained methods that rest on more than inference, here and below;
 - `{{rate COMPARISON METHOD}}` the learning rate that a method ran with, `{{swept COMPARISON METHOD RATE}}` its score in the sweep at a rate, and
   `{{edges COMPARISON lowest|highest A,B,...}}` for how many of the methods the sweep's first (last) rate was the best;
+- `{{curve COMPARISON METHOD COLUMN first|last}}` the first (last) value in its runs' curves, the mean over seeds;
 - `{{validated}}` how many detectors of failure modes fired on their provocations alone.
 """
 
@@ -30,6 +31,7 @@ from numpy.typing import NDArray
 
 from zoo.entry import MethodEntry, load_registry
 from zoo.errors import ZooError
+from zoo.figures.data import read_curve
 from zoo.harness.comparison import load_comparison
 from zoo.provoke.verdicts import load_toys, rows_of
 from zoo.score_frame import scores
@@ -165,6 +167,16 @@ def edges(comparison: str, side: str, methods: str) -> str:
     return f"{sum(one.learning_rate == one.trials[end].learning_rate for one in found)} of {len(found)}"
 
 
+def curve(comparison: str, method: str, column: str, end: str) -> str:
+    """`0.31`"""
+    frame = recorded(comparison)
+    runs = [read_curve(RECORDS / comparison / method / uuid) for uuid in sorted(set(frame[frame["method"] == method]["uuid"]))]
+    seen = [[value for point in points if (value := point.get(column)) is not None] for points in runs]
+    if not seen or not all(seen):
+        raise ZooError(f"{TEMPLATE.name}: the curves of {method} in {comparison} hold no {column}")
+    return f"{np.mean([values[0 if end == 'first' else -1] for values in seen]):.3g}"
+
+
 def validated() -> str:
     """`24 of 29`"""
     rows = {row.mode: row.validated for row in rows_of(load_toys(RECORDS)[0])}
@@ -188,7 +200,7 @@ def shown(estimate: Estimate, unit: str, *, sign: bool) -> str:
 
 COMMANDS: dict[str, Callable[..., str]] = {
     "score": score, "diff": diff, "mean": mean, "groups": groups, "detects": detects, "rho": rho, "count": count, "rate": rate, "swept": swept,
-    "edges": edges, "validated": validated,
+    "edges": edges, "curve": curve, "validated": validated,
 }  # fmt: skip
 
 
