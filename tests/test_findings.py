@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from zoo.errors import ZooError
-from zoo.stats import Estimate
+from zoo.stats import Estimate, crossed_interval
 
 ROOT = Path(__file__).parent.parent
 
@@ -58,7 +58,15 @@ def test_rates_and_sweeps_are_those_of_comparison_and_records(findings: ModuleTy
 
 def test_intervals_are_shown_where_there_are_seeds(findings: ModuleType) -> None:
     assert findings.shown(Estimate(0.0421, 0.01, (0.0099, 0.0743)), " points", sign=True) == "+4.2 points [1.0, 7.4]"
-    assert findings.shown(Estimate(0.6, 0.03), " %", sign=False) == "60.0 ± 3.0 % (one standard error)"
+    assert findings.shown(Estimate(0.6, 0.03), " %", sign=False) == "60.0 ± 3.0 %"
+
+
+def test_below_four_seeds_the_least_that_could_be_found_is_said(findings: ModuleType) -> None:
+    found = findings.told("detects", ["core-gpu", "seqkd", "student", "gsm8k_boxed"])
+    gaps = findings.score_SI("core-gpu", "seqkd", "gsm8k_boxed") - findings.score_SI("core-gpu", "student", "gsm8k_boxed")
+    number, words = found.split(maxsplit=1)
+    assert words == "points at least" and float(number) == pytest.approx(280.2 * crossed_interval(gaps).stderr, abs=0.06)
+    assert "at least" not in findings.told("detects", ["core", "seqkd", "student", "micro_add"])
 
 
 @pytest.mark.parametrize(
