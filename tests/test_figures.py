@@ -9,17 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from synthetic_records import IDLE_MODE, write_comparison
 
 from zoo.entry import load_registry
 from zoo.errors import ZooError
 from zoo.families import FAMILIES, families, family
+from zoo.figures import points
 from zoo.figures.build import FORMS, KINDS, build_figures, figures, stale_figures
 from zoo.figures.data import Board, data_digest, load_board
 from zoo.figures.lines import mean_line, over_seeds
 from zoo.figures.maps import failure_data, improvement_data
 from zoo.figures.points import front, pareto_data, profile_data, taxonomy_data
-from zoo.figures.style import DARK, HUES, for_the_dark, spread
+from zoo.figures.style import DARK, HUES, for_the_dark, spread, thousands
 
 METHODS = ("gkd", "eopd", "opsd", "grpo", "sft", "spin")
 
@@ -193,3 +195,14 @@ def test_a_picture_for_the_dark_has_no_ground_of_its_own(board: Board) -> None:
     svg = for_the_dark(next(one for one in figures(board) if one.kind.name == "pareto").file("svg")).decode()
     assert "prefers-color-scheme:dark" in svg
     assert re.search(r'<g id="patch_1">\s*<path d="[^"]*"\s*style="fill: none', svg)
+
+
+@pytest.mark.parametrize("costs", [(120_000, 120_400), (1e5, 9e5)])
+def test_ticks_of_costs_differ_even_where_budgets_do_not(costs: tuple[float, float]) -> None:
+    axes = Figure().add_subplot()
+    axes.set_xscale("log")
+    points._decades(axes, costs)
+    low, high = axes.get_xlim()
+    labels = [thousands(tick) for tick in axes.xaxis.get_majorticklocs() if low <= tick <= high]
+    assert len(labels) > 1 and len(set(labels)) == len(labels)
+    assert low < min(costs) and high > max(costs)

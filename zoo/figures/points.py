@@ -19,6 +19,7 @@ from zoo.figures.style import CONTEXT, FAINT, HUES, INK, MARKERS, NOTE, canvas, 
 
 AXES = ("feedback_signal", "teacher_access", "loss_granularity", "estimator", "routing")
 TAUS = 61
+LEAST_RANGE = 1.25  # of an axis of costs, the largest over the smallest
 GROUND = {"facecolor": "#ffffff", "edgecolor": "none", "pad": 0.6}  # behind a name, so that no line strikes it through
 
 
@@ -95,6 +96,9 @@ def _front_line(axes: Axes, best: Sequence[Mapping[str, Any]], cost: str) -> lis
 
 def _decades(axes: Axes, values: Sequence[float]) -> None:
     low, high = min(values), max(values)
+    if high < LEAST_RANGE * low:  # equal budgets: a closer look would show their rounding
+        middle = math.sqrt(low * high)
+        low, high = middle / math.sqrt(LEAST_RANGE), middle * math.sqrt(LEAST_RANGE)
     room = (high / low) ** 0.08 if high > low else 1.5
     axes.set_xlim(low / room**2.2, high * room**2.2)
     bottom, top = axes.get_ylim()
