@@ -59,7 +59,6 @@ CHANGES: dict[tuple[str, str], dict[str, Any]] = {
     ("eopd", "token_mean"): {"reduce": "token_mean"},
     ("aopd", "token_mean"): {"reduce": "token_mean"},
     ("opsd", "temperature_1"): {"temperature": 1.0},
-    ("opsd", "first_release"): {"divergence": {"kind": "generalized_jsd", "beta": 0.5}, "shaping": ()},
     ("grpo", "token_mean"): {"reduce": "token_mean"},
     ("selectkd", "top_3"): {"weights": weights({"kind": "soft_gate", "gate": PROPOSAL, "outside": 0.3})},
     ("gear", "long_segments"): {"weights": weights({"kind": "normalised", "of": (LONG_SEGMENTS,)})},

@@ -42,6 +42,8 @@ REFERENCES: dict[str, Reference] = {
     "revisiting_opd": Reference(direct.revisiting_opd),
     "aopd": Reference(policy.aopd),
     "opsd": Reference(direct.opsd),
+    "opsd_uncapped": Reference(partial(direct.opsd, cap=np.inf)),
+    "opsd_jsd": Reference(partial(direct.opsd, beta=0.5, cap=np.inf)),
     "grpo": Reference(outcome.grpo),
     "kdrl": Reference(outcome.kdrl),
     "orpo_distill": Reference(outcome.orpo_distill, PAIRS),
@@ -77,10 +79,7 @@ VARIANTS: dict[str, dict[str, Reference]] = {
         "token_mean": Reference(partial(policy.aopd, reduce=token_mean)),
         "rollout_scored": Reference(partial(policy.aopd, scored_by="old")),
     },
-    "opsd": {
-        "temperature_1": Reference(partial(direct.opsd, temperature=1.0)),
-        "first_release": Reference(partial(direct.opsd, beta=0.5, cap=np.inf)),
-    },
+    "opsd": {"temperature_1": Reference(partial(direct.opsd, temperature=1.0))},
     "grpo": {
         "token_mean": Reference(partial(outcome.grpo, reduce=token_mean)),
         "population_std": Reference(partial(outcome.grpo, ddof=0)),

@@ -201,7 +201,7 @@ def opsd(fixture: Fixture, *, beta: float = 0.0, cap: float = 0.05, temperature:
     Normalisation: all valid completion tokens of the batch (audit; it replaces the card's 1/|y|).
     The temperature 1.1 divides the logits of both sides: the card says so, the audit leaves that line standing, and the public
     trainer does pass its sampling temperature to the loss. Variant `temperature_1` leaves the logits as they are.
-    Variant `first_release`: beta = 0.5 (D_v of the JSD, beta on the teacher), no cap, same temperature.
+    `opsd_jsd`: beta = 0.5 (D_v of the JSD, beta on the teacher), no cap, same temperature; `opsd_uncapped`: no cap.
     """
     stream = fixture["main"]
     log_p = log_softmax(stream.logits["self"] / temperature)
