@@ -13,15 +13,16 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from zoo.harness.native import NativeDecoder, kernels, tiles
+from zoo.harness.native import NativeDecoder, tiles
 from zoo.harness.native.tiles import MOST_PARTS, Product, Tile
 
 PROMPT, REPLAYS = 58, 30
@@ -38,6 +39,7 @@ BLOCKS = [Tile(inputs=inputs, warps=warps, stages=stages) for inputs, warps, sta
     (64, 4, 3), (64, 4, 2), (64, 4, 4), (128, 4, 2), (128, 4, 4), (32, 2, 4), (32, 4, 4), (64, 2, 3), (64, 2, 4), (128, 8, 3), (256, 8, 2), (32, 1, 4),
     (64, 1, 3),
 )]  # fmt: skip
+SHARES = (0.2, 0.25, 0.25, 0.15, 0.15)  # of the time of a search, as the products stand
 Key = tuple[Product, int, int]
 
 
@@ -97,6 +99,7 @@ class Step:
 
 def left_out(step: Step, whole: float) -> Iterator[tuple[str, float]]:
     """What a step saves without each of its operations."""
+    from zoo.harness.native import kernels  # Triton comes with CUDA builds of torch alone
 
     def nothing(*given: Any, **named: Any) -> None:
         return None
@@ -121,20 +124,37 @@ def candidates(key: Key, now: Tile) -> Iterator[Tile]:
     yield from (replace(tile, parts=count) for tile in SHAPES for count in ((2, 4, MOST_PARTS) if key[0] == "parts" else (1,)))
 
 
-def fastest(key: Key, step: Step, choose: Callable[[Tile], None], now: Tile, until: float) -> tuple[Tile, list[tuple[float, Tile]]]:
-    """The best tile of one product while the others stay, and all that were measured."""
-    found: list[tuple[float, Tile]] = [(step.milliseconds(), now)]
-    for tile in candidates(key, now):
+def fastest(key: Key, step: Step, table: dict[Key, Tile], until: float) -> list[tuple[float, Tile]]:
+    """What tiles of one product were measured while the others stay, the fastest first; the table takes that one."""
+    found = [(step.milliseconds(), table[key])]
+    for tile in candidates(key, table[key]):
         if time.monotonic() > until:
             break
-        choose(tile)
+        table[key] = tile
         try:
             found.append((step.milliseconds(), tile))
         except Exception as error:  # a tile that does not compile, or needs more than a multiprocessor has
             print(f"  {tile}: {str(error)[:80]!r}", file=sys.stderr)
     found.sort(key=lambda pair: pair[0])
-    choose(found[0][1])
-    return found[0][1], found
+    table[key] = found[0][1]
+    return found
+
+
+def searched(step: Step, seconds: float) -> dict[Key, Tile]:
+    """The best tile of each product, one product after the other."""
+    table = {key: tiles._chosen(key[0], step.rows, key[1], key[2], 2) for key in step.products()}
+
+    def chosen(kind: Product, rows: int, inputs: int, outputs: int, width: int) -> Tile:
+        tile = table[kind, inputs, outputs]
+        return tile.divided(inputs, tile.parts)
+
+    with patch.object(tiles, "_chosen", chosen):
+        for key, share in zip(table, SHARES, strict=True):
+            found = fastest(key, step, table, time.monotonic() + share * seconds)
+            shown = ", ".join(f"{ms:.3f} {list(asdict(tile).values())}" for ms, tile in found[:6])
+            print(f"{key}: {len(found)} tiles; {shown}; the slowest {found[-1][0]:.3f}", flush=True)
+        print(f"in the end {step.milliseconds():.3f} ms", flush=True)
+    return table
 
 
 def main() -> None:
@@ -145,25 +165,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120.0, help="for the search; 0: only where the step goes")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("tiles are measured on a GPU, and there is none here")
     step = Step(options.model, options.rows, options.new)
     whole = step.milliseconds()
     print(f"{torch.cuda.get_device_name()}: {step.speed:.0f} tokens/s, a step of {options.rows} rows at position {step.position} {whole:.3f} ms", flush=True)
     for name, saved in left_out(step, whole):
         print(f"  without {name:13s} {saved:.3f} ms less", flush=True)
-    if not options.seconds:
-        return
-    table = {key: tiles._chosen(key[0], options.rows, key[1], key[2], 2) for key in step.products()}
-    original = tiles._chosen
-    tiles._chosen = lambda kind, rows, inputs, outputs, width: table[kind, inputs, outputs].divided(inputs, table[kind, inputs, outputs].parts)  # type: ignore[assignment]
-    for at, key in enumerate(table):
-        share = options.seconds * (0.2, 0.25, 0.25, 0.15, 0.15)[at]
-        table[key], found = fastest(key, step, lambda tile, key=key: table.__setitem__(key, tile), table[key], time.monotonic() + share)  # type: ignore[misc]
-        shown = ", ".join(f"{ms:.3f} {list(asdict(tile).values())}" for ms, tile in found[:6])
-        print(f"{key}: {len(found)} tiles; {shown}; the slowest {found[-1][0]:.3f}", flush=True)
-    print(f"in the end {step.milliseconds():.3f} ms", flush=True)
-    tiles._chosen = original
-    if options.write:
-        written(table, f"{Path(options.model).name}, {options.rows} rows, {torch.cuda.get_device_name()}")
+    if options.seconds:
+        table = searched(step, options.seconds)
+        if options.write:
+            written(table, f"{Path(options.model).name}, {options.rows} rows, {torch.cuda.get_device_name()}")
 
 
 def written(table: dict[Key, Tile], where: str) -> None:

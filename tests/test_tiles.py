@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -52,3 +54,33 @@ def test_the_table_holds_what_kernels_can_run(key: tuple[str, int, int], tile: T
     if key[0] != "attend":  # what a stage holds of both operands, in two bytes each; a multiprocessor has 227 KiB
         read = tile.rows + tile.outputs * (2 if key[0] == "gated" else 1)
         assert 2 * read * tile.inputs * tile.stages <= 227 * 1024
+
+
+def test_the_search_takes_the_fastest_tile_and_keeps_other_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    import tiles as benchmark
+
+    key, table = ("parts", 4864, 896), tmp_path / "tiles.json"
+
+    class MadeUp:
+        """A step that is fastest with eight parts of 64 outputs."""
+
+        rows = 128
+
+        def products(self) -> list[tuple[str, int, int]]:
+            return [("attend", 7, 64), ("gated", 896, 4864), key, ("linear", 896, 1152), ("parts", 896, 896)]
+
+        def milliseconds(self) -> float:
+            tile = tiles._chosen(key[0], 128, *key[1:], 2)
+            return 1.0 + abs(tile.parts - 8) + abs(tile.outputs - 64)
+
+    before = tiles._chosen
+    found = benchmark.searched(MadeUp(), 3600.0)
+    assert (found[key].parts, found[key].outputs) == (8, 64) and found["attend", 7, 64] == ATTEND and tiles._chosen is before
+    rows = [{"product": product, "inputs": 4864, "outputs": outputs, "tile": {}, "of": "before"} for product, outputs in (("parts", 896), ("gated", 3))]
+    table.write_text(json.dumps(rows))
+    monkeypatch.setattr(benchmark, "TABLE", table)
+    benchmark.written(found, "now")
+    written = {(row["product"], row["inputs"], row["outputs"]): row for row in json.loads(table.read_text())}
+    assert len(written) == 6 and written["gated", 4864, 3]["of"] == "before" and written[key]["of"] == "now"
+    assert Tile(**written[key]["tile"]) == found[key]
