@@ -11,6 +11,7 @@ In the template,
 - `{{rho COMPARISON TASK TASK}}` Spearman's rank correlation of the methods' scores on two tasks;
 - `{{count COMPARISON above|below TASK A,B,...}}` how many of the methods lie above (below) the untrained student, by intervals that leave out 0; `all` stands
   for the trained methods that rest on more than inference, here and below;
+- `{{split COMPARISON above|below TASK A,B,... C,D,...}}` the two-sided p of Fisher's exact test that two groups hold equal shares of such methods;
 - `{{rate COMPARISON METHOD}}` the learning rate that a method ran with, `{{swept COMPARISON METHOD RATE}}` its score in the sweep at a rate, and
   `{{edges COMPARISON lowest|highest A,B,...}}` for how many of the methods the sweep's first (last) rate was the best;
 - `{{curve COMPARISON METHOD COLUMN first|last}}` the first (last) value in its runs' curves, the mean over seeds;
@@ -29,6 +30,7 @@ from statistics import NormalDist
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.stats import fisher_exact
 
 from zoo.entry import MethodEntry, load_registry
 from zoo.errors import ZooError
@@ -125,12 +127,23 @@ def rho(comparison: str, one: str, other: str) -> str:
     return f"{spearman_rho(left, right):+.2f} ({len(methods)} methods)"
 
 
+def clear(comparison: str, side: str, task: str, methods: str) -> list[bool]:
+    """For each method whether its interval lies above (below) the untrained student."""
+    names = trained(comparison) if methods == "all" else methods.split(",")
+    found = [paired_interval(score_SI(comparison, name, task), score_SI(comparison, "student", task)).interval for name in names]
+    return [bool(bounds and (bounds[0] > 0 if side == "above" else bounds[1] < 0)) for bounds in found]
+
+
 def count(comparison: str, side: str, task: str, methods: str) -> str:
     """`5 of 6`"""
-    names = trained(comparison) if methods == "all" else methods.split(",")
-    found = [paired_interval(score_SI(comparison, name, task), score_SI(comparison, "student", task)) for name in names]
-    clear = [e for e in found if e.interval and (e.interval[0] > 0 if side == "above" else e.interval[1] < 0)]
-    return f"{len(clear)} of {len(found)}"
+    found = clear(comparison, side, task, methods)
+    return f"{sum(found)} of {len(found)}"
+
+
+def split(comparison: str, side: str, task: str, left: str, right: str) -> str:
+    """`0.13`"""
+    groups_found = [clear(comparison, side, task, methods) for methods in (left, right)]
+    return f"{fisher_exact([[sum(found), len(found) - sum(found)] for found in groups_found]).pvalue:.2g}"
 
 
 def rate(comparison: str, method: str) -> str:
@@ -204,7 +217,7 @@ def shown(estimate: Estimate, unit: str, *, sign: bool) -> str:
 
 
 COMMANDS: dict[str, Callable[..., str]] = {
-    "score": score, "diff": diff, "mean": mean, "groups": groups, "detects": detects, "rho": rho, "count": count, "rate": rate, "swept": swept,
+    "score": score, "diff": diff, "mean": mean, "groups": groups, "detects": detects, "rho": rho, "count": count, "split": split, "rate": rate, "swept": swept,
     "edges": edges, "curve": curve, "validated": validated,
 }  # fmt: skip
 

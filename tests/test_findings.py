@@ -61,6 +61,12 @@ def test_intervals_are_shown_where_there_are_seeds(findings: ModuleType) -> None
     assert findings.shown(Estimate(0.6, 0.03), " %", sign=False) == "60.0 ± 3.0 %"
 
 
+def test_a_split_of_two_groups_is_fishers(findings: ModuleType) -> None:
+    fell, kept = "opsd,safesteer", "sdft,tml_opd,vopd"
+    assert [findings.told("count", ["core", "below", "micro_add", names]) for names in (fell, kept)] == ["2 of 2", "0 of 3"]
+    assert findings.told("split", ["core", "below", "micro_add", fell, kept]) == "0.1"  # the one table of ten with these margins that is as uneven
+
+
 def test_below_four_seeds_the_least_that_could_be_found_is_said(findings: ModuleType) -> None:
     found = findings.told("detects", ["core-gpu", "seqkd", "student", "gsm8k_boxed"])
     gaps = findings.score_SI("core-gpu", "seqkd", "gsm8k_boxed") - findings.score_SI("core-gpu", "student", "gsm8k_boxed")
