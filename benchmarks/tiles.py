@@ -23,7 +23,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from zoo.harness.native import NativeDecoder, tiles
-from zoo.harness.native.tiles import MOST_PARTS, Product, Tile
+from zoo.harness.native.tiles import MOST_PARTS, Product, Tile, tile_for
 
 PROMPT, REPLAYS = 58, 30
 TABLE = Path(tiles.__file__).with_name("tiles.json")
@@ -63,14 +63,7 @@ class Step:
 
     def milliseconds(self) -> float:
         """The best of three times thirty replays of a freshly captured step."""
-        stream = torch.cuda.Stream()
-        with torch.cuda.stream(stream):
-            for _ in range(2):
-                self.step.advance(self.rows)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.step.advance(self.rows)
+        graph = self.step.graph_for(self.rows)
         return min(self._replayed(graph) for _ in range(3))
 
     def _replayed(self, graph: torch.cuda.CUDAGraph) -> float:
@@ -142,13 +135,8 @@ def fastest(key: Key, step: Step, table: dict[Key, Tile], until: float) -> list[
 
 def searched(step: Step, seconds: float) -> dict[Key, Tile]:
     """The best tile of each product, one product after the other."""
-    table = {key: tiles._chosen(key[0], step.rows, key[1], key[2], 2) for key in step.products()}
-
-    def chosen(kind: Product, rows: int, inputs: int, outputs: int, width: int) -> Tile:
-        tile = table[kind, inputs, outputs]
-        return tile.divided(inputs, tile.parts)
-
-    with patch.object(tiles, "_chosen", chosen):
+    table = {(kind, inputs, outputs): tile_for(kind, step.rows, inputs, outputs, 2) for kind, inputs, outputs in step.products()}
+    with patch.object(tiles, "measured", lambda: table):
         for key, share in zip(table, SHARES, strict=True):
             found = fastest(key, step, table, time.monotonic() + share * seconds)
             shown = ", ".join(f"{ms:.3f} {list(asdict(tile).values())}" for ms, tile in found[:6])

@@ -99,7 +99,7 @@ def _decades(axes: Axes, values: Sequence[float]) -> None:
     if high < LEAST_RANGE * low:  # equal budgets: a closer look would show their rounding
         middle = math.sqrt(low * high)
         low, high = middle / math.sqrt(LEAST_RANGE), middle * math.sqrt(LEAST_RANGE)
-    room = (high / low) ** 0.08 if high > low else 1.5
+    room = (high / low) ** 0.08
     axes.set_xlim(low / room**2.2, high * room**2.2)
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom - 0.02 * (top - bottom), top + 0.06 * (top - bottom))

@@ -156,19 +156,23 @@ class DecodeStep:
     def capture(self) -> None:
         """Record a graph for the capacity and its halves. Rows must be idle: warming up runs the step as it is."""
         size = self.capacity
-        stream = torch.cuda.Stream()
         while True:
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(WARM_UPS):
-                    self.advance(size)
-            torch.cuda.current_stream().wait_stream(stream)
-            torch.cuda.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            # thread_local: a loader or watchdog thread that touches CUDA meanwhile must not spoil the capture
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self.advance(size)
-            self._graphs[size] = graph
+            self._graphs[size] = self.graph_for(size)
             if size // 2 < FEWEST_ROWS:
                 return
             size //= 2
+
+    def graph_for(self, size: int) -> torch.cuda.CUDAGraph:
+        """`advance` for so many rows as a graph, after it has run a few times."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                self.advance(size)
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        # thread_local: a loader or watchdog thread that touches CUDA meanwhile must not spoil the capture
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self.advance(size)
+        return graph

@@ -8,8 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from torch import Tensor
-
 Product = Literal["linear", "gated", "parts", "attend"]
 MOST_PARTS = 8
 BUSY = 264  # programs that keep the 132 multiprocessors of an H100 or H200 busy
@@ -47,18 +45,9 @@ def measured() -> dict[tuple[str, int, int], Tile]:
     return {(row["product"], row["inputs"], row["outputs"]): Tile(**row["tile"]) for row in rows}
 
 
-def attention_tile(group: int, head_size: int, width: int) -> Tile:
-    """The measured tile of attention with so many queries a key head, for operands of so many bytes; else one that serves."""
-    return _chosen("attend", 1, group, head_size, width)
-
-
-def tile_for(product: Product, x_RK: Tensor, outputs: int) -> Tile:
-    """The measured tile of a product of two-byte operands; else the default, half as deep for wider operands, with as many parts as keep a GPU busy."""
-    return _chosen(product, x_RK.shape[0], x_RK.shape[1], outputs, x_RK.element_size())
-
-
-@cache
-def _chosen(product: Product, rows: int, inputs: int, outputs: int, width: int) -> Tile:
+def tile_for(product: Product, rows: int, inputs: int, outputs: int, width: int) -> Tile:
+    """The measured tile, for operands of two bytes; else the default, half as deep for wider operands, with as many parts as keep a GPU busy. Of attention,
+    `inputs` are the queries a key head has and `outputs` the size of a head."""
     tile = measured().get((product, inputs, outputs)) if width == 2 else None
     if tile is not None:
         return tile.divided(inputs, tile.parts)

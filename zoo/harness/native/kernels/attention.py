@@ -8,7 +8,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc
 
 from zoo.harness.native.rows import Rows
-from zoo.harness.native.tiles import attention_tile
+from zoo.harness.native.tiles import tile_for
 
 HEADS_TILE = 16  # the fewest rows of a matrix product
 
@@ -104,7 +104,7 @@ def attend(
 ) -> None:
     """Rotate, append this position's key and value to each row's slot of the cache, and attend to all positions up to it."""
     kv_heads, length, size = keys_SHLD.shape[1:]
-    tile = attention_tile(heads // kv_heads, size, qkv_RQ.element_size())
+    tile = tile_for("attend", len(qkv_RQ), heads // kv_heads, size, qkv_RQ.element_size())
     _attend[(len(qkv_RQ), kv_heads)](
         qkv_RQ,
         keys_SHLD,

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc
 
-from zoo.harness.native.tiles import Tile, tile_for
+from zoo.harness.native.tiles import Product, Tile, tile_for
 
 STORE, GATE, PARTS = 0, 1, 2
 
@@ -113,6 +113,11 @@ def _linear(
     tl.store(out_ptr + place * N + n[None, :], acc.to(out_ptr.dtype.element_ty), mask=valid)
 
 
+def _tile(product: Product, x_RK: Tensor, outputs: int) -> Tile:
+    rows, inputs = x_RK.shape
+    return tile_for(product, rows, inputs, outputs, x_RK.element_size())
+
+
 def _launch(x_RK: Tensor, weight_NK: Tensor, out: Tensor, mode: int, tile: Tile, bias_N: Tensor | None = None) -> None:
     (rows, inputs), outputs = x_RK.shape, out.shape[-1]
     _linear[(triton.cdiv(outputs, tile.outputs), triton.cdiv(rows, tile.rows), tile.parts)](
@@ -137,13 +142,13 @@ def _launch(x_RK: Tensor, weight_NK: Tensor, out: Tensor, mode: int, tile: Tile,
 
 def linear(x_RK: Tensor, weight_NK: Tensor, out_RN: Tensor, bias_N: Tensor | None = None) -> None:
     """out = x W' + b."""
-    _launch(x_RK, weight_NK, out_RN, STORE, tile_for("linear", x_RK, out_RN.shape[1]), bias_N)
+    _launch(x_RK, weight_NK, out_RN, STORE, _tile("linear", x_RK, out_RN.shape[1]), bias_N)
 
 
 def linear_parts(x_RK: Tensor, weight_NK: Tensor, room: Tensor) -> Tensor:
     """Summands (rows, parts, outputs) of x W', each over a span of the inputs, at the start of `room`: few outputs alone do not keep a GPU busy."""
     (rows, _), outputs = x_RK.shape, len(weight_NK)
-    tile = tile_for("parts", x_RK, outputs)
+    tile = _tile("parts", x_RK, outputs)
     out_RSN = room.flatten()[: rows * tile.parts * outputs].view(rows, tile.parts, outputs)
     _launch(x_RK, weight_NK, out_RSN, PARTS, tile)
     return out_RSN
@@ -151,7 +156,7 @@ def linear_parts(x_RK: Tensor, weight_NK: Tensor, room: Tensor) -> Tensor:
 
 def gated_linear(x_RK: Tensor, weight_2FK: Tensor, out_RF: Tensor) -> None:
     """out = silu(x Wg') * x Wu', the two stacked in one weight."""
-    _launch(x_RK, weight_2FK, out_RF, GATE, tile_for("gated", x_RK, out_RF.shape[1]))
+    _launch(x_RK, weight_2FK, out_RF, GATE, _tile("gated", x_RK, out_RF.shape[1]))
 
 
 def head(x_RK: Tensor, weight_VK: Tensor, out_RV: Tensor) -> None:
