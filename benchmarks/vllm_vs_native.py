@@ -1,19 +1,24 @@
 """Rollout speed of the native decoder, of vLLM inside the process and of transformers' static cache, in one run.
 
-python benchmarks/vllm_vs_native.py MODEL_DIR [--rows 256] [--new 256] [--peers vllm,static] [--lock FILE] [--json FILE]
+python benchmarks/vllm_vs_native.py MODEL_DIR [--rows 256] [--new 256] [--peers alone,vllm,static] [--lock FILE] [--json FILE]
 
 vLLM runs as its documentation advises for speed (token ids in and out, no detokenisation, asynchronous scheduling, compiled, full CUDA graphs) and as the
 harness uses it (in this process, a seed and a log-probability for every token); `bare` leaves seeds and log-probabilities out, for the most that it
-can give. Full length: nothing stops an answer. Uneven: answers end where the model ends them, twice as many as rows; tokens up to the end
-count. Sleep: seconds to wake, to hand over all weights and to sleep again, and the memory given back. Parity: recorded log-probabilities against the
-training forward, as in benchmarks/decode.py. Timed sections hold the lock, so several of these may start side by side on one GPU.
+can give, and `alone` is the bare engine in a process of its own, as `vllm.LLM` comes. Full length: nothing stops an answer. Uneven: answers end where the
+model ends them, twice as many as rows; tokens up to the end count. Sleep: seconds to wake, to hand over all weights and to sleep again, and the memory
+given back. Parity: recorded log-probabilities against the training forward, as in benchmarks/decode.py. Timed sections hold the lock, so several of
+these may start side by side on one GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import fcntl
+import gc
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +38,22 @@ from zoo.harness.vllm.engine import colocated
 from zoo.seeds import uniforms
 
 CACHE = 4 << 30  # bytes of vLLM's key-value cache: twice what the rows need, and no measuring beside other processes
+ALONE = """
+import json, sys, time
+import vllm
+given = json.load(sys.stdin)
+if __name__ == "__main__":
+    llm = vllm.LLM(given["model"], dtype="bfloat16", skip_tokenizer_init=True, async_scheduling=True, max_num_seqs=given["rows"],
+                   gpu_memory_utilization=0.3, kv_cache_memory_bytes=given["cache"], enable_prefix_caching=False)
+    asked = [{"prompt_token_ids": ids} for ids in given["prompts"]]
+    free = vllm.SamplingParams(temperature=1.0, max_tokens=given["new"], ignore_eos=True, detokenize=False)
+    taken = []
+    for _ in range(3):
+        began = time.perf_counter()
+        done = llm.generate(asked, free, use_tqdm=False)
+        taken.append(time.perf_counter() - began)
+    print("tokens/s", sum(len(one.outputs[0].token_ids) for one in done) / min(taken))
+"""
 
 
 @contextmanager
@@ -80,16 +101,28 @@ class Bench:
         """The native decoder, full length and uneven."""
         noise = uniforms(list(range(self.rows)), self.new)
         many, further = prompts_for(self.tokenizer, 2 * self.rows), uniforms(list(range(2 * self.rows)), self.new)
-        decoder = NativeDecoder(self.model, pad_id=0, stop_ids=[-1], rows=self.rows)
-        with decoding([self.model]):
+        model = AutoModelForCausalLM.from_pretrained(self.options.model, dtype=torch.bfloat16).cuda().eval()  # the decoder moves its weights
+        decoder = NativeDecoder(model, pad_id=0, stop_ids=[-1], rows=self.rows)
+        with decoding([model]):
             first, best = timed(lambda: decoder.write(self.prompts, noise, temperature=1.0))
             self.say("native", tokens_per_s=self.rows * self.new / best, start_up_s=first - best)
             decoder.release()
-            stopping, kept = NativeDecoder(self.model, pad_id=0, stop_ids=[self.tokenizer.eos_token_id], rows=self.rows), []
+            stopping, kept = NativeDecoder(model, pad_id=0, stop_ids=[self.tokenizer.eos_token_id], rows=self.rows), []
             _, uneven = timed(lambda: kept.append(stopping.write(many, further, temperature=1.0)), repeats=2)
             useful = int(kept[-1].length_Q[: len(many)].sum())
             self.say("native_uneven", useful_tokens_per_s=useful / uneven, mean_length=useful / len(many))
             stopping.release()
+
+    def by_itself(self) -> None:
+        """vLLM's own process, told the same prompts."""
+        given = {"model": self.options.model, "rows": self.rows, "new": self.new, "cache": CACHE, "prompts": [list(ids) for ids in self.prompts]}
+        surroundings = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+        done = subprocess.run([sys.executable, "-c", ALONE], input=json.dumps(given), capture_output=True, text=True, env=surroundings)
+        speed = [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("tokens/s")]
+        if speed:
+            self.say("vllm_alone", tokens_per_s=speed[0])
+        else:
+            print(f"vLLM in a process of its own failed: {done.stderr[-1500:]}", file=sys.stderr)
 
     def start_vllm(self) -> tuple[VllmDecoder, Any, Any]:
         """vLLM, compiled and warm; the decoder, the engine under it, and one rollout of full length."""
@@ -109,13 +142,13 @@ class Bench:
         asked = [{"prompt_token_ids": list(ids)} for ids in self.prompts]
         best = seconds(lambda: engine.llm.generate(asked, bare, use_tqdm=False), 2)
         self.say("vllm_bare", tokens_per_s=self.rows * self.new / best)
+        self.sleep(decoder, engine)
+        exact = AutoModelForCausalLM.from_pretrained(self.options.model, dtype=torch.float32).cuda().eval()
+        self.say("vllm_parity", **parity(exact, self.prompts, SimpleNamespace(student_QT=written.student_logp_BT, response_QT=written.response_BT)))
         many, kept = prompts_for(self.tokenizer, 2 * self.rows), []
         uneven = seconds(lambda: kept.append(decoder.write(many, list(range(len(many))), self.new, temperature=1.0)), 1)
         useful = int(kept[0].mask_BT.sum())
         self.say("vllm_uneven", useful_tokens_per_s=useful / uneven, mean_length=useful / len(many))
-        self.sleep(decoder, engine)
-        exact = AutoModelForCausalLM.from_pretrained(self.options.model, dtype=torch.float32).cuda().eval()
-        self.say("vllm_parity", **parity(exact, self.prompts, SimpleNamespace(student_QT=written.student_logp_BT, response_QT=written.response_BT)))
 
     def sleep(self, decoder: VllmDecoder, engine: Any) -> None:
         """What giving the memory back costs; the second round, since the first one of each makes its buffers."""
@@ -129,6 +162,11 @@ class Bench:
             woke = time.perf_counter() - began
         decoder.rest()
         self.say("vllm_sleep", sleep_s=slept, wake_and_push_s=woke, given_back_gib=freed / 2**30)
+
+    def compare(self) -> None:
+        """How many times as fast the native decoder is as what has been measured so far."""
+        peers = {name: self.found[name]["tokens_per_s"] for name in ("vllm", "vllm_bare", "vllm_alone", "transformers_static") if name in self.found}
+        self.say("native_over", **{name: self.found["native"]["tokens_per_s"] / speed for name, speed in peers.items()})
 
     def start_static(self) -> Any:
         """transformers' `generate` with the static cache, which it compiles by itself; warm."""
@@ -144,21 +182,26 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--new", type=int, default=256)
-    parser.add_argument("--peers", default="vllm,static")
+    parser.add_argument("--peers", default="alone,vllm,static")
     parser.add_argument("--lock")
     parser.add_argument("--json")
     options = parser.parse_args()
-    bench = Bench(options)
-    beside = bench.start_vllm() if "vllm" in options.peers else None
-    static = bench.start_static() if "static" in options.peers else None
+    bench, peers = Bench(options), options.peers.split(",")
+    with alone(options.lock):
+        bench.native()
+        gc.collect()
+        torch.cuda.empty_cache()
+        if "alone" in peers:
+            bench.by_itself()
+    beside = bench.start_vllm() if "vllm" in peers else None
+    static = bench.start_static() if "static" in peers else None
     with alone(options.lock):
         if static is not None:
             bench.say("transformers_static", tokens_per_s=bench.rows * bench.new / seconds(static, 2))
+            bench.compare()
         if beside is not None:
             bench.vllm(*beside)
-        bench.native()  # last: it moves weights, which compiled graphs know by their addresses
-    peers = {name: bench.found[name]["tokens_per_s"] for name in ("vllm", "vllm_bare", "transformers_static") if name in bench.found}
-    bench.say("native_over", **{name: bench.found["native"]["tokens_per_s"] / speed for name, speed in peers.items()})
+    bench.compare()
 
 
 if __name__ == "__main__":
