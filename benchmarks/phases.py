@@ -92,7 +92,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         options.student, options.teacher = make_tiny(Path(tempfile.mkdtemp()))
         options.rollouts, options.new = 16, 12
     pair = read_pair(options.student, options.teacher, options.rollouts, device, options.perturb)
-    settings = {name: getattr(options, name) for name in ("micro_tokens", "chunk_tokens", "compile", "activation_checkpointing")}
+    settings = {name: getattr(options, name) for name in ("micro_tokens", "chunk_tokens", "compile", "layers", "activation_checkpointing")}
     trainer = trainer_for(pair, options.rollouts, options.new, **settings)
     first = run_steps(trainer, 2)
     before = trainer.spent.generated_tokens, trainer.spent.supervised_tokens
@@ -109,7 +109,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "student": options.student.name, "teacher": options.teacher.name, "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "rollouts": options.rollouts, "new_tokens": options.new, "generated_tokens": tokens[0], "supervised_tokens": tokens[1],
-        "micro_tokens": options.micro_tokens, "compiled": options.compile, "activation_checkpointing": options.activation_checkpointing,
+        "micro_tokens": options.micro_tokens, "compiled": options.compile, "layers": options.layers, "activation_checkpointing": options.activation_checkpointing,
         "first_steps_s": first, "step_s": plain, "bordered_step_s": bordered, "phases_s": seconds,
         "peak_gib": peak_gib(),
     }  # fmt: skip
@@ -161,6 +161,7 @@ def main() -> None:
     one.add_argument("--tiny", action="store_true", help="random models on a CPU")
     one.add_argument("--trace", action="store_true", help="print a profile of one step")
     one.add_argument("--compile", choices=("auto", "on", "off"), default="auto", help="the setting; auto compiles on a GPU, as in a long run")
+    one.add_argument("--layers", choices=("lean", "plain"), default="lean", help="the setting: layers by our kernels, or as transformers has them")
     one.add_argument("--activation-checkpointing", action="store_true", help="layers computed again in the backward pass")
     one.add_argument("--json", type=Path)
     for name, default in (("rollouts", 256), ("new", 256), ("steps", 2), ("micro-tokens", 16384), ("chunk-tokens", 4096)):

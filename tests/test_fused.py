@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from zoo.harness.bank import Bank, narrow
 from zoo.harness.comparison import settings_that_matter
-from zoo.harness.compiling import COMPILE_FROM, compile_where_it_pays, pays
+from zoo.harness.compiling import COMPILE_FROM, faster_where_it_pays, pays
 from zoo.harness.fused import MOST, CompiledLayers, Fused
 from zoo.harness.layers import Layers
 from zoo.harness.models import LoadedPair
@@ -164,7 +164,7 @@ def test_what_reaches_into_layers_keeps_them_plain(pair: LoadedPair) -> None:
     assert bank_of().compiled is not None and bank_of().fused is not None
     inner = bank_of()
     inner.compiled, inner.layers = None, Layers(2, (1,), {"student": (1,)})
-    compile_where_it_pays(made(rollout={"author": "student"}, **TEACHER, objective=[REVERSE_KL]), comparison(compile="on"), inner)
+    faster_where_it_pays(made(rollout={"author": "student"}, **TEACHER, objective=[REVERSE_KL]), comparison(compile="on"), inner)
     assert inner.compiled is None
 
 

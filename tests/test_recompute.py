@@ -124,11 +124,12 @@ def test_on_a_gpu_less_memory_gives_the_same_gradients_under_autocast(compiled: 
     model, layers, found, peaks = LlamaForCausalLM(config).cuda().eval(), CompiledLayers(), [], []
     ids_BL = torch.arange(8 * 512, device="cuda").view(8, 512) % 61
     for again in (False, True, False, True):  # the first two make what later ones find
+        rest = torch.cuda.memory_allocated()  # what other tests have left is none of ours
         torch.cuda.reset_peak_memory_stats()
         with narrow(), layers.within(model) if compiled else nullcontext(), recomputed(model, narrow) if again else nullcontext():
             states_BLH = model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state
         states_BLH.float().sin().sum().backward()
-        peaks.append(torch.cuda.max_memory_allocated())
+        peaks.append(torch.cuda.max_memory_allocated() - rest)
         found.append(torch.cat([p.grad.flatten() for p in model.base_model.layers.parameters()]))
         model.zero_grad(set_to_none=True)
     assert float((found[3] - found[2]).norm() / found[2].norm()) < 0.02 and peaks[3] < 0.7 * peaks[2]

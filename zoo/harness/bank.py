@@ -28,6 +28,7 @@ from zoo.harness.fused import CompiledLayers, Fused
 from zoo.harness.heads import NarrowHeads, chunk_tokens_for
 from zoo.harness.kept_states import KeptStates
 from zoo.harness.layers import Layers, layers_of
+from zoo.harness.lean import LeanLayers
 from zoo.harness.models import LoadedPair
 from zoo.harness.pieces_of import vocabulary_of
 from zoo.harness.recompute import recomputed
@@ -75,6 +76,7 @@ class Bank:
     heads: NarrowHeads | None = None  # where autocast would round the logits
     fused: Fused | None = None  # where compiling pays
     compiled: CompiledLayers | None = None  # likewise
+    lean: LeanLayers | None = None  # on a GPU
     recompute: bool = False  # activation checkpointing
     kept: KeptStates | None = None  # where the comparison asks for it
     in_step: InStep | None = None
@@ -118,13 +120,14 @@ class Bank:
             shown: Sequence[tuple[int, ...]] = [tuple(self.pair.format_prompt(prompt, context)) for prompt in rollout.prompts]
         else:
             shown = self.prompts(scorer, rollout)
-        with self._compiling(weights), self._recomputing(weights, learns):
+        with self._faster(weights), self._recomputing(weights, learns):
             return response_hidden(self.models[weights], shown, rollout, self.pair.pad_id, self.layers.wanted.get(weights, ()))
 
-    def _compiling(self, weights: str) -> AbstractContextManager[None]:
-        """Compiled layers for the student and models of its kind or the pair's; others may have hooks in theirs."""
+    def _faster(self, weights: str) -> AbstractContextManager[None]:
+        """Compiled or lean layers for the student and models of its kind or the pair's; others may have hooks in theirs."""
         usual = weights in ("student", "initial") or weights in self.pair.teachers or weights.startswith(MOVING[:2])
-        return nullcontext() if self.compiled is None or not usual else self.compiled.within(self.models[weights])
+        layers = self.compiled or self.lean
+        return nullcontext() if layers is None or not usual else layers.within(self.models[weights])
 
     def _recomputing(self, weights: str, learns: bool) -> AbstractContextManager[None]:
         return recomputed(self.models[weights], self.precision) if self.recompute and learns else nullcontext()

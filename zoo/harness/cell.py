@@ -15,7 +15,7 @@ from zoo.harness.accounts import Accounts
 from zoo.harness.adapters import attach
 from zoo.harness.bridges import make_carriers
 from zoo.harness.comparison import Comparison
-from zoo.harness.compiling import compile_where_it_pays
+from zoo.harness.compiling import faster_where_it_pays
 from zoo.harness.discriminators import make_discriminators
 from zoo.harness.engine import ReferenceEngine
 from zoo.harness.experience import lessons_for
@@ -49,7 +49,7 @@ def make_trainer(entry: MethodEntry, comparison: Comparison, seed: int, pair: Lo
         attach(student, adapter, comparison.id, seed)
     student.eval()  # no dropout in any model; gradients flow all the same
     bank = bank_for(entry, pair, micro_tokens=settings.micro_tokens, chunk_tokens=settings.chunk_tokens)
-    compile_where_it_pays(entry, comparison, bank)
+    faster_where_it_pays(entry, comparison, bank)
     bank.recompute = settings.activation_checkpointing
     bank.kept = KeptStates(int(settings.teacher_cache_gib * 2**30)) if settings.teacher_cache_gib else None
     critics = {**make_critics(entry, bank), **make_bridges(entry, bank, (comparison.id, seed)), **make_carriers(entry, bank, (comparison.id, seed))}

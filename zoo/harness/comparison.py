@@ -17,7 +17,7 @@ from zoo.yamlio import load_model
 
 HARMLESS = {
     "micro_tokens", "chunk_tokens", "checkpoint_every", "decode_batch", "engine", "vllm_memory", "vllm_sleep", "leakage_every", "diagnose_every",
-    "evaluate_every", "keep_weights", "sharding", "probes", "compile", "activation_checkpointing",
+    "evaluate_every", "keep_weights", "sharding", "probes", "compile", "layers", "activation_checkpointing",
     "teacher_cache_gib",
 }  # fmt: skip
 DIAGNOSE_EVERY = 10  # iterations; what it costs is measured in docs/logs.md
@@ -42,7 +42,8 @@ class Settings(Strict):
     the end of each run, cheap ones at its evaluations as well (docs/preflight.md). `sharding: fsdp2` splits the
     models over the processes of `accelerate launch` (to rounding; see `zoo.harness.sharding`). `keep_weights` leaves each cell's final student
     below results/weights, for `zoo export`. `compile` compiles layers and divergences (to rounding); `auto` does where a run on a GPU is long enough to
-    repay it (see `zoo.harness.compiling`). `activation_checkpointing` computes each layer of the student again in the backward pass instead of keeping
+    repay it (see `zoo.harness.compiling`). `layers: plain` runs layers on a GPU as transformers has them, without kernels of ours (to rounding; see
+    `zoo.harness.lean`). `activation_checkpointing` computes each layer of the student again in the backward pass instead of keeping
     its activations: less memory, a third more work (see `zoo.harness.recompute`). `teacher_cache_gib` of the host's memory (0: none)
     keep teachers' states of given and replayed texts, which are then computed once (to rounding; see `zoo.harness.kept_states`)."""
 
@@ -68,6 +69,7 @@ class Settings(Strict):
     keep_weights: bool = Field(False, exclude_if=operator.not_)
     sharding: Literal["none", "fsdp2"] = Field("none", exclude_if=partial(operator.eq, "none"))
     compile: Literal["auto", "on", "off"] = Field("auto", exclude_if=partial(operator.eq, "auto"))
+    layers: Literal["lean", "plain"] = Field("lean", exclude_if=partial(operator.eq, "lean"))
     activation_checkpointing: bool = Field(False, exclude_if=operator.not_)
     teacher_cache_gib: float = Field(0.0, ge=0, exclude_if=operator.not_)
 

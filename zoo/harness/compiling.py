@@ -12,6 +12,7 @@ from zoo.entry import MethodEntry
 from zoo.harness.bank import Bank
 from zoo.harness.comparison import Comparison
 from zoo.harness.fused import CompiledLayers, Fused
+from zoo.harness.lean import LeanLayers
 
 COMPILE_FROM = 20_000_000  # supervised tokens
 
@@ -22,12 +23,14 @@ def pays(comparison: Comparison, device: str) -> bool:
     return asked == "on" or (asked == "auto" and device == "cuda" and comparison.budget.amount >= COMPILE_FROM)
 
 
-def compile_where_it_pays(entry: MethodEntry, comparison: Comparison, bank: Bank) -> None:
-    """Let the bank compile. Layers stay plain where something reaches into them: states of inner layers, adapters, forward derivatives, sharding."""
-    if not pays(comparison, bank.device.type):
-        return
-    bank.fused = Fused()
-    update = entry.update
-    whole = isinstance(update, AdamW) and getattr(update, "adapter", None) is None
-    if whole and not bank.layers.union and bank.pair.split is None:
+def faster_where_it_pays(entry: MethodEntry, comparison: Comparison, bank: Bank) -> None:
+    """Let the bank compile, or run lean layers on a GPU. Layers stay plain where something reaches into them: states of inner layers, forward
+    derivatives, sharding; and uncompiled where adapters do."""
+    update, compiles = entry.update, pays(comparison, bank.device.type)
+    whole = isinstance(update, AdamW) and not bank.layers.union and bank.pair.split is None
+    if compiles:
+        bank.fused = Fused()
+    if compiles and whole and getattr(update, "adapter", None) is None:
         bank.compiled = CompiledLayers()
+    elif whole and bank.device.type == "cuda" and comparison.settings.layers == "lean":
+        bank.lean = LeanLayers()
