@@ -63,6 +63,14 @@ def test_workers_share_the_cells_and_each_is_recorded_once(tmp_path: Path) -> No
     assert sorted(line.split("  success")[0] for line in said if "  success in " in line) == ["sft (seed 0)", "student (seed 0)"]
 
 
+def children(process: int) -> list[int]:
+    """Processes whose parent this one is; none of one that has ended."""
+    try:
+        return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    except OSError:
+        return []
+
+
 @pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_no_cell_is_lost_or_doubled(tmp_path: Path) -> None:
     methods = ["sft", "gkd_on_policy", "no_op", "student"]
@@ -71,9 +79,9 @@ def test_a_killed_worker_is_replaced_and_no_cell_is_lost_or_doubled(tmp_path: Pa
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         victim = None
         while victim is None and process.poll() is None:
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            workers = [worker for child in children(process.pid) for worker in children(child)]  # a server's, from which they were forked
             busy = list((tmp_path / "results").glob("work/*/*/checkpoint/state.json"))
-            victim = int(children[0]) if len(children) == len(busy) == 2 else None  # both are at a cell and have saved it
+            victim = workers[0] if len(workers) == len(busy) == 2 else None  # both are at a cell and have saved it
             time.sleep(0.2)
         assert victim is not None
         os.kill(victim, signal.SIGKILL)
@@ -108,8 +116,8 @@ class Made:
     environments: list[dict[str, str]]
     stdout = stderr = ()
 
-    def __init__(self, command: list[str], *, env: dict[str, str], **_: Any) -> None:
-        self.environments.append(env)
+    def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
+        self.environments.append(environment)
         self.code = self.codes.pop(0) if self.codes else 0
 
     def poll(self) -> int:
@@ -121,7 +129,7 @@ class Made:
 def places(monkeypatch: pytest.MonkeyPatch, arguments: list[str], jobs: int, count: int, codes: tuple[int, ...] = ()) -> list[tuple[str | None, str | None]]:
     """What each process that is started sees of `count` GPUs, and its part of the memory of one."""
     monkeypatch.setattr(packing.torch.cuda, "device_count", lambda: count)
-    monkeypatch.setattr(packing.subprocess, "Popen", Made)
+    monkeypatch.setattr(packing, "Command", Made)
     monkeypatch.setattr(Made, "environments", [], raising=False)
     monkeypatch.setattr(Made, "codes", list(codes), raising=False)
     run_packed(["run", "any", *arguments], jobs, lambda line: None)

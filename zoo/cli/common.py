@@ -51,6 +51,14 @@ def main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def ahead(jobs: str | None) -> None:
+    """Before a command's own imports: start the server of its workers, whose imports then go on beside them. Not where a launcher started this process."""
+    if jobs not in (None, "1") and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        from zoo.harness.forked import start_server
+
+        start_server()
+
+
 def complain(text: str) -> None:
     """A message on stderr."""
     if main_process():

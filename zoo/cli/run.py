@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.cli.common import chosen_value, comparison_id, complain, console, examples, is_file, main_process, print_json, quiet_libraries
+from zoo.cli.common import ahead, chosen_value, comparison_id, complain, console, examples, is_file, main_process, print_json, quiet_libraries
 from zoo.cli.options import AsJson, ComparisonName, Data, Methods, PairPaths, Registries, Results, Spread, UntrustedCode, WeightsNote, pair_paths
 from zoo.errors import ZooError
 
@@ -53,6 +54,8 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Train, evaluate and record what is not done yet, then print the table. Started again, it goes on where it stopped."""
+    if engine == "here" and not worker:
+        ahead(jobs)
     import zoo
     from zoo.harness.comparison import load_comparison
     from zoo.harness.parallel import end_processes
@@ -125,6 +128,7 @@ def _packed(
     def run(names: list[str] | None, numbers: list[int] | None, workers: int) -> None:
         run_packed(["run", comparison, *spelled([("--method", names), ("--seed", numbers), *given], flags)], workers, board)
 
+    import_module("zoo.tables")  # what comes at the end is loaded now, while the server of the workers still loads what they need
     endings = Endings()
     board = Several([_board(comparison, len(left), as_json), endings])
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.cli.common import add_rows, console, examples, print_json, quiet_libraries, table
+from zoo.cli.common import add_rows, ahead, console, examples, print_json, quiet_libraries, table
 from zoo.cli.options import AsJson, ComparisonName, Data, Methods, PairPaths, Registries, Results, Spread, UntrustedCode, WeightsNote, pair_paths
 from zoo.errors import ZooError
 
@@ -41,6 +41,8 @@ def tune(
 
     The records lie in RESULTS/sweeps and enter no table of results. Started again, it goes on where it stopped.
     """
+    if not (show or worker):
+        ahead(jobs)
     import zoo
     from zoo.harness.comparison import load_comparison
     from zoo.harness.plan import trains

@@ -1,7 +1,8 @@
 """Several cells of a comparison at once on one machine: worker processes that take cells from the same plan.
 
-A worker is the same command with `--worker`: it walks the plan and leaves out cells that are done or that another worker holds the lock of, so
-each cell is run once whoever comes first. A worker that is killed leaves its checkpoint; a new one goes on from there.
+A worker is the same command with `--worker`, in a process forked from a warm server (`zoo.harness.forked`). It walks the plan and leaves out cells that
+are done or that another worker holds the lock of, so each cell is run once whoever comes first. A worker that is killed leaves its checkpoint; a new one
+goes on from there.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ import torch
 
 from zoo.errors import ZooError
 from zoo.harness.board import Board
+from zoo.harness.forked import Command
 from zoo.harness.parallel import CONTEXT, MEMORY_SHARE
 from zoo.harness.report import Listener, deliver
 from zoo.records import Record
@@ -35,7 +35,7 @@ class Worker:
     """One process, what it is at, and what it said last on its error stream."""
 
     number: int
-    process: subprocess.Popen[str]
+    process: Command
     cell: Name | None = None
     complaints: list[str] = field(default_factory=list)
     threads: list[threading.Thread] = field(default_factory=list)
@@ -135,9 +135,7 @@ def places_of(arguments: Sequence[str], jobs: int) -> list[dict[str, str]]:
 
 def start(arguments: Sequence[str], number: int, follow: Listener, place: Mapping[str, str]) -> Worker:
     """A worker at its place (`places_of`). Its lines come when they are written; it has one thread unless the user chose a number."""
-    command = [sys.executable, "-m", "zoo", *arguments, "--worker"]
-    environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1", **place}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    process = Command([*arguments, "--worker"], {"OMP_NUM_THREADS": "1", **os.environ, **place})
     worker = Worker(number, process)
     for stream, take in ((process.stdout, lambda line: worker.hear(line, follow)), (process.stderr, worker.complaints.append)):
         thread = threading.Thread(target=_relay, args=(stream, take), daemon=True)
