@@ -109,7 +109,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "student": options.student.name, "teacher": options.teacher.name, "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "rollouts": options.rollouts, "new_tokens": options.new, "generated_tokens": tokens[0], "supervised_tokens": tokens[1],
-        "micro_tokens": options.micro_tokens, "compiled": options.compile, "layers": options.layers, "activation_checkpointing": options.activation_checkpointing,
+        "micro_tokens": options.micro_tokens, "layers": options.layers, "compiled": options.compile,
+        "activation_checkpointing": options.activation_checkpointing,
         "first_steps_s": first, "step_s": plain, "bordered_step_s": bordered, "phases_s": seconds,
         "peak_gib": peak_gib(),
     }  # fmt: skip
@@ -164,7 +165,7 @@ def main() -> None:
     one.add_argument("--layers", choices=("lean", "plain"), default="lean", help="the setting: layers by our kernels, or as transformers has them")
     one.add_argument("--activation-checkpointing", action="store_true", help="layers computed again in the backward pass")
     one.add_argument("--json", type=Path)
-    for name, default in (("rollouts", 256), ("new", 256), ("steps", 2), ("micro-tokens", 16384), ("chunk-tokens", 4096)):
+    for name, default in (("rollouts", 256), ("new", 256), ("steps", 2), ("micro-tokens", 32768), ("chunk-tokens", 4096)):
         one.add_argument(f"--{name}", type=int, default=default)
     one.add_argument("--perturb", type=float, default=0.0)
     other = ways.add_parser("draw")

@@ -177,7 +177,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=3, help="timed steps, after one that is not")
     parser.add_argument("--trl-steps", type=int, default=2, help="the same for TRL")
     parser.add_argument("--perturb", type=float, default=0.0, help="relative noise on the teacher's weights, where it is the student's own checkpoint")
-    parser.add_argument("--micro-tokens", type=int, default=16384)
+    parser.add_argument("--micro-tokens", type=int, default=32768)
     parser.add_argument("--chunk-tokens", type=int, default=4096)
     parser.add_argument("--trl-batch", type=int, default=32, help="sequences a forward pass of TRL")
     parser.add_argument("--trl-checkpointing", action="store_true", help="TRL's default, slower and smaller")

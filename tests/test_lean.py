@@ -201,11 +201,12 @@ def test_on_a_gpu_lean_layers_are_as_near_to_exact_ones_as_plain_ones(config: An
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_run_on_a_gpu_is_lean_unless_it_is_compiled_or_asked_to_be_plain(tmp_path: Path) -> None:
+def test_a_run_on_a_gpu_is_lean_unless_it_is_asked_to_be_plain(tmp_path: Path) -> None:
     pair = read_pair(write_pair(tmp_path))
     pair.student.cuda()
     for teacher in pair.teachers.values():
         teacher.cuda()
     banks = [make_trainer(load_registry()["gkd"], comparison(**asked), 0, pair, Processes(device=torch.device("cuda"))).bank
-             for asked in ({}, {"layers": "plain"}, {"compile": "on"})]  # fmt: skip
-    assert [(bank.lean is not None, bank.compiled is not None) for bank in banks] == [(True, False), (False, False), (False, True)]
+             for asked in ({}, {"layers": "plain"}, {"compile": "on"}, {"compile": "on", "layers": "plain"})]  # fmt: skip
+    found = [tuple(part is not None for part in (bank.lean, bank.compiled, bank.fused)) for bank in banks]
+    assert found == [(True, False, False), (False, False, False), (True, False, True), (False, True, True)]

@@ -12,7 +12,7 @@ from zoo.entry import MethodEntry
 from zoo.harness.bank import Bank
 from zoo.harness.comparison import Comparison
 from zoo.harness.fused import CompiledLayers, Fused
-from zoo.harness.lean import LeanLayers
+from zoo.harness.lean import LeanLayers, fits
 
 COMPILE_FROM = 20_000_000  # supervised tokens
 
@@ -24,13 +24,13 @@ def pays(comparison: Comparison, device: str) -> bool:
 
 
 def faster_where_it_pays(entry: MethodEntry, comparison: Comparison, bank: Bank) -> None:
-    """Let the bank compile, or run lean layers on a GPU. Layers stay plain where something reaches into them: states of inner layers, forward
-    derivatives, sharding; and uncompiled where adapters do."""
+    """Let the bank run lean layers on a GPU, or compiled ones where the student's are of another make, and compile divergences. Layers stay plain where
+    something reaches into them: states of inner layers, forward derivatives, sharding; and uncompiled where adapters do."""
     update, compiles = entry.update, pays(comparison, bank.device.type)
     whole = isinstance(update, AdamW) and not bank.layers.union and bank.pair.split is None
     if compiles:
         bank.fused = Fused()
-    if compiles and whole and getattr(update, "adapter", None) is None:
-        bank.compiled = CompiledLayers()
-    elif whole and bank.device.type == "cuda" and comparison.settings.layers == "lean":
+    if whole and bank.device.type == "cuda" and comparison.settings.layers == "lean" and fits(bank.models["student"]):
         bank.lean = LeanLayers()
+    elif compiles and whole and getattr(update, "adapter", None) is None:
+        bank.compiled = CompiledLayers()

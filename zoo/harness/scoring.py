@@ -35,6 +35,8 @@ from zoo.statistics import LogProb, Statistic, TokenContext
 from zoo.tensors import Rollout
 from zoo.views import LogitView
 
+UNLEARNED = 2  # how many times as many tokens a pass without gradient takes at once: it keeps no layer's activations
+
 __all__ = ["Bank", "Scored", "ScorerKey", "backward", "bank_for", "hidden_states", "refreshed", "response_hidden", "score"]
 
 
@@ -147,7 +149,7 @@ def states_of(bank: Bank, name: str, shown: Supervised, rollout: Rollout, asked:
     if known:
         found_NH = _placed(found_NH, shown, list(known), sent(torch.cat(list(known.values())), bank.device))
     fresh = set(asked) - known.keys()
-    for group in bank.level(name, micro_batches(shown.rollout, bank.micro_tokens, prompts, fresh)):
+    for group in bank.level(name, micro_batches(shown.rollout, UNLEARNED * bank.micro_tokens, prompts, fresh)):
         with bank.precision():
             states_NH = bank.hidden(name, shown.rollout.rows(group))
         found_NH = _placed(found_NH, shown, group, states_NH)

@@ -17,8 +17,7 @@ from zoo.components.base import Component
 
 def weighted(weight: Tensor, log_ratio: Tensor) -> Tensor:
     """weight * log_ratio with 0 where the weight is 0, in value and in gradient."""
-    zero = weight == 0
-    return torch.where(zero, torch.zeros_like(weight), weight * torch.where(zero, torch.zeros_like(log_ratio), log_ratio))
+    return weight * torch.where(weight == 0, 0.0, log_ratio)
 
 
 def log_mix(first_logp: Tensor, second_logp: Tensor, weight: float) -> Tensor:

@@ -1,4 +1,7 @@
-"""What lies between a layer's matrix products as Triton kernels; `plain` says in torch what each computes. Sums and products are in fp32."""
+"""What lies between a layer's matrix products as Triton kernels; `plain` says in torch what each computes. Sums and products are in fp32.
+
+Numbers that change from batch to batch are not specialised on: Triton would compile a kernel anew for those that 16 divides.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def norm(x_NH: Tensor, gain_H: Tensor, eps: float, kind: torch.dtype) -> tuple[T
     return y_NH, scale_N
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N"])
 def _norm_backward(x_ptr, gain_ptr, scale_ptr, grad_ptr, passed_ptr, out_ptr, part_ptr, N, H, PASSED: tl.constexpr, BLOCK: tl.constexpr):
     """Gradients of a program's rows, to which what came along the residual is added, and its part of the gain's."""
     program, h = tl.program_id(0), tl.arange(0, BLOCK)
@@ -65,7 +68,7 @@ def norm_backward(x_NH: Tensor, gain_H: Tensor, scale_N: Tensor, grad_NH: Tensor
     return out_NH, part_PH.sum(0).to(gain_H.dtype)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["ROWS"])
 def _rotate(x_ptr, out_ptr, cosine_ptr, sine_ptr, ROWS, sign, HEADS: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr):
     """All heads of one token, turned by its angles or back (halves convention)."""
     token = tl.program_id(0).to(tl.int64)
@@ -88,7 +91,7 @@ def rotate(x_NUD: Tensor, cosine_RD: Tensor, sine_RD: Tensor, kind: torch.dtype,
     return out_NUD
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["COUNT"])
 def _gated(gate_ptr, up_ptr, out_ptr, COUNT, BLOCK: tl.constexpr):
     """silu(gate) rounded as training rounds it, times up."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -105,7 +108,7 @@ def gated(gate: Tensor, up: Tensor) -> Tensor:
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["COUNT"])
 def _gated_backward(gate_ptr, up_ptr, grad_ptr, gate_grad_ptr, up_grad_ptr, COUNT, BLOCK: tl.constexpr):
     """Gradients of both factors."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
