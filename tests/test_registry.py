@@ -170,3 +170,17 @@ def test_totals_of_the_registry_add_up() -> None:
 def test_an_entry_is_a_method_unless_it_says_otherwise() -> None:
     assert {type(entry) for entry in load_registry().values()} == {MethodEntry}
     assert load_registry()["gkd"].kind == "method" and load_registry()["gkd"].scope == "text"
+
+
+def test_a_registry_is_read_again_only_where_a_file_has_changed(tmp_path: Path) -> None:
+    file = written(tmp_path, "mine", ANALYSIS)
+    first = load_registry(tmp_path)
+    assert load_registry(tmp_path) is first and load_registry() is load_registry()
+    file.write_text(file.read_text().replace("name: Mine", "name: Ours and theirs"), encoding="utf-8")
+    assert load_registry(tmp_path)["mine"].name == "Ours and theirs" and first["mine"].name == "Mine"
+    written(tmp_path, "other", ANALYSIS, 2)
+    assert "other" in load_registry(tmp_path)
+    file.write_text(file.read_text().replace("gkd", "no_such_method"), encoding="utf-8")
+    for _ in range(2):  # a mistake is told each time
+        with pytest.raises(ZooError, match="no_such_method"):
+            load_registry(tmp_path)

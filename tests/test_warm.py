@@ -77,6 +77,32 @@ def test_where_there_is_no_server_processes_are_fresh(monkeypatch: pytest.Monkey
 
 
 @FORKED
+@pytest.mark.parametrize("ending", ["refused", "interrupted"])
+def test_a_command_that_ends_early_leaves_no_server_at_its_imports(ending: str) -> None:
+    """Whoever reads its output waits for all that hold it."""
+    name = "no_such_comparison" if ending == "refused" else "quickstart"
+    command = [sys.executable, "-m", "zoo", "run", name, "--results", "/dev/null/none", "--jobs", "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True) as process:
+        while not any(WARM in _command_line(child) for child in children(process.pid)):
+            assert process.poll() is None
+            time.sleep(0.01)
+        if ending == "interrupted":
+            time.sleep(1.0)  # now it has begun
+            os.killpg(process.pid, signal.SIGINT)
+        code, ended = process.wait(), time.monotonic()
+        said = process.communicate()[0]
+    assert time.monotonic() - ended < 5.0 and len(said.splitlines()) == 1
+    assert (code, "no comparison" in said, "interrupted" in said) == ((1, True, False) if ending == "refused" else (130, False, True))
+
+
+def _command_line(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+@FORKED
 def test_workers_and_server_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
     """The command has no time to end them: each sees for itself that it is gone. The cell is left as after a worker's own death, with no record."""
     (tmp_path / "packed.yaml").write_text(yaml.safe_dump({**COMPARISON, "methods": ["sft", "no_op"], "budget": {"unit": "supervised_tokens", "amount": 10**7}}))

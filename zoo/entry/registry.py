@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from zoo.components.plugins import Plugin, load_plugins
 from zoo.entry.bodies import core, diff
 from zoo.entry.loading import load_entry
 from zoo.entry.model import MethodEntry
@@ -52,12 +54,27 @@ def file_of(name: str, folders: Sequence[Path] = ()) -> Path:
 
 
 def load_registry(*folders: Path) -> Registry:
-    """Every entry of the shipped registry and of further folders.
+    """Every entry of the shipped registry and of further folders. Files that have not changed since the last call are not read again.
 
     Raises:
         ZooError: all mistakes of all files; an id or an arXiv id used twice without `variant_of` or `paper.part`; entries that run the same undeclared.
     """
     files = [f for folder in (data_root() / "registry" / "methods", *folders) for f in sorted(folder.rglob("*.yaml"))]
+    return _read(tuple((file, *_stamp(file)) for file in files), load_plugins())
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    """What changes with a file: its time and size. A file that can't be asked is left to its reader."""
+    try:
+        found = file.stat()
+    except OSError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
+
+
+@lru_cache(maxsize=4)
+def _read(stamped: tuple[tuple[Path, int, int], ...], plugins: tuple[Plugin, ...]) -> Registry:
+    files = [file for file, *_ in stamped]
     entries: dict[str, MethodEntry] = {}
     first: dict[str, Path] = {}
     mistakes: list[str] = []

@@ -14,17 +14,22 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 
-MODULES = (
-    "zoo.harness.run", "zoo.harness.evaluate", "zoo.harness.lm", "zoo.harness.trackers", "zoo.tune", "zoo.provoke.running",
-    "lm_eval.evaluator", "lm_eval.tasks", "transformers.models.llama.modeling_llama", "transformers.models.qwen2.modeling_qwen2",
+MODULES = (  # the large ones first, so that none takes long by itself
+    "torch", "pandas", "scipy.stats", "zoo.entry", "transformers.modeling_utils", "transformers.models.llama.modeling_llama",
+    "transformers.models.qwen2.modeling_qwen2", "zoo.harness.decode", "zoo.harness.run", "zoo.harness.evaluate", "zoo.harness.lm", "zoo.harness.trackers",
+    "zoo.tune", "zoo.provoke.running", "lm_eval.evaluator", "lm_eval.tasks",
 )  # fmt: skip
 
 
 def warm() -> None:
-    """Import it all, read the shipped registry and the detectors, and let the collector of garbage pass over what every worker shares."""
+    """Import it all, read the shipped registry and the detectors, and let the collector of garbage pass over what every worker shares. Ends the process
+    where the command has ended meanwhile: nobody will ask for a worker."""
+    command = os.getppid()
     for name in MODULES:
         with suppress(Exception):
             import_module(name)
+        if os.getppid() != command:
+            os._exit(0)
     with suppress(Exception):
         import_module("zoo").load_registry()
     with suppress(Exception):
@@ -35,8 +40,9 @@ def warm() -> None:
 
 @contextmanager
 def _unheard() -> Iterator[None]:
-    """An interrupt is the command's, and what libraries say while they load goes nowhere; by the descriptor, which their loggers keep."""
-    before, kept = signal.signal(signal.SIGINT, signal.SIG_IGN), os.dup(2)
+    """What libraries say while they load goes nowhere, by the descriptor, which their loggers keep; an interrupt, which the command reports, ends the
+    process without a word."""
+    before, kept = signal.signal(signal.SIGINT, lambda *_: os._exit(130)), os.dup(2)
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:

@@ -3,11 +3,11 @@
 Why not the workers of `zoo.harness.packing`: those are whole commands that walk the same plan, each with its part of a GPU, its models loaded once, lines of
 events to a board, and a successor if it is killed. That rests on a record of every attempt, by which a worker knows what has failed beside it. A
 provocation that fails leaves none, so each worker would try it again; and a standard pool, which does for runs of seconds, can't replace a killed process.
+The processes of both are forked from the same warm server.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import ZooError
+from zoo.harness.forked import start_server
 from zoo.harness.plan import Place
 from zoo.provoke.running import Cell, done_keys, key_of, run_cells
 from zoo.quiet import quiet_libraries
@@ -37,7 +38,7 @@ def run_all(cells: Sequence[Cell], results: Path, jobs: int, say: Say) -> tuple[
     # Child processes read the number of threads when they load their libraries.
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
     made, failed = [], []
-    with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=start_server()) as pool:
         waiting: dict[Future[list[dict[str, Any]]], Cell] = {pool.submit(_alone, cell, results): cell for cell in todo}
         for future in as_completed(waiting):
             cell = waiting[future]
