@@ -21,10 +21,11 @@ from zoo import load_registry
 from zoo.cli import run
 from zoo.errors import ZooError
 from zoo.harness import packing
-from zoo.harness.packing import jobs_for, run_packed, spelled, to_measure
+from zoo.harness.packing import jobs_for, memory_needed, run_packed, spelled, to_measure
 from zoo.harness.parallel import CONTEXT, MEMORY_SHARE, reserve
 from zoo.harness.ray_cells import gpu_share
 from zoo.harness.report import Listener
+from zoo.harness.run_record import first_line
 from zoo.records import load_records
 
 COMPARISON: dict[str, Any] = {
@@ -167,9 +168,9 @@ def test_the_successor_of_a_killed_worker_has_its_gpu_and_its_share(monkeypatch:
     assert places(monkeypatch, ["--device", "cuda"], 3, 2, codes=(0, 0, -9))[3:] == [("4", "0.5000")]
 
 
-def measured(gib: float, method: str = "gkd", device: str = "cuda", gpu: int = 80) -> Any:
-    """A finished run with such a peak of memory."""
-    spent = {"peak_memory_bytes": int(gib * (1 << 30))}
+def measured(gib: float, method: str = "gkd", device: str = "cuda", gpu: int = 80, tokens: int = 2000) -> Any:
+    """A finished run with such a peak of memory, which was supervised on so many tokens."""
+    spent = {"peak_memory_bytes": int(gib * (1 << 30)), "supervised_tokens": tokens}
     provenance = {"device": device, "hardware": {"gpus": [{"name": "any", "memory_bytes": gpu << 30}]}}
     return SimpleNamespace(run=SimpleNamespace(status="success", method=method, budget=SimpleNamespace(spent=spent), provenance=provenance))
 
@@ -220,14 +221,9 @@ def test_a_cell_without_memory_is_run_again_alone_unless_each_worker_had_a_whole
 
 def test_where_nothing_was_measured_on_a_gpu_one_cell_runs_alone_and_the_others_are_packed_by_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     cells = [("gkd", 0), ("gkd", 1)]
-    assert to_measure("auto", "cuda", cells, []) == to_measure("auto", "cuda:0", cells, [measured(3, device="cpu")]) == ("gkd", 0)
-    for asked, device, left, records in (
-        ("4", "cuda", cells, []),
-        ("auto", "cpu", cells, []),
-        ("auto", "cuda", cells[:1], []),
-        ("auto", "cuda", cells, [measured(3)]),
-    ):
-        assert to_measure(asked, device, left, records) is None
+    assert to_measure("cuda", cells, []) == to_measure("cuda:0", cells, [measured(3, device="cpu"), measured(1, "student", tokens=0)]) == ("gkd", 0)
+    for device, left, records in (("cpu", cells, []), ("cuda", cells[:1], []), ("cuda", [], []), ("cuda", cells, [measured(3)])):
+        assert to_measure(device, left, records) is None
     ran: list[tuple[list[str], int]] = []
     monkeypatch.setattr(packing, "run_packed", lambda arguments, workers, board: ran.append((arguments[2:], workers)))
     monkeypatch.setattr(run, "_board", lambda *_: Listener())
@@ -257,6 +253,40 @@ def test_the_part_of_a_gpu_follows_the_methods_own_peak_and_the_smallest_gpu() -
     records = [measured(20), measured(5, "sft", gpu=40)]
     assert (gpu_share(records, "sft"), gpu_share([measured(20)], "gkd"), gpu_share([measured(20)], "unknown")) == (0.18, 0.32, 0.32)
     assert gpu_share([], "gkd") == 1.0 and gpu_share([measured(40)], "gkd") == 1.0
+
+
+def test_a_run_that_only_evaluates_says_nothing_of_those_that_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    untrained, trained = measured(1, "student", tokens=0), measured(0.5, "sft")
+    assert gpu_share([untrained], "gkd") == 1.0 and gpu_share([untrained], "student") == 0.03
+    assert gpu_share([untrained, trained], "gkd") == gpu_share([trained], "gkd") == 0.02  # the untrained peak is higher, and none of those that train
+    monkeypatch.setattr(packing.torch.cuda, "mem_get_info", lambda _: (80 << 30, 80 << 30))
+    assert jobs_for("auto", "cuda", 9, [untrained]) == 1 and memory_needed([untrained]) == 0
+
+
+@pytest.mark.parametrize(("device", "known", "order"), [("cuda", 0, "gkd student sft"), ("cuda", 2000, "student gkd sft"), ("cpu", 0, "student gkd sft")])
+def test_on_ray_a_cell_that_trains_comes_first_where_nothing_was_measured(
+    device: str, known: int, order: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each of the first asks for a whole GPU, and the others for what they took."""
+    submitted: list[str] = []
+    monkeypatch.setattr("zoo.harness.ray_cells.run_on_ray", lambda order, cells, *_, **__: submitted.extend(method for method, _ in cells))
+    monkeypatch.setattr("zoo.records.load_records", lambda *_: [measured(1, tokens=known)])
+    monkeypatch.setattr(run, "_left", lambda *_: [(method, 0) for method in ("student", "gkd", "sft")])
+    cells = {"registry": load_registry(), "results": tmp_path, "pair_paths": {}, "data": None}
+    run._on_ray("quickstart", None, cells, {}, device, (), (), ("auto", "auto", True))
+    assert submitted == order.split()
+
+
+def test_of_a_gpu_without_memory_a_reader_is_told_what_was_asked_for_and_what_there_is() -> None:
+    told = (
+        "CUDA out of memory. Tried to allocate 384.00 MiB. GPU 0 has a total capacity of 79.18 GiB of which 237.44 MiB is free. "
+        "{}Including non-PyTorch memory, this process has 13.17 GiB memory in use. {}"
+    )
+    others = "Process 922 has 34.36 GiB memory in use. Process 923 has 10.14 GiB memory in use. "
+    advice = "Of the allocated memory 11.85 GiB is allocated by PyTorch, and 507.21 MiB is reserved. Try PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True."
+    assert first_line(torch.OutOfMemoryError(told.format(others, advice))) == told.format("", "").strip()
+    assert first_line(torch.OutOfMemoryError(told.format(others, f"15.00 GiB allowed; {advice}"))) == told.format("", "15.00 GiB allowed")
+    assert first_line(RuntimeError(f"{others}{advice}\nmore")) == others + advice and first_line(torch.OutOfMemoryError()) == "OutOfMemoryError"
 
 
 def test_options_are_spelled_as_they_were_given() -> None:

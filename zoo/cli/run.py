@@ -165,14 +165,17 @@ def _on_ray(
     from zoo.harness.ray_cells import Order, run_on_ray
 
     address, jobs, as_json = asked
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     left = _left(comparison, seeds, cells)
     if not left:
         return
+    if (first := _measures(comparison, device, left, cells)) is not None:
+        left = [first, *(cell for cell in left if cell != first)]
     results = cells["results"].resolve()
     order = Order(
         str(Path(comparison).resolve()) if is_file(comparison) else comparison, str(results), str(results / "work" / f"run-{uuid4().hex}.token"),
         tuple(str(folder.resolve()) for folder in registry), {name: str(folder.resolve()) for name, folder in cells["pair_paths"].items()},
-        str(cells["data"].resolve()) if cells["data"] else None, device or ("cuda" if torch.cuda.is_available() else "cpu"), tuple(tracked), told,
+        str(cells["data"].resolve()) if cells["data"] else None, device, tuple(tracked), told,
     )  # fmt: skip
     board = _board(comparison, len(left), as_json)
     try:
@@ -205,14 +208,22 @@ def _workers(jobs: str, comparison: str, seeds: list[int] | None, device: str | 
         return 1, None
     import torch
 
-    from zoo.harness.packing import jobs_for, to_measure
-    from zoo.harness.plan import trains
+    from zoo.harness.packing import jobs_for
     from zoo.records import load_records
 
     device, left = device or ("cuda" if torch.cuda.is_available() else "cpu"), _left(comparison, seeds, cells)
     records = load_records(cells["results"] / "records", comparison_id(comparison))
-    first = to_measure(jobs, device, [cell for cell in left if trains(cells["registry"][cell[0]])], records)
-    return jobs_for(jobs, device, len(left), records), first
+    return jobs_for(jobs, device, len(left), records), _measures(comparison, device, left, cells) if jobs == "auto" else None
+
+
+def _measures(comparison: str, device: str, left: Sequence[tuple[str, int]], cells: Mapping[str, Any]) -> tuple[str, int] | None:
+    """Of the cells that are left, the one that shows how much of a GPU those that train need, where no record does."""
+    from zoo.harness.packing import to_measure
+    from zoo.harness.plan import trains
+    from zoo.records import load_records
+
+    records = load_records(cells["results"] / "records", comparison_id(comparison))
+    return to_measure(device, [cell for cell in left if trains(cells["registry"][cell[0]])], records)
 
 
 def _refuse_both_ways(jobs: str | None, engine: str) -> None:

@@ -170,16 +170,18 @@ def jobs_for(asked: str, device: str, cells: int, records: Sequence[Record]) -> 
     return max(1, min(fit, cells))
 
 
-def to_measure(asked: str, device: str, cells: Sequence[Name], records: Sequence[Record]) -> Name | None:
-    """The cell that must be run alone before `auto` can say how many fit on a GPU: the first of several, where nothing has been measured."""
-    unknown = asked == "auto" and device.startswith("cuda") and not memory_needed(records)
+def to_measure(device: str, cells: Sequence[Name], records: Sequence[Record]) -> Name | None:
+    """Of cells that train, the one that must be run before it can be said how many fit on a GPU: the first of several, where nothing has been measured."""
+    unknown = device.startswith("cuda") and not memory_needed(records)
     return cells[0] if unknown and len(cells) > 1 else None
 
 
 def memory_needed(records: Iterable[Record], method: str | None = None) -> int:
-    """Bytes of a GPU that a cell's process takes: the largest peak that finished runs of the method, or else of any, have recorded, a fifth more for
-    what the allocator keeps, and what CUDA itself takes. 0 where nothing has been measured on a GPU."""
+    """Bytes of a GPU that a cell's process takes: the largest peak that finished runs of the method, or else of any that trained, have recorded, a fifth
+    more for what the allocator keeps, and what CUDA itself takes. 0 where nothing has been measured on a GPU: a run that only evaluates says nothing of
+    those that train."""
     done = [record.run for record in records if record.run.status == "success" and record.run.provenance.get("device", "cuda") == "cuda"]
     own = [run for run in done if run.method == method]
-    peak = max((run.budget.spent.get("peak_memory_bytes") or 0 for run in own or done), default=0)
+    trained = [run for run in done if run.budget.spent.get("supervised_tokens")]
+    peak = max((run.budget.spent.get("peak_memory_bytes") or 0 for run in own or trained), default=0)
     return int(1.2 * peak) + CONTEXT if peak else 0

@@ -25,6 +25,7 @@ from zoo.record_types import Status
 from zoo.records import digest_json
 
 LOGGED = re.compile(r"(kept|weight|advantage|lag|seen|ratio)\.|(seconds|snr|grad_noise|\w+_tokens)$")  # columns that stay in the logs
+ELSEWHERE = re.compile(r" Process \d+ has \S+ \S+ memory in use\.| Of the allocated memory .*")  # of CUDA's message: other processes, and advice
 
 if TYPE_CHECKING:
     from zoo.harness.run import Session
@@ -57,10 +58,12 @@ def run_payload(
 
 
 def first_line(failure: BaseException | None) -> str:
-    """An error's first line, or its type where it says nothing; empty for no error."""
+    """An error's first line, or its type where it says nothing; empty for no error. Of a GPU without memory: what was asked for, what there is, and
+    what this process has of it."""
     if failure is None:
         return ""
-    return next(iter(str(failure).splitlines()), type(failure).__name__)
+    line = next(iter(str(failure).splitlines()), type(failure).__name__)
+    return ELSEWHERE.sub("", line).rstrip(" ;") if isinstance(failure, torch.OutOfMemoryError) else line
 
 
 def _without_folders(spec: PairSpec) -> dict[str, Any]:
