@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -23,7 +23,8 @@ class LogitView:
 
     Logits become fp32 (float64 stays) before the temperature and the softmax. A scorer's target transform follows; the
     others that it reads reach it without gradient. Logits that are wider than the narrowest scorer's are cut, never padded. Tokens that
-    a scorer rules out (-inf) get the log-probability `FLOOR`. `mixes` are scorers made of others, as functions of their
+    a scorer rules out (-inf) get the log-probability `FLOOR`; those that are known to rule out none are `open`, which spares passes over their
+    vocabulary. `mixes` are scorers made of others, as functions of their
     log-probabilities; a temperature warms the members. `pairings` are scorers with another tokenizer, whose logits (M, W) are over their own
     tokens and vocabulary. `crossings` are teachers that a learner carries to the student or the student to
     them, each with the space in which they meet (`zoo.harness.dual.Crossing`).
@@ -41,8 +42,9 @@ class LogitView:
         pairings: Mapping[str, Pairing] | None = None,
         crossings: Mapping[str, tuple[Any, str]] | None = None,
         fused: Callable[[Any, Tensor, Tensor, float], Tensor | None] | None = None,
+        open: Collection[str] = (),
     ) -> None:
-        self._fused = fused
+        self._fused, self._open = fused, open
         self._states, self._pairings, self.crossings = states or {}, pairings or {}, crossings or {}
         self.token_N = token_N
         self._mixes = mixes or {}
@@ -62,7 +64,8 @@ class LogitView:
                 logp_NV = self._mixes[scorer](lambda member: self.logp_NV(member, temperature)).clamp(min=FLOOR)
             else:
                 raw_NV = self._raw_logits(scorer)
-                logp_NV = (raw_NV if temperature == 1.0 else raw_NV / temperature).log_softmax(-1).clamp(min=FLOOR)
+                logp_NV = (raw_NV if temperature == 1.0 else raw_NV / temperature).log_softmax(-1)
+                logp_NV = logp_NV if scorer in self._open else logp_NV.clamp(min=FLOOR)
             target = self._targets.get(scorer)
             if target is not None:
                 others = {name: self.logp_NV(name, temperature).detach() for name in target.reads}

@@ -149,3 +149,14 @@ def test_unknown_writers_of_given_texts_reach_no_loss() -> None:
         {"term": "policy_gradient", "reward": contrast, "credit": "immediate", "ratio": ("shaped",), "reduce": "sum"},
     ]
     assert_finite(objective, models(torch.float32, EDGES[0]), given, rollouts={"main": "dataset"})
+
+
+def test_what_rules_out_no_token_needs_no_floor() -> None:
+    logits_NV = torch.randn(4, 7, generator=torch.Generator().manual_seed(1)) * 5
+    found = []
+    for open in ((), ("student",)):
+        leaf_NV = logits_NV.clone().requires_grad_()
+        logp_NV = LogitView(torch.zeros(4, dtype=torch.long), {"student": lambda leaf_NV=leaf_NV: leaf_NV}, open=open).logp_NV("student")
+        logp_NV.square().sum().backward()
+        found.append((logp_NV.detach(), leaf_NV.grad))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])

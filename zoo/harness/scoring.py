@@ -214,7 +214,9 @@ def chunk_view(method: Method, bank: Bank, token_N: Tensor, hidden: Mapping[str,
     crossings = crossings_of(method.entry, bank, token_N, hidden, pairings)
     logits |= {name: partial(crossing.seen_logits) for name, (crossing, _) in crossings.items()}
     values |= {name: partial(crossing.agrees_N) for name, (crossing, _) in crossings.items()}
-    return LogitView(token_N, logits, method.targets, {**values, **bank.projectors}, bank.pair.vocab_size, mixes, states, pairings, crossings, bank.fused)
+    values |= bank.projectors
+    models = [name for name in hidden if name not in {*mixes, *crossings} and not bank.keys[name].weights.startswith(LABELS)]  # a head's product is finite
+    return LogitView(token_N, logits, method.targets, values, bank.pair.vocab_size, mixes, states, pairings, crossings, bank.fused, models)
 
 
 def _ends(states: Callable[[str], list[Tensor]], span_G4: Tensor, count: int, layers: str) -> list[Tensor]:
