@@ -30,6 +30,7 @@ from harness_kit import (
     write_suite,
 )
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 import zoo.records
 from zoo.entry import MethodEntry
@@ -263,6 +264,8 @@ def test_a_failed_evaluation_is_recorded_and_needs_no_second_training(desk: Call
     monkeypatch.setattr(run, "evaluate", lambda *_, **__: 1 / 0)
     assert [o.status for o in both.run()] == ["error", "error"]
     assert both.records()[0].run.error.type == "ZeroDivisionError"
+    [folder] = both.place.results.glob("work/*/plain-*/checkpoint")
+    assert load_file(folder / "student.safetensors") and load_file(folder / "optimizer.safetensors") == {}  # no step will need it
     monkeypatch.setattr(run, "evaluate", stub_evaluation)
     monkeypatch.setattr(Trainer, "step", forbidden)
     assert [o.status for o in both.run()] == ["success", "success"]

@@ -27,9 +27,11 @@ STATE = "state.json"
 
 
 def save(trainer: Trainer, folder: Path) -> None:
-    """Checkpoint everything that the next step depends on, in one piece: where models are sharded all processes call this, and the main one writes."""
+    """Checkpoint everything that the next step depends on, in one piece: where models are sharded all processes call this, and the main one writes.
+    Behind the last step the optimizer's state, twice the weights, is left out: what is still to come evaluates."""
     main, student = trainer.processes.main, trainer.pair.student
-    tensors = {"student": gathered(student.state_dict(), main), "optimizer": gathered(optimizer_tensors(trainer.optimizer), main)}
+    moments = {} if trainer.done else optimizer_tensors(trainer.optimizer)
+    tensors = {"student": gathered(student.state_dict(), main), "optimizer": gathered(moments, main)}
     if not main:
         return
     parts = {}
@@ -70,8 +72,8 @@ def save_checkpoint(folder: Path, state: dict[str, Any], tensors: dict[str, dict
         _discard(fresh)
         fresh.mkdir(parents=True)
         for name, group in tensors.items():
-            contiguous = {k: v.detach().to("cpu").contiguous().clone() for k, v in group.items()}
-            save_file(contiguous, fresh / f"{name}.safetensors")
+            own = {k: v.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for k, v in group.items()}  # none shares its memory
+            save_file(own, fresh / f"{name}.safetensors")
             _sync(fresh / f"{name}.safetensors")
         (fresh / "partial").write_text(json.dumps({"version": VERSION, "groups": sorted(tensors), **state}), encoding="utf-8")
         _sync(fresh / "partial")
