@@ -5,7 +5,8 @@ python benchmarks/packing.py COMPARISON [--jobs 1,2,4] [--device cuda] [--budget
 
 COMPARISON is an id or a YAML file; --budget, --limit and --method shrink it, --seeds runs each method so many times, from seed 0 on. Wall time is from the
 command's start to its table, start-up and evaluation in it. Processor time is that of all its processes, the server that workers are forked from among
-them (complete on Linux): where other work shares the cores, it is the figure to read, since wall time then measures the others.
+them (complete on Linux): where other work shares the cores, it is the figure to read, since wall time then measures the others. Before the first row
+all modules are loaded once, untimed: they are compiled then, and in the file cache, for every row alike.
 """
 
 from __future__ import annotations
@@ -111,6 +112,7 @@ def main() -> None:
     given = parser.parse_args(sys.argv[1:end])
     given.options = sys.argv[end + 1 :]
     adopt_orphans()
+    subprocess.run([sys.executable, "-c", "import zoo.harness.warm"], check=True)
     rows, load = [], os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         file = shrunk(given.comparison, Path(folder), given)
