@@ -73,18 +73,25 @@ def _partly(rows: Sequence[Row]) -> tuple[str, ...]:
     return (f"{rows[0]['method']}: mean over {len(scored(rows))} of {len(rows)} seeds ({', '.join(lost)})",) if lost else ()
 
 
+def standard_error(found: Sequence[Row]) -> float | None:
+    """One standard error of the mean of scored rows, over items and with several seeds over those too; None where seeds were evaluated on other items."""
+    order = list(found[0]["items"])
+    if any(row["items"].keys() != found[0]["items"].keys() for row in found):
+        return None
+    return float(stats.crossed_mean([[row["items"][item] for item in order] for row in found]).stderr)
+
+
 def score_cell(rows: Sequence[Row]) -> TableCell:
     """Mean headline score over seeds ± its standard error: over items, and with several seeds over those too."""
     found = scored(rows)
     if not found:
         return missing(rows, explain=True)
     value = float(np.mean([row["score"] for row in found]))
-    order = list(found[0]["items"])
-    if any(row["items"].keys() != found[0]["items"].keys() for row in found):
+    error = standard_error(found)
+    if error is None:
         counts = " / ".join(str(count) for count in dict.fromkeys(len(row["items"]) for row in found))
         notes = (*_partly(rows), f"{found[0]['method']}: seeds were evaluated on other items ({counts}): a mean of unlike scores, without an error")
         return TableCell(fixed(value, 3), value, None, notes, records(rows))
-    error = stats.crossed_mean([[row["items"][item] for item in order] for row in found]).stderr
     return TableCell(f"{fixed(value, 3)} ± {fixed(error, 3)}", value, error, _partly(rows), records(rows))
 
 

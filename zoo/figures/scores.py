@@ -14,10 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from zoo import stats
 from zoo.figures.style import FAINT, FAMILY_COLOURS, STUDENT, STYLE, TEACHER
 from zoo.score_frame import ANCHORS
-from zoo.table_cells import MARKS, Row
+from zoo.table_cells import MARKS, Row, standard_error
 from zoo.table_layouts import Task, frame_rows, tasks_of
 
 ROW, PANEL, LABELS, TOP, BOTTOM, GAP = 0.34, 2.9, 1.0, 0.8, 0.85, 0.35  # inches
@@ -129,10 +128,8 @@ def _limits(low: float, high: float) -> tuple[float, float]:
 
 def _error(found: Sequence[Row]) -> float:
     """One standard error, as in the tables; NaN, which draws no bar, where seeds saw other items."""
-    order = list(found[0]["items"])
-    if any(row["items"].keys() != found[0]["items"].keys() for row in found):
-        return math.nan
-    return stats.crossed_mean([[row["items"][item] for item in order] for row in found]).stderr
+    error = standard_error(found)
+    return math.nan if error is None else error
 
 
 def _references(axes: Axes, rows: Sequence[Row]) -> None:
