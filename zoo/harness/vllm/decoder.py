@@ -80,8 +80,8 @@ class VllmDecoder:
         return written
 
     def _asked(self, engine: Colocated, prompts: Sequence[Sequence[int]], wanted: Sequence[Any], at: int) -> list[Any]:
-        """Answers to as many prompts as there are rows. More at once would be faster where answers are uneven, but vLLM 0.24 then read memory that is not its
-        own when a request took the place of a finished one (H200, benchmarks/README.md)."""
+        """Answers to as many prompts as there are rows. More at once would be faster where answers are uneven, but vLLM 0.24 has read memory that is not its
+        own in such rounds (H200, docs/engines.md)."""
         asked = [{"prompt_token_ids": list(ids)} for ids in prompts[at : at + self.options.rows]]
         return engine.llm.generate(asked, wanted[at : at + self.options.rows], use_tqdm=False)  # type: ignore[no-any-return]
 
