@@ -281,10 +281,11 @@ def test_bad_input_in_the_middle_ends_the_command_without_a_record(desk: Callabl
 
 
 def test_an_interrupted_run_shows_its_progress_and_goes_on(desk: Callable[..., Desk], failing: Any, undisturbed: str) -> None:
-    one = desk()
+    one, kept = desk(), gc.get_freeze_count()
     failing(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         one.run()
+    assert gc.get_freeze_count() <= kept  # what the collector passed over meanwhile is its own again
     [row] = status_of(one.comparison, ENTRIES, one.place)
     assert row["state"] == "started" and 0 < row["progress"] < 1 and row["reason"] == f"checkpoint at {round(150 * row['progress'])} tokens"
     failing(None)
