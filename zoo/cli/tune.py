@@ -85,6 +85,7 @@ def _run(
     from rich.console import Console
 
     from zoo.harness.packing import jobs_for, run_packed, spelled
+    from zoo.harness.parallel import end_processes
     from zoo.harness.plan import Place, make_plan
     from zoo.harness.run import run_comparison
     from zoo.records import load_records
@@ -108,6 +109,7 @@ def _run(
     shown = None if told["quiet"] else Console()
     for trial in trials:
         run_comparison(trial, entries, at, methods=methods, console=shown, **{name: value for name, value in told.items() if name != "quiet"})
+    end_processes()
 
 
 def _file(comparison: str) -> Path:
