@@ -85,7 +85,18 @@ def test_with_a_mask_or_a_cache_a_layer_is_its_own() -> None:
     assert further.logits.shape == (2, 1, SIZES["vocab_size"])
 
 
-@pytest.mark.parametrize("unfit", ["activation", "window", "hook", "attention"])
+def test_a_hook_on_a_block_is_called_whenever_it_came() -> None:
+    model, layers = made(*FAMILIES[0]), LeanLayers()
+    with torch.no_grad(), layers.within(model):
+        before_BLH = model.base_model(input_ids=IDS_BL, use_cache=False).last_hidden_state
+        hook = model.base_model.layers[1].register_forward_hook(lambda _, given, out: out + 1)
+        hooked_BLH = model.base_model(input_ids=IDS_BL, use_cache=False).last_hidden_state
+        hook.remove()
+        after_BLH = model.base_model(input_ids=IDS_BL, use_cache=False).last_hidden_state
+    assert torch.equal(after_BLH, before_BLH) and (hooked_BLH - before_BLH).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("unfit", ["activation", "window", "attention"])
 def test_models_that_are_made_otherwise_stay_plain(unfit: str) -> None:
     config, kind = FAMILIES[1 if unfit == "window" else 0]
     changes: dict[str, dict[str, Any]] = {
@@ -93,8 +104,6 @@ def test_models_that_are_made_otherwise_stay_plain(unfit: str) -> None:
         "window": {"layer_types": ["full_attention"] * 2 + ["sliding_attention"]},
     }
     model = made(config, kind, **changes.get(unfit, {}))
-    if unfit == "hook":
-        model.base_model.layers[1].register_forward_hook(lambda *_: None)
     if unfit == "attention":
         model.set_attn_implementation("eager")
     assert not fits(model)

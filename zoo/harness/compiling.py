@@ -1,8 +1,9 @@
-"""Which runs are compiled: layers of the student and of its teachers, and divergences over the whole vocabulary.
+"""Which runs have faster layers, and which are compiled.
 
-Compiling takes about 50 s with a cold cache (H200, SmolLM2-135M, torch 2.11) and then saves about 3 microseconds a supervised token, more with larger models
-and vocabularies (benchmarks/README.md, "A whole step"). So it pays from about 20 million supervised tokens, and that is the rule. The time counts as
-training, in the phases in which it falls. Everything decodes without it.
+On a GPU layers are lean (`zoo.harness.lean`) where they can be: that costs nothing. torch.compile serves divergences over the whole vocabulary, and layers
+that are not lean. It takes about 50 s with a cold cache (H200, SmolLM2-135M, torch 2.11, layers and divergence) and then saves about 3 microseconds a
+supervised token beside plain layers, more with larger models and vocabularies (benchmarks/README.md, "A whole step"). So it pays from about 20 million
+supervised tokens, and that is the rule. The time counts as training, in the phases in which it falls. Everything decodes without it.
 """
 
 from __future__ import annotations

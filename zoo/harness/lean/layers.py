@@ -16,36 +16,35 @@ from zoo.harness.native.weights import FAMILIES
 
 
 def fits(model: Any) -> bool:
-    """Whether a model's layers are made of what `lean` runs. Adapters may sit in its linear layers, hooks may not sit on its blocks."""
+    """Whether a model's layers are made of what `lean` runs. Adapters may sit in its linear layers."""
     config, blocks = model.config, list(getattr(model.base_model, "layers", ()))
     if config.model_type not in FAMILIES or config.hidden_act != "silu" or config._attn_implementation != "sdpa" or not len(blocks):
         return False
     if any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ()):
         return False
     size = blocks[0].self_attn.head_dim
-    return size & (size - 1) == 0 and not any(block._forward_hooks or block._forward_pre_hooks for block in blocks)
+    return bool(size & (size - 1) == 0)
 
 
 def lean(block: Any) -> Callable[..., Tensor]:
     """The block's call on whole sequences, padded on the right: rounded where its own is, with a launch for each stretch between two products.
-    With a mask or a cache it is the block's own."""
+    With a mask or a cache, or a hook on the block, it is the block's own."""
     attention, mlp = block.self_attn, block.mlp
     first, second = block.input_layernorm, block.post_attention_layernorm
-    heads = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
+    norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
 
     def call(states_BLH: Tensor, attention_mask: Tensor | None = None, position_embeddings: Any = None, past_key_values: Any = None, **given: Any) -> Tensor:
-        if attention_mask is not None or past_key_values is not None or position_embeddings is None:
+        hooked = block._forward_hooks or block._forward_pre_hooks
+        if hooked or attention_mask is not None or past_key_values is not None or position_embeddings is None:
             told = {"attention_mask": attention_mask, "position_embeddings": position_embeddings, "past_key_values": past_key_values}
             return block._call_impl(states_BLH, **told, **given)  # type: ignore[no-any-return]
         (batch, length, _), kind = states_BLH.shape, _kind(states_BLH)
         states_BLH, normed_BLH = Norm.apply(states_BLH, first.weight, first.variance_epsilon, kind)
         q, k, v = (layer(normed_BLH).view(batch * length, -1, attention.head_dim) for layer in (attention.q_proj, attention.k_proj, attention.v_proj))
-        turned = []
-        for x_NUD, head_norm in zip((q, k), heads, strict=True):
-            x_NUD = x_NUD if head_norm is None else head_norm(x_NUD)
-            cosine_RD, sine_RD = (part.reshape(-1, attention.head_dim) for part in position_embeddings)
-            turned.append(Rotate.apply(x_NUD, cosine_RD, sine_RD, kind))
-        q, k, v = (x_NUD.view(batch, length, -1, attention.head_dim).transpose(1, 2) for x_NUD in (*turned, v))
+        cosine_RD, sine_RD = (part.reshape(-1, attention.head_dim) for part in position_embeddings)
+        normed = (x_NUD if norm is None else norm(x_NUD) for x_NUD, norm in zip((q, k), norms, strict=True))
+        q, k = (Rotate.apply(x_NUD, cosine_RD, sine_RD, kind) for x_NUD in normed)
+        q, k, v = (x_NUD.view(batch, length, -1, attention.head_dim).transpose(1, 2) for x_NUD in (q, k, v))
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=length > 1, scale=attention.scaling, enable_gqa=q.shape[1] != k.shape[1])
         states_BLH = states_BLH + attention.o_proj(attended.transpose(1, 2).reshape(batch, length, -1))
         states_BLH, normed_BLH = Norm.apply(states_BLH, second.weight, second.variance_epsilon, kind)
