@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import typer
 
 from zoo.cli.common import Commands
@@ -44,7 +46,10 @@ for register in (
 
 def main() -> None:
     """The console script."""
-    app(prog_name="zoo")
+    try:
+        app(prog_name="zoo")
+    finally:
+        gc.freeze()  # or the interpreter, as it ends, looks once more at everything that libraries have made: a second and a half
 
 
 __all__ = ["app", "main"]
