@@ -127,45 +127,45 @@ class Made:
     wait = poll
 
 
-def places(monkeypatch: pytest.MonkeyPatch, arguments: list[str], jobs: int, count: int, codes: tuple[int, ...] = ()) -> list[tuple[str | None, str | None]]:
+def places(monkeypatch: pytest.MonkeyPatch, device: str | None, jobs: int, count: int, codes: tuple[int, ...] = ()) -> list[tuple[str | None, str | None]]:
     """What each process that is started sees of `count` GPUs, and its part of the memory of one."""
     monkeypatch.setattr(packing.torch.cuda, "device_count", lambda: count)
     monkeypatch.setattr(packing, "Command", Made)
     monkeypatch.setattr(Made, "environments", [], raising=False)
     monkeypatch.setattr(Made, "codes", list(codes), raising=False)
-    run_packed(["run", "any", *arguments], jobs, lambda line: None)
+    run_packed(["run", "any"], jobs, lambda line: None, device)
     return [(environment.get("CUDA_VISIBLE_DEVICES"), environment.get(MEMORY_SHARE)) for environment in Made.environments]
 
 
 def test_workers_are_spread_over_all_visible_gpus_and_those_of_one_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     two = [("0", "0.3333"), ("1", "0.5000"), ("0", "0.3333"), ("1", "0.5000"), ("0", "0.3333")]
-    assert places(monkeypatch, ["--device", "cuda"], 5, 2) == two
-    assert places(monkeypatch, [], 5, 2) == two  # cuda is the default where there is one
-    assert places(monkeypatch, ["--device", "cuda"], 4, 3) == [("0", "0.5000"), ("1", None), ("2", None), ("0", "0.5000")]
-    assert places(monkeypatch, ["--device", "cuda"], 2, 8) == [("0", None), ("1", None)]
+    assert places(monkeypatch, "cuda", 5, 2) == two
+    assert places(monkeypatch, None, 5, 2) == two  # cuda is the default where there is one
+    assert places(monkeypatch, "cuda", 4, 3) == [("0", "0.5000"), ("1", None), ("2", None), ("0", "0.5000")]
+    assert places(monkeypatch, "cuda", 2, 8) == [("0", None), ("1", None)]
 
 
 @pytest.mark.parametrize(("device", "count"), [("cuda:1", 4), ("cuda", 1), ("cuda", 0), ("cpu", 4)])
 def test_workers_stay_where_the_device_is_one(device: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert places(monkeypatch, ["--device", device], 3, count) == [(None, "0.3333")] * 3
-    assert places(monkeypatch, ["--device", device], 1, count) == [(None, None)]
+    assert places(monkeypatch, device, 3, count) == [(None, "0.3333")] * 3
+    assert places(monkeypatch, device, 1, count) == [(None, None)]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7,6,4")
-    assert places(monkeypatch, ["--device", device], 3, count) == [("5,7,6,4", "0.3333")] * 3
+    assert places(monkeypatch, device, 3, count) == [("5,7,6,4", "0.3333")] * 3
 
 
 @pytest.mark.parametrize("chosen", ["6,3", "6, 3", "GPU-8932f937-d72c,GPU-9a1b", "MIG-1,MIG-0"])
 def test_workers_take_turns_among_the_gpus_that_the_user_chose(chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = chosen.replace(" ", "").split(",")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
-    assert places(monkeypatch, ["--device", "cuda"], 3, 2) == [(first, "0.5000"), (second, None), (first, "0.5000")]
+    assert places(monkeypatch, "cuda", 3, 2) == [(first, "0.5000"), (second, None), (first, "0.5000")]
 
 
 def test_the_successor_of_a_killed_worker_has_its_gpu_and_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,2")
-    assert places(monkeypatch, ["--device", "cuda"], 3, 2, codes=(0, -9, 0))[3:] == [("2", None)]
-    assert places(monkeypatch, ["--device", "cuda"], 3, 2, codes=(0, 0, -9))[3:] == [("4", "0.5000")]
+    assert places(monkeypatch, "cuda", 3, 2, codes=(0, -9, 0))[3:] == [("2", None)]
+    assert places(monkeypatch, "cuda", 3, 2, codes=(0, 0, -9))[3:] == [("4", "0.5000")]
 
 
 def measured(gib: float, method: str = "gkd", device: str = "cuda", gpu: int = 80, tokens: int = 2000) -> Any:
@@ -207,7 +207,8 @@ def test_a_cell_without_memory_is_run_again_alone_unless_each_worker_had_a_whole
 ) -> None:
     ran: list[tuple[list[str], int]] = []
 
-    def run_out(arguments: list[str], jobs: int, board: Listener) -> None:
+    def run_out(arguments: list[str], jobs: int, board: Listener, given: str | None) -> None:
+        assert given == device
         ran.append((arguments[2:4], jobs))
         board.end("gkd", 1, "oom")
         board.end("sft", 1, "success")
@@ -225,7 +226,7 @@ def test_where_nothing_was_measured_on_a_gpu_one_cell_runs_alone_and_the_others_
     for device, left, records in (("cpu", cells, []), ("cuda", cells[:1], []), ("cuda", [], []), ("cuda", cells, [measured(3)])):
         assert to_measure(device, left, records) is None
     ran: list[tuple[list[str], int]] = []
-    monkeypatch.setattr(packing, "run_packed", lambda arguments, workers, board: ran.append((arguments[2:], workers)))
+    monkeypatch.setattr(packing, "run_packed", lambda arguments, workers, board, device: ran.append((arguments[2:], workers)))
     monkeypatch.setattr(run, "_board", lambda *_: Listener())
     run._packed("any", ["gkd", "sft"], None, [("--device", "cuda")], [], (1, ("sft", 3)), lambda: (5, None), cells, False)
     assert ran == [(["--method", "sft", "--seed", "3", "--device", "cuda"], 1), (["--method", "gkd", "--method", "sft", "--device", "cuda"], 5)]

@@ -125,8 +125,10 @@ def _packed(
     from zoo.harness.packing import gpus, run_packed, spelled
     from zoo.harness.report import Endings, Several
 
+    device: str | None = dict(given)["--device"]
+
     def run(names: list[str] | None, numbers: list[int] | None, workers: int) -> None:
-        run_packed(["run", comparison, *spelled([("--method", names), ("--seed", numbers), *given], flags)], workers, board)
+        run_packed(["run", comparison, *spelled([("--method", names), ("--seed", numbers), *given], flags)], workers, board, device)
 
     import_module("zoo.tables")  # what comes at the end is loaded now, while the server of the workers still loads what they need
     endings = Endings()
@@ -138,7 +140,7 @@ def _packed(
             run([first[0]], [first[1]], 1)
             workers, _ = again()
         run(methods, seeds, workers)
-        beside = workers > len(gpus(dict(given)["--device"] or "cuda"))
+        beside = workers > len(gpus(device or "cuda"))
         for name, number in [cell for cell, status in endings.statuses.items() if status == "oom" and beside]:
             board.say(f"{name} (seed {number}) ran out of memory beside others; once more alone")
             run([name], [number], 1)

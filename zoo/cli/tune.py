@@ -103,7 +103,7 @@ def _run(
         several = jobs_for(jobs, device, waiting, [record for trial in trials for record in load_records(at.records, trial.id)])
     if several > 1:
         flags = [("--untrusted-code", told["untrusted_code"])]
-        run_packed([*command, *spelled(given, flags)], several, (lambda line: None) if told["quiet"] else typer.echo)
+        run_packed([*command, *spelled(given, flags)], several, (lambda line: None) if told["quiet"] else typer.echo, told["device"])
         if not left():
             return  # else some ran out of their part of a GPU's memory: once more alone
     shown = None if told["quiet"] else Console()

@@ -60,15 +60,15 @@ class Worker:
         return code
 
 
-def run_packed(arguments: Sequence[str], jobs: int, follow: Listener | Callable[[str], None]) -> None:
-    """Run `zoo ARGUMENTS --worker` in so many processes until no cell is left to them, over all GPUs if the device is a plain `cuda`; a killed one is
-    replaced. What they say goes to a listener, or as lines to a function.
+def run_packed(arguments: Sequence[str], jobs: int, follow: Listener | Callable[[str], None], device: str | None = None) -> None:
+    """Run `zoo ARGUMENTS --worker` in so many processes until no cell is left to them, over all GPUs if the device that the arguments name, if they name
+    one, is a plain `cuda`; a killed one is replaced. What they say goes to a listener, or as lines to a function.
 
     Raises:
         ZooError: a worker refused its input or failed, with its own words; the others were let finish.
     """
     heard = follow if isinstance(follow, Listener) else Board(follow, cells=0, budget=0)
-    places = places_of(arguments, jobs)
+    places = places_of(device or "cuda", jobs)  # without GPUs that is one place all the same
     workers, restarts, problems = [start(arguments, number, heard, place) for number, place in enumerate(places, 1)], 0, []
     try:
         while workers:
@@ -119,10 +119,9 @@ def gpus(device: str) -> list[str]:
     return [f"cuda:{number}" for number in range(count)] if count > 1 else [device]
 
 
-def places_of(arguments: Sequence[str], jobs: int) -> list[dict[str, str]]:
+def places_of(device: str, jobs: int) -> list[dict[str, str]]:
     """For each worker the variables that say which GPU it sees and what part of that one's memory it may take. GPUs are given out in turn; those
     that share one share it equally. The visible ones are counted once, so a worker's successor has its GPU."""
-    device = arguments[arguments.index("--device") + 1] if "--device" in arguments else "cuda"  # without GPUs it is one place all the same
     count, places = len(gpus(device)), []
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = [str(number) for number in range(count)] if chosen is None else [name.strip() for name in chosen.split(",")]  # numbers, or UUIDs
