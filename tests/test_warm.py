@@ -13,6 +13,7 @@ import pytest
 import yaml
 from test_packing import COMPARISON, children
 
+from zoo.harness import forked
 from zoo.harness.forked import WARM, Command, start_server
 
 FORKED = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -129,3 +130,17 @@ def _alive(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+@pytest.mark.parametrize("chosen", [None, "error"])
+def test_the_server_is_started_with_one_thread_and_silent_where_it_is_interrupted(chosen: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("PYTHONWARNINGS", raising=False)
+    if chosen:
+        monkeypatch.setenv("PYTHONWARNINGS", chosen)
+    before = dict(os.environ)
+    with forked._surroundings():
+        code = "import warnings; warnings.warn('resource_tracker: There appear to be 2 leaked semaphore objects')"
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert (os.environ["OMP_NUM_THREADS"], said.returncode, said.stderr) == ("1", 0, "")
+    assert dict(os.environ) == before

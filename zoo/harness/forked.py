@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 WARM = "zoo.harness.warm"
-THREADS = "OMP_NUM_THREADS"
+THREADS, WARNINGS = "OMP_NUM_THREADS", "PYTHONWARNINGS"
 
 
 def start_server() -> BaseContext:
@@ -30,21 +30,26 @@ def start_server() -> BaseContext:
 
     made = multiprocessing.get_context("forkserver")
     made.set_forkserver_preload([WARM])
-    with _threads():
+    with _surroundings():
         forkserver.ensure_running()
     return made
 
 
 @contextmanager
-def _threads() -> Iterator[None]:
-    """Libraries read the number of threads when they are loaded: one, unless the user chose another."""
-    chosen = THREADS in os.environ
+def _surroundings() -> Iterator[None]:
+    """What the server is started with. Libraries read the number of threads when they are loaded: one, unless the user chose another. Where a command is
+    interrupted the standard library clears up behind its processes, and need not say so."""
+    before = {name: os.environ.get(name) for name in (THREADS, WARNINGS)}
     os.environ.setdefault(THREADS, "1")
+    os.environ[WARNINGS] = ",".join(filter(None, (before[WARNINGS], "ignore:resource_tracker")))
     try:
         yield
     finally:
-        if not chosen:
-            del os.environ[THREADS]
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 class Command:
