@@ -93,6 +93,8 @@ def test_a_command_that_ends_early_leaves_no_server_at_its_imports(ending: str) 
         code, ended = process.wait(), time.monotonic()
         said = process.communicate()[0]
     assert time.monotonic() - ended < 5.0 and len(said.splitlines()) == 1
+    # Python ends by the signal itself, which a shell calls 130 as well, where the interrupt came upon code that a library had as text (dataclasses do).
+    code = 128 + signal.SIGINT if code == -signal.SIGINT else code
     assert (code, "no comparison" in said, "interrupted" in said) == ((1, True, False) if ending == "refused" else (130, False, True))
 
 
