@@ -51,7 +51,7 @@ def test_a_command_has_its_own_environment_and_is_heard() -> None:
 def test_commands_are_forked_from_one_server() -> None:
     started = [Command(["list"], os.environ) for _ in range(2)]
     try:
-        parents = {int(Path(f"/proc/{command.pid}/stat").read_text().rpartition(")")[2].split()[1]) for command in started}
+        parents = {int(Path(f"/proc/{command.process.pid}/stat").read_text().rpartition(")")[2].split()[1]) for command in started}
         [server] = parents
         assert server in children(os.getpid()) and WARM in Path(f"/proc/{server}/cmdline").read_text()
     finally:

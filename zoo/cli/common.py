@@ -51,9 +51,14 @@ def main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def launched() -> bool:
+    """Whether this process is one of several that a launcher has started."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 def ahead(jobs: str | None) -> None:
     """Before a command's own imports: start the server of its workers, whose imports then go on beside them. Not where a launcher started this process."""
-    if jobs not in (None, "1") and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if jobs not in (None, "1") and not launched():
         from zoo.harness.forked import start_server
 
         start_server()

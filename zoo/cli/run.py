@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
@@ -11,14 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.cli.common import ahead, chosen_value, comparison_id, complain, console, examples, is_file, main_process, print_json, quiet_libraries
+from zoo.cli.common import ahead, chosen_value, comparison_id, complain, console, examples, is_file, launched, main_process, print_json, quiet_libraries
 from zoo.cli.options import AsJson, ComparisonName, Data, Methods, PairPaths, Registries, Results, Spread, UntrustedCode, WeightsNote, pair_paths
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from zoo.entry import Registry
     from zoo.harness.report import Listener
+    from zoo.records import Record
 
 RESULTS, TABLES = Path("results"), Path("paper_tables")
 LOCAL = "zoo run gsm8k-first --device cuda --pair-path student=models/student teacher=models/teacher --data data/gsm8k"
@@ -165,13 +166,15 @@ def _on_ray(
 
     from zoo.harness.packing import jobs_for
     from zoo.harness.ray_cells import Order, run_on_ray
+    from zoo.records import load_records
 
     address, jobs, as_json = asked
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     left = _left(comparison, seeds, cells)
     if not left:
         return
-    if (first := _measures(comparison, device, left, cells)) is not None:
+    records = load_records(cells["results"] / "records", comparison_id(comparison))
+    if (first := _measures(device, left, cells["registry"], records)) is not None:
         left = [first, *(cell for cell in left if cell != first)]
     results = cells["results"].resolve()
     order = Order(
@@ -215,22 +218,20 @@ def _workers(jobs: str, comparison: str, seeds: list[int] | None, device: str | 
 
     device, left = device or ("cuda" if torch.cuda.is_available() else "cpu"), _left(comparison, seeds, cells)
     records = load_records(cells["results"] / "records", comparison_id(comparison))
-    return jobs_for(jobs, device, len(left), records), _measures(comparison, device, left, cells) if jobs == "auto" else None
+    return jobs_for(jobs, device, len(left), records), _measures(device, left, cells["registry"], records) if jobs == "auto" else None
 
 
-def _measures(comparison: str, device: str, left: Sequence[tuple[str, int]], cells: Mapping[str, Any]) -> tuple[str, int] | None:
+def _measures(device: str, left: Sequence[tuple[str, int]], registry: Registry, records: Sequence[Record]) -> tuple[str, int] | None:
     """Of the cells that are left, the one that shows how much of a GPU those that train need, where no record does."""
     from zoo.harness.packing import to_measure
     from zoo.harness.plan import trains
-    from zoo.records import load_records
 
-    records = load_records(cells["results"] / "records", comparison_id(comparison))
-    return to_measure(device, [cell for cell in left if trains(cells["registry"][cell[0]])], records)
+    return to_measure(device, [cell for cell in left if trains(registry[cell[0]])], records)
 
 
 def _refuse_both_ways(jobs: str | None, engine: str) -> None:
     """One cell is spread over the processes of a launcher, or each cell is given to a process of its own."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (engine == "ray" or jobs not in (None, "1")):
+    if launched() and (engine == "ray" or jobs not in (None, "1")):
         raise ZooError("--jobs and --engine ray give each cell to one process, and `accelerate launch` spreads each cell over several; use one or the other")
 
 

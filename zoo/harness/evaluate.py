@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zoo.environment import environment
 from zoo.errors import ZooError, suggest
 from zoo.harness.suites import Suite, SuiteTask, load_suite, own_task_files, suite_digest, task_files
-from zoo.harness.surroundings import FIXED_SEED, Heard, environment, isolated, quiet
+from zoo.harness.surroundings import FIXED_SEED, Heard, isolated, quiet
 
 if TYPE_CHECKING:
     from zoo.harness.lm import Answer, TextEngine

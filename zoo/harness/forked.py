@@ -11,11 +11,13 @@ import os
 import runpy
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import IO, Any
+
+from zoo.environment import environment
 
 WARM = "zoo.harness.warm"
 THREADS, WARNINGS = "OMP_NUM_THREADS", "PYTHONWARNINGS"
@@ -35,21 +37,11 @@ def start_server() -> BaseContext:
     return made
 
 
-@contextmanager
-def _surroundings() -> Iterator[None]:
+def _surroundings() -> AbstractContextManager[None]:
     """What the server is started with. Libraries read the number of threads when they are loaded: one, unless the user chose another. Where a command is
     interrupted the standard library clears up behind its processes, and need not say so."""
-    before = {name: os.environ.get(name) for name in (THREADS, WARNINGS)}
-    os.environ.setdefault(THREADS, "1")
-    os.environ[WARNINGS] = ",".join(filter(None, (before[WARNINGS], "ignore:resource_tracker")))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    unsaid = ",".join(filter(None, (os.environ.get(WARNINGS), "ignore:resource_tracker")))
+    return environment({THREADS: os.environ.get(THREADS, "1"), WARNINGS: unsaid})
 
 
 class Command:
@@ -65,11 +57,6 @@ class Command:
         for end in writing:
             end.close()
         self.stdout, self.stderr = [_text(end) for end, _ in ends]
-
-    @property
-    def pid(self) -> int:
-        """The process's number."""
-        return int(self.process.pid)
 
     def poll(self) -> int | None:
         """Its exit code, or None while it runs; that of a process killed by a signal is the signal's number below zero."""

@@ -19,25 +19,34 @@ TRIAL_SHAPE = (5, 23)  # sizes that no other dimension has, or the compiler woul
 MOST = 4  # a divergence whose numbers follow a schedule would be compiled at every step
 
 
-class CompiledLayers:
-    """Layers of backbones, compiled while their states are computed for a loss or a column; to everyone else, decoders above all, they are plain.
-
-    One graph serves all layers and all batches of two rows or more; results change by rounding. A batch of one row goes through the plain layers: the
-    compiler would make graphs of its own for it, which takes longer than such batches ever will. A model is tried once, forward and backward, before
-    its first use: one that can't be compiled here stays as it is, and the reason is logged.
-    """
+class CalledLayers:
+    """Layers of backbones that are called otherwise (`_made`) while their states are computed for a loss or a column; to everyone else, decoders above all,
+    they are plain. A model's calls are made once."""
 
     def __init__(self) -> None:
         self._calls: dict[int, tuple[nn.ModuleList, list[Any]]] = {}
 
     @contextmanager
     def within(self, model: Any) -> Iterator[None]:
-        """The model's layers are compiled until the exit, where it has a list of them."""
+        """The model's layers are called so until the exit, where it has a list of them."""
         layers = getattr(model.base_model, "layers", nn.ModuleList())
         if id(layers) not in self._calls:
             self._calls[id(layers)] = layers, self._made(model, layers) if len(layers) else []
         with called(layers, self._calls[id(layers)][1]):
             yield
+
+    def _made(self, model: Any, layers: nn.ModuleList) -> list[Any]:
+        """A call a layer; none where the layers stay as they are."""
+        raise NotImplementedError
+
+
+class CompiledLayers(CalledLayers):
+    """Compiled layers.
+
+    One graph serves all layers and all batches of two rows or more; results change by rounding. A batch of one row goes through the plain layers: the
+    compiler would make graphs of its own for it, which takes longer than such batches ever will. A model is tried once, forward and backward, before
+    its first use: one that can't be compiled here stays as it is, and the reason is logged.
+    """
 
     def _made(self, model: Any, layers: nn.ModuleList) -> list[Any]:
         """The compiled calls, after a trial; none if it failed. Gradients that wait for a step stay."""

@@ -1,4 +1,4 @@
-"""What an evaluation must not disturb: random states, the model's modes, the environment, and the terminal."""
+"""What an evaluation must not disturb: random states, the model's modes, and the terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -40,21 +40,6 @@ def isolated(model: torch.nn.Module) -> Iterator[None]:
         np.random.set_state(numpy_state)
         for module, training in modes:
             module.training = training
-
-
-@contextlib.contextmanager
-def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables for a while."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextlib.contextmanager

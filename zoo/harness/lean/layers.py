@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.harness.fused import called
+from zoo.harness.fused import CalledLayers
 from zoo.harness.lean.functions import Gated, Norm, Rotate
 from zoo.harness.native.weights import FAMILIES
 
@@ -59,18 +58,8 @@ def _kind(states: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
 
 
-class LeanLayers:
-    """Layers of backbones by way of `lean` while their states are computed for a loss or a column; to everyone else they are plain. Of a model that is
-    not made so the layers stay as they are."""
+class LeanLayers(CalledLayers):
+    """Layers by way of `lean`; those of a model that is not made so stay as they are."""
 
-    def __init__(self) -> None:
-        self._calls: dict[int, tuple[nn.ModuleList, list[Callable[..., Tensor]]]] = {}
-
-    @contextmanager
-    def within(self, model: Any) -> Iterator[None]:
-        """The model's layers are lean until the exit, where they can be."""
-        layers = getattr(model.base_model, "layers", nn.ModuleList())
-        if id(layers) not in self._calls:
-            self._calls[id(layers)] = layers, [lean(block) for block in layers] if fits(model) else []
-        with called(layers, self._calls[id(layers)][1]):
-            yield
+    def _made(self, model: Any, layers: nn.ModuleList) -> list[Any]:
+        return [lean(block) for block in layers] if fits(model) else []

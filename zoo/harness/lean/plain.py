@@ -6,9 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.harness.native import plain as native
+from zoo.harness.native.weights import wide_type
+
 
 def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
+    return x.to(wide_type(x.dtype))
 
 
 def norm(x_NH: Tensor, gain_H: Tensor, eps: float, kind: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -29,10 +32,9 @@ def norm_backward(x_NH: Tensor, gain_H: Tensor, scale_N: Tensor, grad_NH: Tensor
 
 def rotate(x_NUD: Tensor, cosine_RD: Tensor, sine_RD: Tensor, kind: torch.dtype, *, back: bool = False) -> Tensor:
     """Heads (tokens, heads, D) turned by the angles of their tokens, whose rows repeat; `back` turns the other way."""
-    half, repeats = x_NUD.shape[-1] // 2, len(x_NUD) // len(cosine_RD)
-    cosine, sine = (_wide(t[:, :half]).repeat(repeats, 1)[:, None] for t in (cosine_RD, -sine_RD if back else sine_RD))
-    low, high = _wide(x_NUD).split(half, -1)
-    return torch.cat([low * cosine - high * sine, high * cosine + low * sine], -1).to(kind)
+    repeats = len(x_NUD) // len(cosine_RD)
+    cosine, sine = (_wide(t).repeat(repeats, 1)[:, None] for t in (cosine_RD, -sine_RD if back else sine_RD))
+    return native.rotate(_wide(x_NUD), cosine, sine).to(kind)
 
 
 def gated(gate: Tensor, up: Tensor) -> Tensor:
