@@ -96,7 +96,7 @@ def test_what_is_asked_of_it(fake: ModuleType) -> None:
     assert (config["vocab_size"], config["architectures"], config["dtype"]) == (38, ["LlamaForCausalLM"], "bfloat16")
     assert given == {
         "load_format": "dummy", "skip_tokenizer_init": True, "generation_config": "vllm", "dtype": "bfloat16", "logprobs_mode": "processed_logprobs",
-        "async_scheduling": True, "max_num_seqs": 64, "gpu_memory_utilization": 0.3, "enable_sleep_mode": True, "enforce_eager": False,
+        "async_scheduling": False, "max_num_seqs": 64, "gpu_memory_utilization": 0.3, "enable_sleep_mode": True, "enforce_eager": False,
     }  # fmt: skip
     decoder(llama(1, 16, True), memory=0.3, rows=64).write(PROMPTS, SEEDS, LIMIT, temperature=0.0)
     assert {params.seed for _, params in LLM.last.requests} == {None} and LLM.last.events.count("start") == 1
