@@ -6,7 +6,7 @@ python benchmarks/packing.py COMPARISON [--jobs 1,2,4] [--device cuda] [--budget
 COMPARISON is an id or a YAML file; --budget, --limit and --method shrink it, --seeds runs each method so many times, from seed 0 on. Wall time is from the
 command's start to its table, start-up and evaluation in it. Processor time is that of all its processes, the server that workers are forked from among
 them (complete on Linux): where other work shares the cores, it is the figure to read, since wall time then measures the others. Before the first row
-all modules are loaded once, untimed: they are compiled then, and in the file cache, for every row alike.
+all modules are loaded once, untimed: they are compiled then, as an installer would have done, and in the file cache, for every row alike.
 """
 
 from __future__ import annotations
@@ -92,6 +92,14 @@ def measured(file: Path, jobs: int, folder: Path, given: argparse.Namespace) -> 
     }  # fmt: skip
 
 
+def load_modules(folder: Path) -> None:
+    """Have all modules compiled, in this folder where Python is told to write no compiled ones beside them (some images say so for their build)."""
+    if sys.dont_write_bytecode:
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = str(folder)
+    subprocess.run([sys.executable, "-c", "import zoo.harness.warm, zoo.tables"], check=True)
+
+
 def without_folders(arguments: Sequence[str]) -> list[str]:
     """Arguments with paths cut down to their names, also behind an equals sign."""
     return ["=".join(Path(part).name if "/" in part else part for part in argument.split("=")) for argument in arguments]
@@ -112,9 +120,9 @@ def main() -> None:
     given = parser.parse_args(sys.argv[1:end])
     given.options = sys.argv[end + 1 :]
     adopt_orphans()
-    subprocess.run([sys.executable, "-c", "import zoo.harness.warm"], check=True)
     rows, load = [], os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
+        load_modules(Path(folder) / "compiled")
         file = shrunk(given.comparison, Path(folder), given)
         for jobs in map(int, given.jobs.split(",")):
             rows.append(measured(file, jobs, Path(folder), given))
