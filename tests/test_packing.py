@@ -105,7 +105,7 @@ def test_a_worker_killed_again_and_again_is_given_up(monkeypatch: pytest.MonkeyP
         return SimpleNamespace(number=number, join=lambda: -9, complaints=[], cell=("gkd", 3), process=SimpleNamespace(poll=lambda: -9))
 
     monkeypatch.setattr(packing, "start", dying)
-    with pytest.raises(ZooError, match=r"signal 9 at gkd \(seed 3\), and 3 workers had been replaced .* the last checkpoint: zoo run 'my file.yaml'"):
+    with pytest.raises(ZooError, match=r"signal 9 at gkd \(seed 3\), and 3 processes had been replaced .* the last checkpoint: zoo run 'my file.yaml'"):
         run_packed(["run", "my file.yaml"], 2, lambda line: None)
     assert len(started) == 2 + packing.RESTARTS
 

@@ -33,6 +33,7 @@ from zoo.harness.report import Listener, Several
 from zoo.harness.run_record import first_line, log_folder, run_payload, write_logs
 from zoo.harness.shadow import decoding_copy
 from zoo.harness.sharding import wanted as sharding_wanted
+from zoo.harness.shared_teachers import borrowed
 from zoo.harness.suites import load_suite, suite_digest
 from zoo.harness.tidy import remove_torn, tidy
 from zoo.harness.train import Diverged, Trainer
@@ -107,7 +108,8 @@ def run_comparison(
     spec = spec.model_copy(update={"weights_note": note}) if (note := weights_note or origin_note(spec, place)) else spec
     told: dict[str, Any] = {"device": processes.device, "trust_remote_code": trust_remote_code}
     split = processes if sharding_wanted(comparison, processes) else None
-    pair = load_pair(spec, paths=place.pair_paths, data=place.data, split=split, **told)
+    lender = partial(borrowed, print, trust_remote_code) if worker and split is None else None
+    pair = load_pair(spec, paths=place.pair_paths, data=place.data, split=split, lender=lender, **told)
     pair.untrusted_code = untrusted_code
     settle_threads(pair)
     refuse_misfits(pair, registry, {cell.method for cell in todo})
