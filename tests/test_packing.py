@@ -207,7 +207,7 @@ def test_a_cell_without_memory_is_run_again_alone_unless_each_worker_had_a_whole
 ) -> None:
     ran: list[tuple[list[str], int]] = []
 
-    def run_out(arguments: list[str], jobs: int, board: Listener, given: str | None) -> None:
+    def run_out(arguments: list[str], jobs: int, board: Listener, given: str | None, sharing: None) -> None:
         assert given == device
         ran.append((arguments[2:4], jobs))
         board.end("gkd", 1, "oom")
@@ -226,7 +226,7 @@ def test_where_nothing_was_measured_on_a_gpu_one_cell_runs_alone_and_the_others_
     for device, left, records in (("cpu", cells, []), ("cuda", cells[:1], []), ("cuda", [], []), ("cuda", cells, [measured(3)])):
         assert to_measure(device, left, records) is None
     ran: list[tuple[list[str], int]] = []
-    monkeypatch.setattr(packing, "run_packed", lambda arguments, workers, board, device: ran.append((arguments[2:], workers)))
+    monkeypatch.setattr(packing, "run_packed", lambda arguments, workers, board, device, sharing: ran.append((arguments[2:], workers)))
     monkeypatch.setattr(run, "_board", lambda *_: Listener())
     run._packed("any", ["gkd", "sft"], None, [("--device", "cuda")], [], (1, ("sft", 3)), lambda: (5, None), cells, False)
     assert ran == [(["--method", "sft", "--seed", "3", "--device", "cuda"], 1), (["--method", "gkd", "--method", "sft", "--device", "cuda"], 5)]

@@ -22,7 +22,7 @@ from math import prod
 from multiprocessing.connection import Client, Connection, Listener
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -34,7 +34,6 @@ from zoo.harness.sources import ModelSource, local_folder, resolved
 
 KEEPER = "ZOO_KEEPER"  # environment variable: the address of the process that keeps this one's teachers
 PATIENCE = 30.0  # seconds within which a keeper has begun to listen
-Chosen = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Sharing:
     spec: PairSpec
     paths: Mapping[str, Path]
     trust_remote_code: bool = False
-    chosen: Chosen = "auto"
+    chosen: str = "auto"
 
     def pays(self, workers: int, device: str) -> bool:
         """Whether so many workers of one device share. By `auto` they do on CUDA where the copies that are saved, one less than there are workers, take
