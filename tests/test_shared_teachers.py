@@ -65,8 +65,10 @@ def test_workers_read_the_keepers_own_memory(kept: Keeper) -> None:
     assert type(mine) is type(own) and mine.generation_config.do_sample is False and bytes_of([mine]) == bytes_of([own])
     ids = torch.tensor([[1, 2, 3, 4]])
     assert torch.equal(mine(ids).logits, own(ids).logits)
-    if unsupported(mine) is None:
-        gather(mine)  # moves this process's parameters, and leaves what lies under them
+    assert unsupported(mine) is None
+    before = [p.data_ptr() for p in mine.parameters()]
+    layer = gather(mine).layers[0]  # the native decoder's weights
+    assert [p.data_ptr() for p in mine.parameters()] == before and torch.equal(layer.qkv, gather(own).layers[0].qkv)
     other = start_server().Process(target=add_one, args=(kept.told,))  # type: ignore[attr-defined]
     other.start()
     other.join()

@@ -105,6 +105,8 @@ class Keeper:
 
 def _keep(sharing: Sharing, device: str, address: str, environment: dict[str, str], folder: str) -> None:
     """In the process itself: load the teachers, then give them to whoever asks, or the reason why there are none."""
+    from zoo.harness.native.weights import gather, unsupported
+
     settle(environment, folder)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command is interrupted too, and ends it
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -114,6 +116,9 @@ def _keep(sharing: Sharing, device: str, address: str, environment: dict[str, st
         answer: Any
         try:
             answer = load_teachers(sharing.spec, sharing.paths, torch.device(device), trust_remote_code=sharing.trust_remote_code)
+            for teacher in answer.values():
+                if unsupported(teacher) is None:
+                    gather(teacher)  # as the native decoder reads weights, or each worker whose teacher writes would copy them for that
         except Exception as error:
             answer = error if isinstance(error, ZooError) else _line(error)
         while True:
