@@ -108,10 +108,10 @@ class Crew:
             numbers.setdefault(place.get("CUDA_VISIBLE_DEVICES", ""), []).append(number)
         for together in numbers.values():
             if sharing is not None and sharing.pays(len(together), device):
-                self.keepers.append(Keeper(sharing, device, self.places[together[0] - 1], together))
-        for keeper in self.keepers:
-            for number in keeper.numbers:
-                self.places[number - 1].update(keeper.told)
+                keeper = Keeper(sharing, device, self.places[together[0] - 1], together)
+                self.keepers.append(keeper)
+                for number in together:
+                    self.places[number - 1].update(keeper.told)
         for number in range(1, len(self.places) + 1):
             self._start(number)
 
