@@ -20,7 +20,8 @@ import yaml
 from zoo import load_registry
 from zoo.cli import run
 from zoo.errors import ZooError
-from zoo.harness import packing
+from zoo.harness import crew, packing
+from zoo.harness.mps import CHOICE
 from zoo.harness.packing import jobs_for, memory_needed, run_packed, spelled, to_measure
 from zoo.harness.parallel import CONTEXT, MEMORY_SHARE, reserve
 from zoo.harness.ray_cells import gpu_share
@@ -102,12 +103,14 @@ def test_a_worker_killed_again_and_again_is_given_up(monkeypatch: pytest.MonkeyP
 
     def dying(arguments: Any, number: int, follow: Any, place: Any) -> Any:
         started.append(number)
-        return SimpleNamespace(number=number, join=lambda: -9, complaints=[], cell=("gkd", 3), process=SimpleNamespace(poll=lambda: -9))
+        return SimpleNamespace(
+            number=number, join=lambda: -9, complaints=[], cell=("gkd", 3), where=" at gkd (seed 3)", process=SimpleNamespace(poll=lambda: -9)
+        )
 
-    monkeypatch.setattr(packing, "start", dying)
+    monkeypatch.setattr(crew, "start", dying)
     with pytest.raises(ZooError, match=r"signal 9 at gkd \(seed 3\), and 3 processes had been replaced .* the last checkpoint: zoo run 'my file.yaml'"):
         run_packed(["run", "my file.yaml"], 2, lambda line: None)
-    assert len(started) == 2 + packing.RESTARTS
+    assert len(started) == 2 + crew.RESTARTS
 
 
 class Made:
@@ -130,7 +133,8 @@ class Made:
 def places(monkeypatch: pytest.MonkeyPatch, device: str | None, jobs: int, count: int, codes: tuple[int, ...] = ()) -> list[tuple[str | None, str | None]]:
     """What each process that is started sees of `count` GPUs, and its part of the memory of one."""
     monkeypatch.setattr(packing.torch.cuda, "device_count", lambda: count)
-    monkeypatch.setattr(packing, "Command", Made)
+    monkeypatch.setattr(crew, "Command", Made)
+    monkeypatch.setenv(CHOICE, "off")
     monkeypatch.setattr(Made, "environments", [], raising=False)
     monkeypatch.setattr(Made, "codes", list(codes), raising=False)
     run_packed(["run", "any"], jobs, lambda line: None, device)

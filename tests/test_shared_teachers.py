@@ -15,12 +15,14 @@ import yaml
 
 from zoo import load_registry
 from zoo.errors import ZooError
-from zoo.harness import packing, run_record, shared_teachers
+from zoo.harness import crew, packing, run_record, shared_teachers
 from zoo.harness.comparison import load_comparison
+from zoo.harness.crew import RESTARTS
 from zoo.harness.forked import start_server
 from zoo.harness.models import load_pair, load_pair_spec, load_teachers
+from zoo.harness.mps import CHOICE
 from zoo.harness.native.weights import gather, unsupported
-from zoo.harness.packing import RESTARTS, jobs_for, run_packed
+from zoo.harness.packing import jobs_for, run_packed
 from zoo.harness.parallel import CONTEXT, reserve
 from zoo.harness.plan import Place
 from zoo.harness.report import Listener
@@ -39,6 +41,12 @@ MEASURED = ("seconds", "peak_memory_bytes")
 # The teacher is evaluated, writes and scores, has an adapter, reads a soft prompt, is read through a projector, and teaches beside peers; that no entry's
 # steps touch it is seen in test_every_entry.py.
 SEVERAL = ["teacher", "gkd", "okd", "promptkd", "dskd", "copd"]
+
+
+@pytest.fixture(autouse=True)
+def by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No service of a GPU's is started, where there is one."""
+    monkeypatch.setenv(CHOICE, "off")
 
 
 @pytest.fixture
@@ -130,15 +138,15 @@ ENDS = {
 
 def test_results_are_the_same_with_sharing_and_without_whoever_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "shared.yaml").write_text(yaml.safe_dump(COMPARISON))
-    begin, found = packing.Crew.begin, {}
+    opened, found = crew.Crew._open, {}
     for victim, (codes, told) in ENDS.items():
         killer = Killer(victim)
 
-        def noted(crew: Any, *given: Any, killer: Killer = killer) -> None:
-            begin(crew, *given)
-            killer.crew, killer.keepers = crew, [keeper.process for keeper in crew.keepers]
+        def noted(self: Any, group: Any, overlapping: bool, killer: Killer = killer) -> None:
+            opened(self, group, overlapping)
+            killer.crew, killer.keepers = self, [group.keeper.process] if group.keeper else []
 
-        monkeypatch.setattr(packing.Crew, "begin", noted)
+        monkeypatch.setattr(crew.Crew, "_open", noted)
         arguments = ["run", str(tmp_path / "shared.yaml"), "--results", str(tmp_path / victim), "--device", "cpu"]
         run_packed(arguments, 2, killer, "cpu", Sharing(load_pair_spec("micro"), {}, chosen="on" if codes else "off"))
         assert sorted(killer.cells) == [("gkd_on_policy", "success"), ("sft", "success")]
@@ -160,8 +168,8 @@ def test_each_gpu_whose_workers_share_has_a_keeper(monkeypatch: pytest.MonkeyPat
         told.append((place.get("CUDA_VISIBLE_DEVICES"), place.get(KEEPER)))
         return SimpleNamespace(number=number, join=lambda: 0, process=SimpleNamespace(poll=lambda: 0))
 
-    monkeypatch.setattr(packing, "Keeper", keeper)
-    monkeypatch.setattr(packing, "start", start)
+    monkeypatch.setattr(crew, "Keeper", keeper)
+    monkeypatch.setattr(crew, "start", start)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,2")
     for count, jobs in ((2, 3), (1, 2)):
         monkeypatch.setattr(packing.torch.cuda, "device_count", lambda count=count: count)
@@ -175,8 +183,8 @@ def test_keepers_that_end_again_and_again_are_given_up(monkeypatch: pytest.Monke
     worker = SimpleNamespace(number=1, join=lambda: -15, complaints=[], cell=("gkd", 3), process=process)
     started: list[int] = []
     keeper = SimpleNamespace(numbers={1}, told={}, poll=lambda: 1, start=lambda: started.append(1), close=lambda: started.append(0))
-    monkeypatch.setattr(packing, "start", lambda *_: worker)
-    monkeypatch.setattr(packing, "Keeper", lambda *_: keeper)
+    monkeypatch.setattr(crew, "start", lambda *_: worker)
+    monkeypatch.setattr(crew, "Keeper", lambda *_: keeper)
     sharing: Any = SimpleNamespace(pays=lambda workers, device: True)
     with pytest.raises(ZooError, match=r"the process that kept the teachers ended with exit code 1, and 3 processes .* last checkpoint: zoo run any"):
         run_packed(["run", "any"], 1, lambda line: None, "cpu", sharing)

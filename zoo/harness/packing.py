@@ -2,174 +2,43 @@
 
 A worker is the same command with `--worker`, in a process forked from a warm server (`zoo.harness.forked`). It walks the plan and leaves out cells that
 are done or that another worker holds the lock of, so each cell is run once whoever comes first. A worker that is killed leaves its checkpoint; a new one
-goes on from there. Workers of one GPU share their teachers where that saves memory (`zoo.harness.shared_teachers`).
+goes on from there (`zoo.harness.crew`).
 """
 
 from __future__ import annotations
 
-import json
 import os
-import shlex
-import threading
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import IO, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 
 from zoo.errors import ZooError
 from zoo.harness.board import Board
-from zoo.harness.forked import Command
+from zoo.harness.crew import Crew, Name
 from zoo.harness.parallel import CONTEXT, MEMORY_SHARE
-from zoo.harness.report import Listener, deliver
-from zoo.harness.shared_teachers import Keeper, Sharing
+from zoo.harness.report import Listener
+from zoo.harness.shared_teachers import Sharing
 from zoo.records import Record
 
-Name = tuple[str, int]  # a cell: its method and its seed
-RESTARTS = 3  # how often a killed process is replaced, in all
-KILLED = "{who} {end}, and {restarts} processes had been replaced before; nothing recorded is lost, and the same command goes on from the last checkpoint: zoo "
 SLACK = 1.2  # of a peak: what the allocator keeps beyond it
-
-
-@dataclass
-class Worker:
-    """One process, what it is at, and what it said last on its error stream."""
-
-    number: int
-    process: Command
-    cell: Name | None = None
-    complaints: list[str] = field(default_factory=list)
-    threads: list[threading.Thread] = field(default_factory=list)
-
-    def hear(self, line: str, follow: Listener) -> None:
-        """Pass on one line of its output: an event, or words of its own."""
-        try:
-            event = json.loads(line)
-        except ValueError:
-            event = None
-        if not isinstance(event, dict) or "event" not in event:
-            return follow.say(f"[{self.number}] {line}")
-        if "method" in event:
-            self.cell = None if event["event"] == "end" else (event["method"], event["seed"])
-        return deliver(event, follow)
-
-    def join(self) -> int:
-        """Wait for its end; the exit code."""
-        code = self.process.wait()
-        for thread in self.threads:
-            thread.join()
-        return code
 
 
 def run_packed(
     arguments: Sequence[str], jobs: int, follow: Listener | Callable[[str], None], device: str | None = None, sharing: Sharing | None = None
 ) -> None:
     """Run `zoo ARGUMENTS --worker` in so many processes until no cell is left to them, over all GPUs if the device that the arguments name, if they name
-    one, is a plain `cuda`; a killed one is replaced. What they say goes to a listener, or as lines to a function. Where `sharing` pays, the workers of
-    one device have their teachers from one keeper.
+    one, is a plain `cuda`; a killed one is replaced. What they say goes to a listener, or as lines to a function. Those of one GPU use it at once
+    (`zoo.harness.mps`) and, where `sharing` pays, have one copy of their teachers.
 
     Raises:
         ZooError: a worker refused its input or failed, with its own words; the others were let finish.
     """
     heard = follow if isinstance(follow, Listener) else Board(follow, cells=0, budget=0)
-    crew = Crew(arguments, heard, places_of(device or "cuda", jobs))  # without GPUs that is one place all the same
-    try:
-        crew.begin(sharing, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        while crew.workers:
-            crew.look()
-    except BaseException:
-        for worker in crew.workers:
-            worker.process.terminate()
-        raise
-    finally:
-        for keeper in crew.keepers:
-            keeper.close()
-    if crew.problems:
-        raise ZooError("\n".join(dict.fromkeys(crew.problems)).removeprefix("zoo: "))
-
-
-@dataclass
-class Crew:
-    """The workers of a command, the keepers of their teachers, and what went wrong."""
-
-    arguments: Sequence[str]
-    heard: Listener
-    places: list[dict[str, str]]
-    keepers: list[Keeper] = field(default_factory=list)
-    workers: list[Worker] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    restarts: int = 0
-
-    def begin(self, sharing: Sharing | None, device: str) -> None:
-        """Start a keeper for each device whose workers share, and all workers."""
-        numbers: dict[str, list[int]] = {}
-        for number, place in enumerate(self.places, 1):
-            numbers.setdefault(place.get("CUDA_VISIBLE_DEVICES", ""), []).append(number)
-        for together in numbers.values():
-            if sharing is not None and sharing.pays(len(together), device):
-                keeper = Keeper(sharing, device, self.places[together[0] - 1], together)
-                self.keepers.append(keeper)
-                for number in together:
-                    self.places[number - 1].update(keeper.told)
-        for number in range(1, len(self.places) + 1):
-            self._start(number)
-
-    def _start(self, number: int) -> None:
-        self.workers.append(start(self.arguments, number, self.heard, self.places[number - 1]))
-
-    def look(self) -> None:
-        """See to a keeper or a worker that has ended, or wait a moment."""
-        lost = next((keeper for keeper in self.keepers if keeper.poll() is not None), None)
-        done = next((worker for worker in self.workers if worker.process.poll() is not None), None)
-        if lost is not None:
-            self._without(lost)
-        elif done is not None:
-            self.workers.remove(done)
-            self._ended(done, done.join())
-        else:
-            time.sleep(0.2)
-
-    def _ended(self, worker: Worker, code: int) -> None:
-        """Replace a worker that was killed, or keep what one that failed has said."""
-        if code < 0 and self._again("a worker", f"was killed by signal {-code}{_where(worker)}"):
-            self.heard.say(f"[{worker.number}] was killed by signal {-code}{_where(worker)}; another worker goes on from its checkpoint")
-            self._replace(worker)
-        elif code > 0:
-            self.problems.append("\n".join(worker.complaints[-5:]) or f"a worker ended with exit code {code}")
-
-    def _without(self, keeper: Keeper) -> None:
-        """Replace a keeper that has ended, and the workers whose teachers were in its memory."""
-        bereft = [worker for worker in self.workers if worker.number in keeper.numbers]
-        for worker in bereft:
-            worker.process.terminate()
-            self.workers.remove(worker)
-            worker.join()
-        end = f"ended with exit code {keeper.poll()}"  # below zero that is a signal's number
-        if bereft and self._again("the process that kept the teachers", end):
-            self.heard.say(f"the process that kept the teachers {end}; another one takes its place, and {len(bereft)} workers go on from their checkpoints")
-            keeper.start()
-            for worker in bereft:
-                self._replace(worker)
-        else:
-            self.keepers.remove(keeper)
-
-    def _again(self, who: str, end: str) -> bool:
-        """Whether one more process may be replaced; a problem where not."""
-        if self.restarts == RESTARTS:
-            self.problems.append(KILLED.format(who=who, end=end, restarts=self.restarts) + shlex.join(self.arguments))
-            return False
-        self.restarts += 1
-        return True
-
-    def _replace(self, worker: Worker) -> None:
-        if worker.cell is not None:
-            self.heard.lost(*worker.cell)
-        self._start(worker.number)
-
-
-def _where(worker: Worker) -> str:
-    return "" if worker.cell is None else f" at {worker.cell[0]} (seed {worker.cell[1]})"
+    places = places_of(device or "cuda", jobs)  # without GPUs that is one place all the same
+    problems = Crew(arguments, heard, places, device or ("cuda" if torch.cuda.is_available() else "cpu"), sharing).work()
+    if problems:
+        raise ZooError("\n".join(dict.fromkeys(problems)).removeprefix("zoo: "))
 
 
 def spelled(given: Iterable[tuple[str, Any]], flags: Iterable[tuple[str, bool]]) -> list[str]:
@@ -195,23 +64,6 @@ def places_of(device: str, jobs: int) -> list[dict[str, str]]:
         seen = {"CUDA_VISIBLE_DEVICES": names[worker % count]} if count > 1 else {}
         places.append({**seen, **({MEMORY_SHARE: f"{1 / sharing:.4f}"} if sharing > 1 else {})})
     return places
-
-
-def start(arguments: Sequence[str], number: int, follow: Listener, place: Mapping[str, str]) -> Worker:
-    """A worker at its place (`places_of`). Its lines come when they are written; it has one thread unless the user chose a number."""
-    process = Command([*arguments, "--worker"], {"OMP_NUM_THREADS": "1", **os.environ, **place})
-    worker = Worker(number, process)
-    for stream, take in ((process.stdout, lambda line: worker.hear(line, follow)), (process.stderr, worker.complaints.append)):
-        thread = threading.Thread(target=_relay, args=(stream, take), daemon=True)
-        thread.start()
-        worker.threads.append(thread)
-    return worker
-
-
-def _relay(stream: IO[str], take: Callable[[str], None]) -> None:
-    for line in stream:
-        if line.strip():
-            take(line.rstrip())
 
 
 def jobs_for(asked: str, device: str, cells: int, records: Sequence[Record], sharing: Sharing | None = None) -> int:
