@@ -68,6 +68,9 @@ def test_fused_layers_remain_the_models_own() -> None:
         model.model.layers[0].self_attn.k_proj.weight.add_(1.0)
     changed = (native.weights.layers[0].qkv != before).any(1)
     assert changed.tolist() == [False] * 64 + [True] * 32 + [False] * 32
+    again = NativeDecoder(model, pad_id=0, stop_ids=[STOP]).weights.layers[0]
+    assert again.qkv.data_ptr() == native.weights.layers[0].qkv.data_ptr() and torch.equal(again.qkv, native.weights.layers[0].qkv)
+    assert again.qkv_bias is not None and torch.equal(again.qkv_bias, native.weights.layers[0].qkv_bias)
 
 
 def test_what_it_cannot_run_is_refused_with_the_reason() -> None:

@@ -20,7 +20,8 @@ import yaml
 from zoo import load_registry
 from zoo.cli import run
 from zoo.errors import ZooError
-from zoo.harness import packing
+from zoo.harness import crew, packing
+from zoo.harness.mps import CHOICE
 from zoo.harness.packing import jobs_for, memory_needed, run_packed, spelled, to_measure
 from zoo.harness.parallel import CONTEXT, MEMORY_SHARE, reserve
 from zoo.harness.ray_cells import gpu_share
@@ -102,12 +103,14 @@ def test_a_worker_killed_again_and_again_is_given_up(monkeypatch: pytest.MonkeyP
 
     def dying(arguments: Any, number: int, follow: Any, place: Any) -> Any:
         started.append(number)
-        return SimpleNamespace(number=number, join=lambda: -9, complaints=[], cell=("gkd", 3), process=SimpleNamespace(poll=lambda: -9))
+        return SimpleNamespace(
+            number=number, join=lambda: -9, complaints=[], cell=("gkd", 3), where=" at gkd (seed 3)", process=SimpleNamespace(poll=lambda: -9)
+        )
 
-    monkeypatch.setattr(packing, "start", dying)
-    with pytest.raises(ZooError, match=r"signal 9 at gkd \(seed 3\), and 3 workers had been replaced .* the last checkpoint: zoo run 'my file.yaml'"):
+    monkeypatch.setattr(crew, "start", dying)
+    with pytest.raises(ZooError, match=r"signal 9 at gkd \(seed 3\), and 3 processes had been replaced .* the last checkpoint: zoo run 'my file.yaml'"):
         run_packed(["run", "my file.yaml"], 2, lambda line: None)
-    assert len(started) == 2 + packing.RESTARTS
+    assert len(started) == 2 + crew.RESTARTS
 
 
 class Made:
@@ -130,7 +133,8 @@ class Made:
 def places(monkeypatch: pytest.MonkeyPatch, device: str | None, jobs: int, count: int, codes: tuple[int, ...] = ()) -> list[tuple[str | None, str | None]]:
     """What each process that is started sees of `count` GPUs, and its part of the memory of one."""
     monkeypatch.setattr(packing.torch.cuda, "device_count", lambda: count)
-    monkeypatch.setattr(packing, "Command", Made)
+    monkeypatch.setattr(crew, "Command", Made)
+    monkeypatch.setenv(CHOICE, "off")
     monkeypatch.setattr(Made, "environments", [], raising=False)
     monkeypatch.setattr(Made, "codes", list(codes), raising=False)
     run_packed(["run", "any"], jobs, lambda line: None, device)
@@ -207,7 +211,7 @@ def test_a_cell_without_memory_is_run_again_alone_unless_each_worker_had_a_whole
 ) -> None:
     ran: list[tuple[list[str], int]] = []
 
-    def run_out(arguments: list[str], jobs: int, board: Listener, given: str | None) -> None:
+    def run_out(arguments: list[str], jobs: int, board: Listener, given: str | None, sharing: None) -> None:
         assert given == device
         ran.append((arguments[2:4], jobs))
         board.end("gkd", 1, "oom")
@@ -226,7 +230,7 @@ def test_where_nothing_was_measured_on_a_gpu_one_cell_runs_alone_and_the_others_
     for device, left, records in (("cpu", cells, []), ("cuda", cells[:1], []), ("cuda", [], []), ("cuda", cells, [measured(3)])):
         assert to_measure(device, left, records) is None
     ran: list[tuple[list[str], int]] = []
-    monkeypatch.setattr(packing, "run_packed", lambda arguments, workers, board, device: ran.append((arguments[2:], workers)))
+    monkeypatch.setattr(packing, "run_packed", lambda arguments, workers, board, device, sharing: ran.append((arguments[2:], workers)))
     monkeypatch.setattr(run, "_board", lambda *_: Listener())
     run._packed("any", ["gkd", "sft"], None, [("--device", "cuda")], [], (1, ("sft", 3)), lambda: (5, None), cells, False)
     assert ran == [(["--method", "sft", "--seed", "3", "--device", "cuda"], 1), (["--method", "gkd", "--method", "sft", "--device", "cuda"], 5)]

@@ -113,7 +113,7 @@ def test_what_workers_leave_undone_is_run_once_more_alone(tmp_path: Path, monkey
     declared = comparison(pair=pair.name, methods=("sft",), budget={"amount": 40}, sweep={**SWEEP, "suite": str(suite), "learning_rates": (1e-4, 5e-2)})
     file = tmp_path / "trial.yaml"
     file.write_text(yaml.safe_dump(declared.model_dump(mode="json", exclude={"overrides"})))
-    monkeypatch.setattr(packing, "run_packed", lambda arguments, jobs, follow, device: asked.append(jobs))
+    monkeypatch.setattr(packing, "run_packed", lambda arguments, jobs, follow, device, sharing: asked.append(jobs))
     said = CliRunner().invoke(app, ["tune", str(file), "--results", str(tmp_path / "results"), "--device", "cpu", "--json", "--jobs", "2"])
     assert said.exit_code == 0, said.output
     assert asked == [2] and all(trial["done"] == 1 for trial in json.loads(said.stdout)[0]["trials"])

@@ -8,7 +8,15 @@ from typing import Any
 
 
 class ZooError(Exception):
-    """A mistake in the input or the surroundings; the command line prints its message and exits with 1."""
+    """A mistake in the input or the surroundings; the command line prints its message and exits with `code`."""
+
+    code = 1
+
+
+class DeviceLost(ZooError):
+    """A fault has taken the GPU from this process; another process has it again."""
+
+    code = 75  # what sendmail called a temporary failure: the same command may well go on
 
 
 def suggest(name: str, legal: Iterable[str]) -> str:

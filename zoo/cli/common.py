@@ -24,8 +24,8 @@ WIDE = 220  # columns of a table that is not printed to a terminal
 
 
 class Commands(TyperGroup):
-    """The top of the command line: a ZooError, or a file that can't be read or written, is one message on stderr and exit code 1,
-    an interruption one line and 130."""
+    """The top of the command line: a ZooError, or a file that can't be read or written, is one message on stderr and exit code 1 (75 where a
+    GPU was lost), an interruption one line and 130."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the subcommand."""
@@ -33,7 +33,7 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except ZooError as error:
             complain(str(error))
-            raise typer.Exit(1) from None
+            raise typer.Exit(error.code) from None
         except BrokenPipeError:  # the reader of a pipe has had enough
             raise
         except OSError as error:

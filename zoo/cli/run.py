@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from zoo.entry import Registry
     from zoo.harness.report import Listener
+    from zoo.harness.shared_teachers import Sharing
     from zoo.records import Record
 
 RESULTS, TABLES = Path("results"), Path("paper_tables")
@@ -48,6 +49,9 @@ def run(
     untrusted_code: UntrustedCode = False,
     weights_note: WeightsNote = None,
     jobs: Annotated[str | None, typer.Option(metavar="N|auto", help="Cells run at once, in a process each. Default: 1 here, auto on a cluster.")] = None,
+    share_teachers: Annotated[
+        str, typer.Option(metavar="auto|on|off", help="One copy of the teachers for all cells on a GPU; auto: where that saves memory.")
+    ] = "auto",
     engine: Annotated[str, typer.Option(metavar="here|ray", help="Run the cells on this machine, or as tasks of a Ray cluster.")] = "here",
     address: Annotated[str, typer.Option(metavar="HOST:PORT", help="The Ray cluster: auto is this machine's, local starts one.")] = "auto",
     tracker: Annotated[list[str] | None, typer.Option("--tracker", metavar="NAME", help="tensorboard, trackio or wandb; may be repeated.")] = None,
@@ -64,21 +68,23 @@ def run(
 
     _refuse_absent_device(device if engine == "here" else None)
     chosen_value(engine, ("here", "ray"), "--engine")
+    chosen_value(share_teachers, ("auto", "on", "off"), "--share-teachers")
     _refuse_both_ways(jobs, engine)
     quiet_libraries()
     cells: dict[str, Any] = {"methods": method or None, "results": results, "pair_paths": pair_paths(pair_path), "data": data}
     cells["registry"] = zoo.load_registry(*(registry or ()))
     told: dict[str, Any] = {"trust_remote_code": trust_remote_code, "untrusted_code": untrusted_code, "weights_note": weights_note}
     followed = trackers(tracker or (), results, comparison_id(comparison))
+    sharing = None if worker or jobs in (None, "1") or engine == "ray" else _sharing(comparison, cells["pair_paths"], trust_remote_code, share_teachers)
     outcomes = None
     if engine == "ray":
         _on_ray(comparison, seed, cells, told, device, registry or (), tracker or (), (address, jobs or "auto", as_json))
-    elif not worker and (plan := _workers(jobs or "1", comparison, seed, device, cells)) != (1, None):
+    elif not worker and (plan := _workers(jobs or "1", comparison, seed, device, cells, sharing)) != (1, None):
         given = [("--registry", registry), ("--pair-path", pair_path), ("--data", data), ("--device", device), ("--tracker", tracker)]
         given += [("--weights-note", weights_note), ("--results", results)]
         flags = [("--trust-remote-code", trust_remote_code), ("--untrusted-code", untrusted_code)]
-        again = partial(_workers, jobs or "1", comparison, seed, device, cells)
-        _packed(comparison, method, seed, given, flags, plan, again, _left(comparison, seed, cells), as_json)
+        again = partial(_workers, jobs or "1", comparison, seed, device, cells, sharing)
+        _packed(comparison, method, seed, given, flags, plan, again, _left(comparison, seed, cells), as_json, sharing)
     else:
         quiet = as_json or not main_process()
         outcomes = zoo.run(comparison, **cells, **told, seeds=seed or None, device=device, quiet=quiet, worker=worker, listeners=followed)
@@ -95,6 +101,15 @@ def _left(comparison: str, seeds: Sequence[int] | None, cells: Mapping[str, Any]
     import zoo
 
     return [(cell.method, cell.seed) for cell in zoo.plan(comparison, **cells).cells if cell.state != "done" and (not seeds or cell.seed in seeds)]
+
+
+def _sharing(comparison: str, paths: dict[str, Path], trust_remote_code: bool, chosen: str) -> Sharing:
+    """The teachers that worker processes may share."""
+    from zoo.harness.comparison import load_comparison
+    from zoo.harness.models import load_pair_spec
+    from zoo.harness.shared_teachers import Sharing
+
+    return Sharing(load_pair_spec(load_comparison(comparison).pair), paths, trust_remote_code, chosen)
 
 
 def _board(comparison: str, cells: int, as_json: bool) -> Listener:
@@ -120,6 +135,7 @@ def _packed(
     again: Callable[[], Plan],
     left: list[tuple[str, int]],
     as_json: bool,
+    sharing: Sharing | None = None,
 ) -> None:
     """All cells in worker processes, behind the one that measures what a cell needs, if the plan names one; one that ran out of its part of a GPU's
     memory once more by itself, unless each worker had a whole GPU. `again` makes the plan anew."""
@@ -129,7 +145,7 @@ def _packed(
     device: str | None = dict(given)["--device"]
 
     def run(names: list[str] | None, numbers: list[int] | None, workers: int) -> None:
-        run_packed(["run", comparison, *spelled([("--method", names), ("--seed", numbers), *given], flags)], workers, board, device)
+        run_packed(["run", comparison, *spelled([("--method", names), ("--seed", numbers), *given], flags)], workers, board, device, sharing)
 
     import_module("zoo.tables")  # what comes at the end is loaded now, while the server of the workers still loads what they need
     endings = Endings()
@@ -207,7 +223,7 @@ def _end(declared: Any, method: list[str] | None, results: Path, tables: Path, o
         raise typer.Exit(1)
 
 
-def _workers(jobs: str, comparison: str, seeds: list[int] | None, device: str | None, cells: dict[str, Any]) -> Plan:
+def _workers(jobs: str, comparison: str, seeds: list[int] | None, device: str | None, cells: dict[str, Any], sharing: Sharing | None = None) -> Plan:
     """How many processes the cells that are left are shared among, and the cell that must be run first to know."""
     if jobs == "1":
         return 1, None
@@ -218,7 +234,7 @@ def _workers(jobs: str, comparison: str, seeds: list[int] | None, device: str | 
 
     device, left = device or ("cuda" if torch.cuda.is_available() else "cpu"), _left(comparison, seeds, cells)
     records = load_records(cells["results"] / "records", comparison_id(comparison))
-    return jobs_for(jobs, device, len(left), records), _measures(device, left, cells["registry"], records) if jobs == "auto" else None
+    return jobs_for(jobs, device, len(left), records, sharing), _measures(device, left, cells["registry"], records) if jobs == "auto" else None
 
 
 def _measures(device: str, left: Sequence[tuple[str, int]], registry: Registry, records: Sequence[Record]) -> tuple[str, int] | None:

@@ -84,15 +84,18 @@ def _run(
     import torch
     from rich.console import Console
 
+    from zoo.harness.models import load_pair_spec
     from zoo.harness.packing import jobs_for, run_packed, spelled
     from zoo.harness.parallel import end_processes
     from zoo.harness.plan import Place, make_plan
     from zoo.harness.run import run_comparison
+    from zoo.harness.shared_teachers import Sharing
     from zoo.records import load_records
     from zoo.tune import FOLDER, trials_of
 
     results, paths, data = place
     at, trials = Place(results / FOLDER, paths, data), trials_of(declared)
+    sharing = Sharing(load_pair_spec(declared.pair), paths)
 
     def left() -> int:
         return sum(cell.state != "done" for trial in trials for cell in make_plan(trial, entries, at, methods).cells)
@@ -100,10 +103,10 @@ def _run(
     several = 1
     if not told["worker"] and (waiting := left()):
         device = told["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
-        several = jobs_for(jobs, device, waiting, [record for trial in trials for record in load_records(at.records, trial.id)])
+        several = jobs_for(jobs, device, waiting, [record for trial in trials for record in load_records(at.records, trial.id)], sharing)
     if several > 1:
         flags = [("--untrusted-code", told["untrusted_code"])]
-        run_packed([*command, *spelled(given, flags)], several, (lambda line: None) if told["quiet"] else typer.echo, told["device"])
+        run_packed([*command, *spelled(given, flags)], several, (lambda line: None) if told["quiet"] else typer.echo, told["device"], sharing)
         if not left():
             return  # else some ran out of their part of a GPU's memory: once more alone
     shown = None if told["quiet"] else Console()

@@ -86,12 +86,17 @@ def _run(arguments: list[str], environment: dict[str, str], folder: str, out: An
         end.close()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     sys.stderr.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    settle(environment, folder)
+    sys.argv = ["zoo", *arguments]
+    runpy.run_module("zoo", run_name="__main__", alter_sys=True)
+
+
+def settle(environment: Mapping[str, str], folder: str) -> None:
+    """What a forked process begins with: these variables in place of its environment, this folder, and an end that comes with the command's."""
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    sys.argv = ["zoo", *arguments]
-    runpy.run_module("zoo", run_name="__main__", alter_sys=True)
 
 
 def _end_with_parent() -> None:

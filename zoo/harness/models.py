@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,7 @@ class LoadedPair:
     untrusted_code: bool = False
     tokenizers: dict[str, Any] = field(default_factory=dict)
     split: Processes | None = None  # the processes that the models are sharded over
+    lent: bool = False  # the teachers' weights are another process's, and are not to be written to
     _read: dict[tuple[int, str], list[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def format_prompt(self, prompt: Prompt, context: Context | None = None, teacher: str | None = None) -> list[int]:
@@ -167,10 +168,11 @@ def load_pair(
     device: torch.device | str = "cpu",
     trust_remote_code: bool = False,
     split: Processes | None = None,
+    lender: Callable[[], dict[str, Any] | None] | None = None,
 ) -> LoadedPair:
     """Load a pair's models and task. `paths` replaces sources by local folders (`student`, or a teacher's name); `data` is a
     local folder for the task. On CUDA teachers are bf16 and the student fp32; on a CPU all are fp32. Student and teachers are sharded over the
-    processes `split`, if they are given.
+    processes `split`, if they are given. A `lender` is asked for the teachers before they are loaded.
 
     Raises:
         ZooError: missing or broken files, with the remedy; tokenizers of different vocabularies are reported, not refused.
@@ -180,8 +182,8 @@ def load_pair(
     device = torch.device(device)
     held = device if split is None else torch.device("cpu")
     student = _load_model(spec, "student", spec.student, paths, torch.float32, held, trust_remote_code)
-    teacher_dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    teachers = {name: _load_model(spec, name, source, paths, teacher_dtype, held, trust_remote_code) for name, source in spec.teachers.items()}
+    given = None if lender is None else lender()
+    teachers = load_teachers(spec, paths, device, held=held, trust_remote_code=trust_remote_code) if given is None else given
     rows = {name: model.get_output_embeddings().weight.shape[0] for name, model in (("student", student), *teachers.items())}
     tokenizer = _load_tokenizer(spec, "student", spec.student, paths, rows["student"], trust_remote_code)
     others = {name: _load_tokenizer(spec, name, source, paths, rows[name], trust_remote_code) for name, source in spec.teachers.items()}
@@ -205,7 +207,20 @@ def load_pair(
         endpoints={name: Endpoint(source) for name, source in spec.endpoints.items()},
         reward_models={name: load_classifier(spec.id, name, *_location(spec, name, source, paths), device) for name, source in spec.reward_models.items()},
         split=split,
+        lent=given is not None,
     )
+
+
+def load_teachers(
+    spec: PairSpec, paths: Mapping[str, Path], device: torch.device, *, held: torch.device | None = None, trust_remote_code: bool = False
+) -> dict[str, Any]:
+    """A pair's teachers by name, in the type that `device` computes them in, on that device unless they are to be `held` elsewhere.
+
+    Raises:
+        ZooError: missing or broken files, with the remedy.
+    """
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {name: _load_model(spec, name, source, paths, dtype, held or device, trust_remote_code) for name, source in spec.teachers.items()}
 
 
 def refuse_stray_paths(spec: PairSpec, paths: Mapping[str, Path]) -> None:

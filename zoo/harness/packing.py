@@ -2,109 +2,43 @@
 
 A worker is the same command with `--worker`, in a process forked from a warm server (`zoo.harness.forked`). It walks the plan and leaves out cells that
 are done or that another worker holds the lock of, so each cell is run once whoever comes first. A worker that is killed leaves its checkpoint; a new one
-goes on from there.
+goes on from there (`zoo.harness.crew`).
 """
 
 from __future__ import annotations
 
-import json
 import os
-import shlex
-import threading
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import IO, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 
 from zoo.errors import ZooError
 from zoo.harness.board import Board
-from zoo.harness.forked import Command
+from zoo.harness.crew import Crew, Name
 from zoo.harness.parallel import CONTEXT, MEMORY_SHARE
-from zoo.harness.report import Listener, deliver
+from zoo.harness.report import Listener
+from zoo.harness.shared_teachers import Sharing
 from zoo.records import Record
 
-Name = tuple[str, int]  # a cell: its method and its seed
-RESTARTS = 3  # how often a killed worker is replaced, in all
-KILLED = "a worker was killed by signal {signal}{where}, and {restarts} workers had been replaced before"
+SLACK = 1.2  # of a peak: what the allocator keeps beyond it
 
 
-@dataclass
-class Worker:
-    """One process, what it is at, and what it said last on its error stream."""
-
-    number: int
-    process: Command
-    cell: Name | None = None
-    complaints: list[str] = field(default_factory=list)
-    threads: list[threading.Thread] = field(default_factory=list)
-
-    def hear(self, line: str, follow: Listener) -> None:
-        """Pass on one line of its output: an event, or words of its own."""
-        try:
-            event = json.loads(line)
-        except ValueError:
-            event = None
-        if not isinstance(event, dict) or "event" not in event:
-            return follow.say(f"[{self.number}] {line}")
-        if "method" in event:
-            self.cell = None if event["event"] == "end" else (event["method"], event["seed"])
-        return deliver(event, follow)
-
-    def join(self) -> int:
-        """Wait for its end; the exit code."""
-        code = self.process.wait()
-        for thread in self.threads:
-            thread.join()
-        return code
-
-
-def run_packed(arguments: Sequence[str], jobs: int, follow: Listener | Callable[[str], None], device: str | None = None) -> None:
+def run_packed(
+    arguments: Sequence[str], jobs: int, follow: Listener | Callable[[str], None], device: str | None = None, sharing: Sharing | None = None
+) -> None:
     """Run `zoo ARGUMENTS --worker` in so many processes until no cell is left to them, over all GPUs if the device that the arguments name, if they name
-    one, is a plain `cuda`; a killed one is replaced. What they say goes to a listener, or as lines to a function.
+    one, is a plain `cuda`; a killed one is replaced. What they say goes to a listener, or as lines to a function. Those of one GPU use it at once
+    (`zoo.harness.mps`) and, where `sharing` pays, have one copy of their teachers.
 
     Raises:
         ZooError: a worker refused its input or failed, with its own words; the others were let finish.
     """
     heard = follow if isinstance(follow, Listener) else Board(follow, cells=0, budget=0)
     places = places_of(device or "cuda", jobs)  # without GPUs that is one place all the same
-    workers, restarts, problems = [start(arguments, number, heard, place) for number, place in enumerate(places, 1)], 0, []
-    try:
-        while workers:
-            worker = _next_to_end(workers)
-            code = worker.join()
-            if code < 0 and restarts < RESTARTS:
-                restarts += 1
-                if worker.cell is not None:
-                    heard.lost(*worker.cell)
-                heard.say(f"[{worker.number}] was killed by signal {-code}{_where(worker)}; another worker goes on from its checkpoint")
-                workers.append(start(arguments, worker.number, heard, places[worker.number - 1]))
-            elif code < 0:
-                problems.append(KILLED.format(signal=-code, where=_where(worker), restarts=restarts) + "; nothing recorded is lost, and the same command goes "
-                                "on from the last checkpoint: zoo " + shlex.join(arguments))  # fmt: skip
-            elif code:
-                problems.append("\n".join(worker.complaints[-5:]) or f"a worker ended with exit code {code}")
-    except BaseException:
-        for worker in workers:
-            worker.process.terminate()
-        raise
+    problems = Crew(arguments, heard, places, device or ("cuda" if torch.cuda.is_available() else "cpu"), sharing).work()
     if problems:
         raise ZooError("\n".join(dict.fromkeys(problems)).removeprefix("zoo: "))
-
-
-def _next_to_end(workers: list[Worker]) -> Worker:
-    """Take out the worker that ends first."""
-    while True:
-        for worker in workers:
-            if worker.process.poll() is not None:
-                workers.remove(worker)
-                return worker
-        time.sleep(0.2)
-
-
-def _where(worker: Worker) -> str:
-    return "" if worker.cell is None else f" at {worker.cell[0]} (seed {worker.cell[1]})"
 
 
 def spelled(given: Iterable[tuple[str, Any]], flags: Iterable[tuple[str, bool]]) -> list[str]:
@@ -132,28 +66,12 @@ def places_of(device: str, jobs: int) -> list[dict[str, str]]:
     return places
 
 
-def start(arguments: Sequence[str], number: int, follow: Listener, place: Mapping[str, str]) -> Worker:
-    """A worker at its place (`places_of`). Its lines come when they are written; it has one thread unless the user chose a number."""
-    process = Command([*arguments, "--worker"], {"OMP_NUM_THREADS": "1", **os.environ, **place})
-    worker = Worker(number, process)
-    for stream, take in ((process.stdout, lambda line: worker.hear(line, follow)), (process.stderr, worker.complaints.append)):
-        thread = threading.Thread(target=_relay, args=(stream, take), daemon=True)
-        thread.start()
-        worker.threads.append(thread)
-    return worker
-
-
-def _relay(stream: IO[str], take: Callable[[str], None]) -> None:
-    for line in stream:
-        if line.strip():
-            take(line.rstrip())
-
-
-def jobs_for(asked: str, device: str, cells: int, records: Sequence[Record]) -> int:
+def jobs_for(asked: str, device: str, cells: int, records: Sequence[Record], sharing: Sharing | None = None) -> int:
     """How many workers: the number asked for, or for `auto` what the machine bears, at most one a cell.
 
     On a CPU `auto` is its cores, one thread each. On GPUs it is how often the measured need of a cell fits into the memory that each has free now,
-    summed over all of them (`gpus`), at most one a core; one a GPU where nothing has been measured (see `to_measure`).
+    summed over all of them (`gpus`), at most one a core; one a GPU where nothing has been measured (see `to_measure`). Where so many would share their
+    teachers, those count once a GPU.
 
     Raises:
         ZooError: neither a number nor `auto`.
@@ -165,8 +83,17 @@ def jobs_for(asked: str, device: str, cells: int, records: Sequence[Record]) -> 
     fit = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if device.startswith("cuda"):
         need = memory_needed(records)
-        fit = min(fit, sum(torch.cuda.mem_get_info(gpu)[0] // need if need else 1 for gpu in gpus(device)))
+        fit = min(fit, sum(_fitting(torch.cuda.mem_get_info(gpu)[0], need, sharing) if need else 1 for gpu in gpus(device)))
     return max(1, min(fit, cells))
+
+
+def _fitting(free: int, need: int, sharing: Sharing | None) -> int:
+    """How many cells fit into so much of a GPU's memory, each with its own teachers or, where they share, beside one keeper."""
+    apart = free // need
+    if sharing is None:
+        return apart
+    together = (free - CONTEXT - sharing.size) // max(need - int(SLACK * sharing.size), CONTEXT)
+    return max(apart, together if sharing.pays(together, "cuda") else 0)
 
 
 def to_measure(device: str, cells: Sequence[Name], records: Sequence[Record]) -> Name | None:
@@ -183,4 +110,4 @@ def memory_needed(records: Iterable[Record], method: str | None = None) -> int:
     own = [run for run in done if run.method == method]
     trained = [run for run in done if run.budget.spent.get("supervised_tokens")]
     peak = max((run.budget.spent.get("peak_memory_bytes") or 0 for run in own or trained), default=0)
-    return int(1.2 * peak) + CONTEXT if peak else 0
+    return int(SLACK * peak) + CONTEXT if peak else 0

@@ -19,6 +19,7 @@ from zoo.errors import ZooError
 
 T = TypeVar("T")
 MEMORY_SHARE = "ZOO_MEMORY_SHARE"  # environment variable: the part of a GPU that a process may take beside others
+KEPT = "ZOO_KEPT_BYTES"  # environment variable: bytes of that GPU that the teachers take which its processes share, and what keeps them
 CONTEXT = 1 << 30  # bytes of a GPU that a process takes for CUDA itself, its libraries and captured graphs
 PATIENCE = timedelta(hours=12)  # the others wait while the first process evaluates
 
@@ -93,12 +94,12 @@ def is_split(tensor: Any) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
-def reserve(device: torch.device, share: float) -> None:
-    """Let this process take at most this share of a GPU's memory, CUDA's own part in it. Before it fails at the limit the allocator gives back what
-    it only keeps; so no process can starve those beside it."""
+def reserve(device: torch.device, share: float, kept: int = 0) -> None:
+    """Let this process take at most this share of a GPU's memory, but for the bytes that are `kept` for all, CUDA's own part in it. Before it fails at
+    the limit the allocator gives back what it only keeps; so no process can starve those beside it."""
     total = torch.cuda.get_device_properties(device).total_memory
     number = torch.cuda.current_device() if device.index is None else device.index  # a bare `cuda` is refused here
-    torch.cuda.set_per_process_memory_fraction(max(share - CONTEXT / total, share / 2), number)
+    torch.cuda.set_per_process_memory_fraction(max(share - (CONTEXT + share * kept) / total, share / 2), number)
 
 
 def start_processes(device: str | None = None) -> Processes:
@@ -115,7 +116,7 @@ def start_processes(device: str | None = None) -> Processes:
                        "`accelerate launch --multi_gpu --num_processes N -m zoo run ... --device cpu`")  # fmt: skip
     chosen = torch.device(device) if device and state.num_processes == 1 else state.device
     if chosen.type == "cuda" and MEMORY_SHARE in os.environ:
-        reserve(chosen, float(os.environ[MEMORY_SHARE]))
+        reserve(chosen, float(os.environ[MEMORY_SHARE]), int(os.environ.get(KEPT, 0)))
     return Processes(state.process_index, state.num_processes, chosen)
 
 

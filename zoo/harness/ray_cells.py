@@ -20,7 +20,8 @@ from typing import Any
 from uuid import uuid4
 
 from zoo.errors import ZooError
-from zoo.harness.packing import RESTARTS, Name, memory_needed
+from zoo.harness.crew import RESTARTS, Name
+from zoo.harness.packing import memory_needed
 from zoo.harness.parallel import MEMORY_SHARE
 from zoo.harness.report import Listener, Wire, deliver
 from zoo.records import Record, load_records

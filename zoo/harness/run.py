@@ -22,6 +22,7 @@ from zoo.harness.board import screen
 from zoo.harness.cell import make_trainer
 from zoo.harness.checkpoint import restore, save
 from zoo.harness.comparison import Comparison
+from zoo.harness.device import lost, refuse_lost, shared
 from zoo.harness.diagnose_records import write_diagnoses
 from zoo.harness.evaluate import evaluate, lm_eval_version
 from zoo.harness.keep import keep_weights
@@ -33,6 +34,7 @@ from zoo.harness.report import Listener, Several
 from zoo.harness.run_record import first_line, log_folder, run_payload, write_logs
 from zoo.harness.shadow import decoding_copy
 from zoo.harness.sharding import wanted as sharding_wanted
+from zoo.harness.shared_teachers import borrowed
 from zoo.harness.suites import load_suite, suite_digest
 from zoo.harness.tidy import remove_torn, tidy
 from zoo.harness.train import Diverged, Trainer
@@ -107,7 +109,8 @@ def run_comparison(
     spec = spec.model_copy(update={"weights_note": note}) if (note := weights_note or origin_note(spec, place)) else spec
     told: dict[str, Any] = {"device": processes.device, "trust_remote_code": trust_remote_code}
     split = processes if sharding_wanted(comparison, processes) else None
-    pair = load_pair(spec, paths=place.pair_paths, data=place.data, split=split, **told)
+    lender = partial(borrowed, print, trust_remote_code) if worker and split is None else None
+    pair = load_pair(spec, paths=place.pair_paths, data=place.data, split=split, lender=lender, **told)
     pair.untrusted_code = untrusted_code
     settle_threads(pair)
     refuse_misfits(pair, registry, {cell.method for cell in todo})
@@ -135,12 +138,18 @@ def _run_cell(session: Session, cell: Cell) -> Outcome | None:
         if session.worker:
             return None
         raise ZooError(f"another process is running {cell.method} (seed {cell.seed}) of '{session.comparison.id}'; wait for it, or stop it") from None
+    name = f"{cell.method} (seed {cell.seed})"
     try:
         done = _done_meanwhile(session, cell)
         outcome = done or _attempt(session, cell, work)
+        if outcome.status == "error":
+            refuse_lost(name, outcome.message, recorded=True)
         session.processes.wait()
         if session.processes.main and outcome.status in DONE:
             shutil.rmtree(work, ignore_errors=True)
+    except RuntimeError as error:
+        refuse_lost(name, first_line(error))
+        raise
     finally:
         lock.release()
     return outcome
@@ -189,7 +198,8 @@ def _whole(session: Session, cell: Cell, trainer: Trainer | None) -> Any:
 
 
 def _tried(work: Callable[[], None]) -> tuple[Status, BaseException | None]:
-    """How a piece of work ends. Bad input, a full disk and the user's interrupt are no failures of the cell: they end the command."""
+    """How a piece of work ends. Bad input, a full disk, the user's interrupt and a fault of some process on a GPU that several share are no failures of the
+    cell: they end the command."""
     try:
         work()
     except Diverged as error:
@@ -201,6 +211,8 @@ def _tried(work: Callable[[], None]) -> tuple[Status, BaseException | None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in NO_SPACE:
             raise ZooError(f"the disk is full ({error}); nothing recorded was lost, free space and run the same command again") from None
+        if shared() and lost():
+            raise
         return "error", error
     return "success", None
 

@@ -16,8 +16,9 @@ import torch
 
 from zoo.entry import body
 from zoo.harness.lag import worst
-from zoo.harness.models import PairSpec
+from zoo.harness.models import LoadedPair, PairSpec
 from zoo.harness.plan import Cell, trains
+from zoo.harness.shared_teachers import bytes_of
 from zoo.harness.suites import load_suite
 from zoo.harness.train import Phases, Spent, Trainer
 from zoo.provenance import provenance, without_paths
@@ -46,7 +47,7 @@ def run_payload(
         "resolved": {"body": body(entry), "learning_rate": comparison.learning_rate(entry.id), "pair": _without_folders(session.pair.spec)},
         "entry_digest": digest_json(body(entry)),
         "budget": {"unit": comparison.budget.unit, "asked": comparison.budget.amount if trains(entry) else 0,
-                   "spent": {**spent, "peak_memory_bytes": peak_memory(session.pair.student.device)},
+                   "spent": {**spent, "peak_memory_bytes": peak_memory(session.pair)},
                    **({"teachers": teachers} if (teachers := trainer.accounts.figures() if trainer else {}) else {}),
                    **({"endpoints": {name: one.ledger.figures() for name, one in session.pair.endpoints.items()}} if session.pair.endpoints else {})},
         "phases": {**{n: {"seconds": phases.seconds[n], "tokens": phases.tokens[n]} for n in phases.seconds}, "evaluate": evaluation},
@@ -76,10 +77,11 @@ def _without_folders(spec: PairSpec) -> dict[str, Any]:
     return dump
 
 
-def peak_memory(device: torch.device) -> int:
-    """Bytes at the highest point: of the device on CUDA, of the process elsewhere."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated())
+def peak_memory(pair: LoadedPair) -> int:
+    """Bytes at the highest point: of the device on CUDA, of the process elsewhere. Teachers that another process keeps for this one are counted, as
+    they would be if they were its own."""
+    if pair.student.device.type == "cuda":  # whose allocator knows nothing of memory that is another process's
+        return int(torch.cuda.max_memory_allocated()) + (bytes_of(pair.teachers.values()) if pair.lent else 0)
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

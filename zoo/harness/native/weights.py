@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -90,16 +91,20 @@ def unsupported(model: Any) -> str | None:
 def fuse(linears: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:
     """One weight over several layers that read the same input. The layers' own parameters become views of it, so what an
     optimizer writes in place is what the step reads."""
-    weight = torch.cat([linear.weight.data for linear in linears])
-    sizes = [linear.out_features for linear in linears]
-    for linear, part in zip(linears, weight.split(sizes), strict=True):
-        linear.weight.data = part
-    if linears[0].bias is None:
-        return weight, None
-    bias = torch.cat([linear.bias.data for linear in linears])
-    for linear, part in zip(linears, bias.split(sizes), strict=True):
-        linear.bias.data = part
-    return weight, bias
+    return _joined([linear.weight for linear in linears]), None if linears[0].bias is None else _joined([linear.bias for linear in linears])
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Parameters stacked along their first axis, of which they become views. What is so already is left where it lies: others may share it."""
+    first, rows = parts[0].data, [len(part) for part in parts]
+    begins = accumulate((part.numel() for part in parts[:-1]), initial=first.storage_offset())
+    places = [(first.untyped_storage().data_ptr(), begin) for begin in begins]
+    if [(part.untyped_storage().data_ptr(), part.storage_offset()) for part in parts] == places:
+        return first.as_strided((sum(rows), *first.shape[1:]), first.stride())
+    whole = torch.cat([part.data for part in parts])
+    for part, view in zip(parts, whole.split(rows), strict=True):
+        part.data = view
+    return whole
 
 
 def gather(model: Any, vocab_size: int | None = None, master: Any = None) -> Weights:
