@@ -41,9 +41,9 @@ def format_prompt(prompt: Prompt, context: Any) -> list[int]:
     return [1, *Letters().encode(extra + prompt.text, add_special_tokens=False)]
 
 
-def llama(seed: int, scale: float = 0.5) -> LlamaForCausalLM:
+def llama(seed: int, scale: float = 0.5, heads: int = 4) -> LlamaForCausalLM:
     torch.manual_seed(seed)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": heads, "num_key_value_heads": 2}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=V, max_position_embeddings=128, **sizes)).double().eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=scale)
@@ -297,6 +297,23 @@ def test_a_decoding_copy_follows_the_weights_and_keeps_its_buffers() -> None:
             student.lm_head.weight.neg_()
     half = decoding_copy(llama(5).float(), torch.bfloat16)
     assert half.lm_head.weight.dtype == torch.bfloat16 and half.model.rotary_emb.inv_freq.dtype == torch.float32
+
+
+def test_a_teacher_that_moves_with_the_student_decodes_through_a_copy_with_its_present_weights() -> None:
+    student, moving, fixed, odd = llama(5).bfloat16(), llama(6, heads=2).float(), llama(7).bfloat16(), llama(8).float()
+    teachers = {"moving": moving, "fixed": fixed, "odd": odd}
+    given: dict[str, Any] = {"format_prompt": format_prompt, "stop_ids": [STOP], "pad_id": PAD, "vocab_size": V}
+    shadowed = ReferenceEngine(student, teachers, Letters(), **given, decode_dtype=torch.bfloat16)
+    for name in ("moving", "fixed", "odd", "moving"):
+        own = teachers[name] if name == "odd" else decoding_copy(teachers[name], torch.bfloat16)
+        plain = ReferenceEngine(student, {name: own}, Letters(), **given)
+        a, b = (e.rollout(Teacher(teacher=name), PROMPTS, max_new_tokens=8, seed_axes=AXES) for e in (shadowed, plain))
+        assert supervised(a) == supervised(b) and torch.equal(a.behaviour_logp_BT, b.behaviour_logp_BT)
+        with torch.no_grad():
+            moving.lm_head.weight.neg_()
+    assert moving.lm_head.weight.dtype == torch.float32 and shadowed.writers.masters == {"moving": moving}
+    assert shadowed.writers.models["fixed"] is fixed and shadowed.writers.models["odd"] is odd, "its heads have 8 features: it could gain nothing"
+    assert shadowed.whole_student() is student
 
 
 def test_missing_teachers_fields_and_buffers_are_named() -> None:

@@ -19,8 +19,8 @@ import torch
 
 from zoo.harness.adapters import merged
 from zoo.harness.build_micro import Example, Report, summed_loss
-from zoo.harness.engine import decoding_copy
 from zoo.harness.models import LoadedPair
+from zoo.harness.shadow import decoding_copy
 from zoo.harness.tuning import examples_of, save_modules, with_modules
 from zoo.harness.writers import Decoder
 from zoo.tasks import chores

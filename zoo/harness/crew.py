@@ -170,8 +170,8 @@ class Crew:
             group.keeper = None
 
     def _one_by_one(self, group: Group, first: Worker) -> None:
-        """After a fault on a GPU that several workers used at once all of them have lost it, and nobody knows whose fault it was. They go on taking turns,
-        where a fault strikes nobody else; so this happens once to a group."""
+        """After a fault on a GPU that several workers used at once any of them may have lost it, and nobody knows whose fault it was. They go on taking
+        turns, where a fault strikes nobody else; so this happens once to a group."""
         struck = [first, *self._dismiss(self._of(group))]
         end = f"a fault on the GPU{first.where} ended its {len(struck)} workers, which had used it at once"
         self.heard.say(f"{end}; they go on from their checkpoints by turns")

@@ -1,4 +1,5 @@
-"""A GPU that a process has lost: after a fault on the device every call of CUDA fails, for good, in every process that shared it by one service."""
+"""A GPU that a process has lost: after a fault on the device every call of CUDA fails, for good, and may fail in all
+processes that shared it by one service."""
 
 from __future__ import annotations
 

@@ -35,8 +35,7 @@ from zoo.harness.endpoint.texts import columns_of
 from zoo.harness.outsiders import Outsiders
 from zoo.harness.pieces import LENGTH_DRAW, FormatPrompt, Heads, Request, requests
 from zoo.harness.replay import ReplayBuffer, concatenate
-from zoo.harness.shadow import decoding_copy, refresh
-from zoo.harness.sharding import is_sharded
+from zoo.harness.shadow import Shadows
 from zoo.harness.vllm import VllmOptions
 from zoo.harness.writers import Writers
 from zoo.seeds import seed_for, uniforms
@@ -55,8 +54,8 @@ class ReferenceEngine(Outsiders):
     """Writes the sequences of any stream with the student and the named teachers.
 
     `format_prompt` turns a prompt, with or without an author's context, into token ids; `stop_ids[0]` is appended to given
-    texts. With `decode_dtype` (bf16, say) a student kept in fp32 decodes through a copy of that type, refreshed in place before
-    every rollout.
+    texts. With `decode_dtype` (bf16, say) a model kept in fp32 (the student, teachers that move with it) decodes through a copy of that type, refreshed in
+    place before every rollout (`Shadows`).
     `generated_tokens` counts what was decoded so far, by any author.
     """
 
@@ -83,11 +82,9 @@ class ReferenceEngine(Outsiders):
         self.interpreters = {}
         self.generated_tokens = 0
         self.wrote = Counter()  # by teacher, since the last step
-        split, apart = is_sharded(student), decode_dtype not in (None, next(student.parameters()).dtype)
-        self._shadow: Any = decoding_copy(student, decode_dtype) if split or apart else None
-        writing = {**self.teachers, "student": self._shadow if self._shadow is not None else self.student}
-        how: dict[str, Any] = {"max_batch": max_batch, "native": native, "vllm": vllm, "masters": {"student": student} if apart and not split else {}}
-        self.writers = Writers(writing, pad_id=pad_id, stop_ids=stop_ids, vocab_size=vocab_size, **how)
+        self._shadows = Shadows(student, self.teachers, decode_dtype)
+        how: dict[str, Any] = {"max_batch": max_batch, "native": native, "vllm": vllm, "masters": self._shadows.masters}
+        self.writers = Writers(self._shadows.writing, pad_id=pad_id, stop_ids=stop_ids, vocab_size=vocab_size, **how)
         self._sources: dict[str, Rollout] = {}
 
     def serves(self, stream: Stream) -> bool:
@@ -96,9 +93,8 @@ class ReferenceEngine(Outsiders):
 
     def whole_student(self) -> Any:
         """The student as it is now, in one piece and in the type it decodes in."""
-        if self._shadow is not None:
-            refresh(self._shadow, self.student)
-        return self._shadow or self.student
+        self._shadows.refresh("student")
+        return self._shadows.writing["student"]
 
     def release(self) -> None:
         """Free the caches and graphs that are kept between rollouts."""
@@ -129,8 +125,7 @@ class ReferenceEngine(Outsiders):
         """
         if isinstance(stream, Replay):
             return self._replay(stream, prompts, max_new_tokens, tuple(seed_axes), version, memory, progress)
-        if self._shadow is not None and "student" in stream.reads:
-            refresh(self._shadow, self.student)
+        self._shadows.refresh(*stream.reads)
         wanted, found = requests(prompts, stream.group, seed_axes, earlier), {name: (sources or {}).get(name) for name in stream.sources}
         if unlike := [name for name, source in found.items() if source is None or len(source) != len(wanted)]:
             raise ZooError(f"a stream of author '{stream.author}' reads stream '{unlike[0]}' row by row, which must be written before, to the same prompts")

@@ -3,8 +3,8 @@
 Processes on a GPU otherwise take turns, and the kernels of a small student fill a fraction of it in theirs. The service is a daemon for each GPU that
 processes find through a folder named in their environment; a process beside the command starts it and ends it, however the command ends.
 
-A fault on the device (an illegal address, a failed assertion) strikes all processes that share it this way, whosever it was; `zoo.harness.crew` then
-has them go on by turns.
+A fault on the device (an illegal address, a failed assertion) may strike all processes that share it this way, whosever it was; `zoo.harness.crew`
+then has them go on by turns.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ from zoo.harness.sources import ModelSource, local_folder, resolved
 
 KEEPER = "ZOO_KEEPER"  # environment variable: the address of the process that keeps this one's teachers
 PATIENCE = 30.0  # seconds within which a keeper has begun to listen
+SHARED = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,15 @@ class Keeper:
         self.numbers = frozenset(numbers)
         self.address = f"{get_temp_dir()}/teachers-{min(self.numbers)}"  # the standard library takes the folder away
         self.told = {KEEPER: self.address, KEPT: str(CONTEXT + sharing.size)}
+        self.process: Any = None
         self._given = sharing, device, self.address, {**os.environ, **place}, str(Path.cwd())
         self.start()
 
     def start(self) -> None:
         """Start it, or start it again."""
         Path(self.address).unlink(missing_ok=True)
-        self.process: Any = start_server().Process(target=_keep, args=self._given, daemon=True)  # type: ignore[attr-defined]
+        self._sweep()
+        self.process = start_server().Process(target=_keep, args=self._given, daemon=True)  # type: ignore[attr-defined]
         self.process.start()
 
     def poll(self) -> int | None:
@@ -101,6 +104,12 @@ class Keeper:
         """End it."""
         self.process.terminate()
         self.process.join()
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Take away the counters of references, shared memory of their own, that torch leaves behind where a process does not end by itself."""
+        for left in SHARED.glob(f"torch_{self.process.pid}_*") if self.process is not None else ():
+            left.unlink(missing_ok=True)
 
 
 def _keep(sharing: Sharing, device: str, address: str, environment: dict[str, str], folder: str) -> None:

@@ -34,6 +34,8 @@ def warm() -> None:
         import_module("zoo").load_registry()
     with suppress(Exception):
         import_module("zoo.failures.detecting").known_detectors()
+    with suppress(Exception):
+        import_module("triton.runtime.cache").triton_key()  # a digest of its own files, which it remembers
     gc.collect()
     gc.freeze()
 

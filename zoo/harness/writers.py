@@ -47,7 +47,7 @@ class Writers:
         vllm: VllmOptions | None = None,
     ) -> None:
         self.models, self.pad_id, self.stop_ids, self.vocab_size = models, pad_id, tuple(stop_ids), vocab_size
-        self.masters = masters or {}
+        self.masters = {} if masters is None else masters
         self.max_batch, self.native = max_batch, native
         self._steppers: dict[str, Stepper] = {}
         self._natives: dict[str, NativeDecoder | None] = {}
