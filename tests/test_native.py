@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from zoo.components.rollouts import Student
+from zoo.components.rollouts.sampling import nucleus
 from zoo.harness.decode import Stepper, lock_step
-from zoo.harness.native import NativeDecoder, unsupported
+from zoo.harness.native import NativeDecoder, plain, unsupported
+from zoo.harness.native.rows import Rows
 from zoo.seeds import uniforms
 
 SIZES = {"vocab_size": 61, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -38,18 +41,18 @@ def model_of(family: str, dtype: torch.dtype = torch.float64, device: str = "cpu
     return built.to(device, dtype)
 
 
-def both(model: Any, limit: int, temperature: float, rows: int) -> tuple[Any, Any]:
+def both(model: Any, limit: int, temperature: float, rows: int, top_p: float) -> tuple[Any, Any]:
     uniform_QT = uniforms(list(range(len(PROMPTS))), limit)
     stepper = Stepper(model, pad_id=0, graphs=False)
-    expected = lock_step(Student(temperature=temperature), {"student": stepper}, PROMPTS, uniform_QT.T[:, None], stop_ids=[STOP])
+    expected = lock_step(Student(temperature=temperature, top_p=top_p), {"student": stepper}, PROMPTS, uniform_QT.T[:, None], stop_ids=[STOP])
     native = NativeDecoder(model, pad_id=0, stop_ids=[STOP], rows=rows)
-    return expected, native.write(PROMPTS, uniform_QT, temperature=temperature)
+    return expected, native.write(PROMPTS, uniform_QT, temperature=temperature, top_p=top_p)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("temperature", "rows"), [(1.0, 256), (0.7, 16), (0.0, 16), (1.0, 4)])
-def test_it_writes_what_the_reference_engine_writes(family: str, temperature: float, rows: int) -> None:
-    expected, found = both(model_of(family), 40, temperature, rows)
+@pytest.mark.parametrize(("temperature", "rows", "top_p"), [(1.0, 256, 1.0), (0.7, 16, 1.0), (0.0, 16, 0.9), (1.0, 4, 1.0), (1.2, 16, 0.8)])
+def test_it_writes_what_the_reference_engine_writes(family: str, temperature: float, rows: int, top_p: float) -> None:
+    expected, found = both(model_of(family), 40, temperature, rows, top_p)
     count, longest = expected.response_BT.shape
     mask_BT = expected.mask_BT
     assert (found.response_QT[:count, :longest].long() == expected.response_BT)[mask_BT].all()
@@ -80,26 +83,65 @@ def test_what_it_cannot_run_is_refused_with_the_reason() -> None:
     assert "gelu" in str(unsupported(model))
 
 
+def test_on_an_older_gpu_the_kernels_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = SimpleNamespace(device=torch.device("cuda"), config=SimpleNamespace(model_type="gemma"))
+    for found, reason in (((8, 0), "compute capability 9.0"), ((9, 0), "gemma")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=found: found)
+        assert reason in str(unsupported(there))
+
+
+def rows_of(count: int, dtype: torch.dtype, device: str) -> Rows:
+    """Rows that are alive, each with a request of its own for one token."""
+    rows = Rows.idle(count, count, 1, 0, torch.device(device), dtype)
+    rows.alive_R.fill_(1)
+    rows.request_R.copy_(torch.arange(count))
+    return rows
+
+
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("temperature", [1.0, 0.6, 0.0])
-def test_kernels_write_what_the_plain_operations_write(family: str, temperature: float) -> None:
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.6, 1.0), (0.0, 1.0), (1.0, 0.8), (1.3, 0.5)])
+def test_kernels_write_what_the_plain_operations_write(family: str, temperature: float, top_p: float) -> None:
     """fp32 without TF32 on the GPU against fp64 on the CPU: tokens of all rows but those that a rounding can turn."""
-    uniform_QT = uniforms(list(range(len(PROMPTS))), 60)
-    expected = NativeDecoder(model_of(family), pad_id=0, stop_ids=[STOP], rows=16).write(PROMPTS, uniform_QT, temperature=temperature)
+    uniform_QT, law = uniforms(list(range(len(PROMPTS))), 60), {"temperature": temperature, "top_p": top_p}
+    expected = NativeDecoder(model_of(family), pad_id=0, stop_ids=[STOP], rows=16).write(PROMPTS, uniform_QT, **law)
     native = NativeDecoder(model_of(family, torch.float32, "cuda"), pad_id=0, stop_ids=[STOP], rows=16)
     for _ in range(2):  # the second time through kept buffers and graphs
-        found = native.write(PROMPTS, uniform_QT, temperature=temperature)
+        found = native.write(PROMPTS, uniform_QT, **law)
         count = len(PROMPTS)
         same_Q = (found.response_QT[:count].cpu() == expected.response_QT[:count]).all(1)
         assert same_Q.float().mean() > 0.8
         for name in ("student_QT", "behaviour_QT"):
             torch.testing.assert_close(getattr(found, name)[:count].cpu()[same_Q].double(), getattr(expected, name)[:count][same_Q], atol=2e-3, rtol=0)
         assert (found.finished_Q[:count].cpu() == expected.finished_Q[:count])[same_Q].all()
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("vocabulary", [200, 49152])
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 0.999])
+def test_the_nucleus_is_the_reference_ones_token_by_token(vocabulary: int, ties: bool, top_p: float) -> None:
+    """Many uniforms on one law. Among tokens as probable as the last one the smaller ids are in."""
+    from zoo.harness.native.kernels import draw
+
+    count = 4096
+    logits_V = 3 * torch.randn(vocabulary, generator=torch.Generator().manual_seed(5))
+    logits_RV = (logits_V.round() if ties else logits_V).expand(count, -1).contiguous()
+    uniform_R1, stop_S = ((torch.arange(count) + 0.5) / count)[:, None], torch.tensor([-1], dtype=torch.int32)
+    found, expected = rows_of(count, torch.float32, "cuda"), rows_of(count, torch.float64, "cpu")
+    law: dict[str, Any] = {"temperature": 1.1, "top_p": top_p, "limit": 1}
+    draw(logits_RV.cuda(), found, uniform_R1.cuda(), stop_S.cuda(), **law)
+    plain.draw(logits_RV.double(), expected, uniform_R1.double(), stop_S, **law)
+    same_R = found.response_QT[:, 0].cpu() == expected.response_QT[:, 0]
+    assert same_R.float().mean() > 0.99, "but where a uniform lies between two tokens"
+    torch.testing.assert_close(found.behaviour_QT.cpu().double()[same_R], expected.behaviour_QT[same_R], atol=1e-4, rtol=0)
+    inside_V = nucleus(logits_RV[:1].double() / 1.1, top_p)[0]
+    assert (inside_V[found.response_QT[:, 0].long().cpu()] > float("-inf")).float().mean() > 0.999
 
 
 @pytest.mark.gpu

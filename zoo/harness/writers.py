@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo.components.rollouts import Policy
-from zoo.components.rollouts.decoded import Student, Teacher
+from zoo.components.rollouts.decoded import Solo, Student, Teacher
 from zoo.components.teachers import Labels
 from zoo.errors import ZooError, suggest
 from zoo.harness.decode import Stepper, Written, by_length, decoding, lock_step
@@ -30,7 +30,7 @@ class Writers:
 
     The rule, the first that fits: with `vllm` (`engine: vllm`), the student writing alone, with any stop tokens and `top_p`, at temperature 0 or at
     least 0.01, is decoded by vLLM, unless an adapter or a hook changes its layers. On a GPU, a model of a family that `zoo.harness.native` knows, in
-    bf16, writing alone from its whole distribution (`top_p` 1) is decoded natively; `native=False` turns this off. Any other stream or model is
+    bf16, writing alone is decoded natively; `native=False` turns this off. Any other stream or model is
     decoded by the reference steps. `masters` are the models in training of which some are narrow copies.
     """
 
@@ -79,8 +79,8 @@ class Writers:
         score_student: bool = True,
     ) -> Written:
         """One response to each prompt; see `lock_step`."""
+        law: dict[str, Any] = {"temperature": policy.temperature, "top_p": policy.top_p} if isinstance(policy, Solo) else {}
         if (beside := self._vllm_for(policy)) is not None:
-            law: dict[str, Any] = {"temperature": policy.temperature, "top_p": policy.top_p}  # type: ignore[attr-defined]
             return beside.write(prompts["student"], seeds_of(uniform_TUB[0, 0]), len(uniform_TUB), **law, stops=stop_ids, scored=score_student)
         decoder = self._native_for(policy, stop_ids)
         if decoder is None:
@@ -88,7 +88,7 @@ class Writers:
             return lock_step(policy, steppers, prompts, uniform_TUB, stop_ids=stop_ids or self.stop_ids, score_student=score_student)
         [name] = policy.reads
         with decoding([decoder.model]):
-            rows = decoder.write(prompts[name], uniform_TUB[:, 0].T, temperature=policy.temperature)  # type: ignore[attr-defined]
+            rows = decoder.write(prompts[name], uniform_TUB[:, 0].T, **law)
         return rows.written(len(prompts[name]), isinstance(policy, Student), scored=score_student and name == "student")
 
     def stepper(self, name: str) -> Stepper:
@@ -115,8 +115,7 @@ class Writers:
         return VllmDecoder(model, pad_id=self.pad_id, stop_ids=self.stop_ids, vocab_size=self.vocab_size, options=options)
 
     def _native_for(self, policy: Policy, stop_ids: Sequence[int] | None) -> NativeDecoder | None:
-        alone = type(policy) in (Student, Teacher) and policy.top_p >= 1.0  # type: ignore[attr-defined]
-        if not self.native or not alone or stop_ids is not None:
+        if not self.native or type(policy) not in (Student, Teacher) or stop_ids is not None:
             return None
         [name] = policy.reads
         if name not in self._natives:

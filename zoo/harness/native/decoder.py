@@ -30,21 +30,21 @@ class NativeDecoder:
         self.model, self.pad_id, self.capacity = model, pad_id, rows
         self.stop_S = torch.tensor(list(stop_ids), dtype=torch.int32, device=model.device)
         self.weights = gather(model, vocab_size, master)
-        self._kept: dict[tuple[int, int, int, int, float], DecodeStep] = {}
+        self._kept: dict[tuple[float, ...], DecodeStep] = {}
 
     def release(self) -> None:
         """Free the caches and graphs."""
         self._kept.clear()
 
     @torch.no_grad()
-    def write(self, prompts: Sequence[Sequence[int]], uniform_QT: Tensor, *, temperature: float) -> Rows:
+    def write(self, prompts: Sequence[Sequence[int]], uniform_QT: Tensor, *, temperature: float, top_p: float = 1.0) -> Rows:
         """One answer a prompt, of at most `uniform_QT.shape[1]` tokens; row q of the columns belongs to prompt q.
 
         `uniform_QT` holds each answer's private noise, so a token depends on nothing but its own prompt and its own uniforms.
         The host looks at the device every 16 tokens, while the last of them is written: to refill finished rows, or to go on with fewer.
         """
         requests, limit = uniform_QT.shape
-        step = self._shape(prompts, requests, limit, temperature)
+        step = self._shape(prompts, requests, limit, temperature, top_p)
         rows = step.rows
         rows.reset(self.pad_id)
         step.uniform_QT[:requests].copy_(uniform_QT)
@@ -81,11 +81,11 @@ class NativeDecoder:
         rows.token_R[at], rows.position_R[at], rows.request_R[at] = torch.tensor(columns, dtype=torch.int32, device=self.model.device)
         rows.written_R[at], rows.alive_R[at] = 0, 1
 
-    def _shape(self, prompts: Sequence[Sequence[int]], requests: int, limit: int, temperature: float) -> DecodeStep:
+    def _shape(self, prompts: Sequence[Sequence[int]], requests: int, limit: int, temperature: float, top_p: float) -> DecodeStep:
         """Buffers and graphs that fit, kept for the next call."""
         length = -(-(max(len(prompt) for prompt in prompts) + limit) // LENGTH_BUCKET) * LENGTH_BUCKET
         capacity, room = min(self.capacity, _power(max(requests, FEWEST_ROWS))), _power(requests)
-        key = (capacity, length, room, limit, temperature)
+        key = (capacity, length, room, limit, temperature, top_p)
         if key not in self._kept:
             self._kept.clear()
             wide = wide_type(self.weights.kind)
@@ -97,6 +97,7 @@ class NativeDecoder:
                 torch.zeros(room, limit, dtype=wide, device=self.model.device),
                 self.stop_S,
                 temperature=temperature,
+                top_p=top_p,
             )
             if self.model.device.type == "cuda":
                 step.capture()

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.components.rollouts.sampling import inverse_cdf, token_logp
+from zoo.components.rollouts.sampling import inverse_cdf, token_logp, warp
 from zoo.harness.native.rows import Rows
 
 
@@ -89,7 +89,7 @@ def attend(
     out_RA.copy_(attended.reshape(count, -1))
 
 
-def draw(logits_RV: Tensor, rows: Rows, uniform_QT: Tensor, stop_S: Tensor, *, temperature: float, limit: int) -> None:
+def draw(logits_RV: Tensor, rows: Rows, uniform_QT: Tensor, stop_S: Tensor, *, temperature: float, top_p: float, limit: int) -> None:
     """Draw one token a living row from its own uniform, record it with its log-probabilities, and advance the row."""
     count = len(logits_RV)
     request_R, written_R = rows.request_R[:count].long(), rows.written_R[:count].long()
@@ -99,6 +99,7 @@ def draw(logits_RV: Tensor, rows: Rows, uniform_QT: Tensor, stop_S: Tensor, *, t
         token_R = logits_RV.argmax(-1)
         full_R = token_logp(logits_RV, token_R)
     else:
-        token_R = inverse_cdf(logits_RV / temperature, uniform_R)
-        full_R, behaviour_R = token_logp(logits_RV, token_R), token_logp(logits_RV / temperature, token_R)
+        warped_RV = warp(logits_RV, temperature, top_p)
+        token_R = inverse_cdf(warped_RV, uniform_R)
+        full_R, behaviour_R = token_logp(logits_RV, token_R), token_logp(warped_RV, token_R)
     rows.record(token_R, behaviour_R, full_R, (token_R[:, None] == stop_S).any(-1), limit)

@@ -47,11 +47,20 @@ class DecodeStep:
     """
 
     def __init__(
-        self, weights: Weights, rotary: tuple[Tensor, Tensor], cache: Cache, rows: Rows, uniform_QT: Tensor, stop_S: Tensor, *, temperature: float
+        self,
+        weights: Weights,
+        rotary: tuple[Tensor, Tensor],
+        cache: Cache,
+        rows: Rows,
+        uniform_QT: Tensor,
+        stop_S: Tensor,
+        *,
+        temperature: float,
+        top_p: float = 1.0,
     ) -> None:
         self.weights, self.cosine_LD, self.sine_LD = weights, *rotary
         self.cache, self.rows = cache, rows
-        self.uniform_QT, self.stop_S, self.temperature = uniform_QT, stop_S, temperature
+        self.uniform_QT, self.stop_S, self.law = uniform_QT, stop_S, {"temperature": temperature, "top_p": top_p}
         self.limit, self.capacity = uniform_QT.shape[1], len(rows.token_R)
         self.ops = operations(weights.device)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
@@ -100,7 +109,7 @@ class DecodeStep:
             parts = ops.linear_parts(hidden, layer.down, room)
         ops.rms_norm(x, w.final_norm, w.eps, normed, parts)
         ops.head(normed, w.head, logits)
-        ops.draw(logits, rows, self.uniform_QT, self.stop_S, temperature=self.temperature, limit=self.limit)
+        ops.draw(logits, rows, self.uniform_QT, self.stop_S, **self.law, limit=self.limit)
 
     @torch.no_grad()
     def prefill(self, ids_BP: Tensor, slot_B: Tensor) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zoo.errors import ZooError
 
 FAMILIES = ("llama", "qwen2", "qwen3")
+OLDEST = (9, 0)  # compute capability: launches overlap, which Hopper began with
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,10 @@ def wide_type(kind: torch.dtype) -> torch.dtype:
 
 
 def unsupported(model: Any) -> str | None:
-    """Why the native step can't run this model, or None where it can."""
+    """Why the native step can't run this model where it is, or None where it can."""
     config = model.config
+    if model.device.type == "cuda" and torch.cuda.get_device_capability(model.device) < OLDEST:
+        return f"the kernels need a GPU of compute capability {'.'.join(map(str, OLDEST))} or newer"
     if config.model_type not in FAMILIES:
         return f"the model type {config.model_type} is not one of {', '.join(FAMILIES)}"
     if config.hidden_act != "silu":
