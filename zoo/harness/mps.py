@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from zoo.harness.forked import start_server
@@ -26,14 +27,15 @@ CONTROL = "nvidia-cuda-mps-control"
 EVERYONES = Path("/tmp/nvidia-mps")  # where the service of a whole machine is reached, which processes use without being told
 PIPES, LOGS, VISIBLE = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY", "CUDA_VISIBLE_DEVICES"
 CHOICE = "ZOO_MPS"  # environment variable: `off` for no service; `on` in a process that shares its GPU by one of ours
+MOST = 48  # processes that one GPU serves at once, from Volta on
 PATIENCE = 60.0  # seconds for the service to answer, or to end
 
 
 def possible(workers: int, device: str) -> bool:
-    """Whether so many workers of one device may have a service: there are several on a GPU, NVIDIA's program is here, nobody else runs it, and the user
-    did not say `off`."""
+    """Whether so many workers of one device may have a service: there are several on a GPU, no more than it serves, NVIDIA's program is here, nobody else
+    runs it, and the user did not say `off`."""
     wanted = os.environ.get(CHOICE) != "off" and PIPES not in os.environ and not (EVERYONES / "control").exists()
-    return workers > 1 and device.startswith("cuda") and wanted and shutil.which(CONTROL) is not None
+    return 1 < workers <= MOST and device.startswith("cuda") and wanted and shutil.which(CONTROL) is not None
 
 
 def answers() -> None:
@@ -49,9 +51,9 @@ class Service:
 
     def __init__(self, place: Mapping[str, str], numbers: Iterable[int], probe: Callable[[], None] = answers) -> None:
         self.numbers = frozenset(numbers)
-        folder = Path(get_temp_dir()) / f"mps-{min(self.numbers)}"  # the standard library takes it away
-        folder.mkdir(exist_ok=True)
-        surroundings = {**os.environ, **place, PIPES: str(folder), LOGS: str(folder)}
+        folder = mkdtemp(prefix=f"mps-{min(self.numbers)}-", dir=get_temp_dir())  # the standard library takes it away
+        reached = {PIPES: folder, LOGS: folder}
+        surroundings = {**os.environ, **place, **reached}
         context: Any = start_server()
         self._line, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(surroundings, _seen(surroundings), theirs, probe))
@@ -60,7 +62,7 @@ class Service:
         running = False
         with suppress(EOFError):
             running = self._line.poll(PATIENCE) and self._line.recv()
-        self.told = {PIPES: str(folder), LOGS: str(folder), CHOICE: "on", **_seen(surroundings)} if running else {}
+        self.told = {**reached, CHOICE: "on", **_seen(surroundings)} if running else {}
 
     def close(self) -> None:
         """End the daemon; its processes have ended before."""
