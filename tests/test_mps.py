@@ -43,9 +43,9 @@ def control(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A program in the place of NVIDIA's, which writes down what it is told."""
     program, told = tmp_path / "bin" / CONTROL, tmp_path / "told.txt"
     program.parent.mkdir()
-    program.write_text(
-        f'#!/bin/sh\nif [ "$1" = -d ]; then words=started; else words=$(cat); fi\necho "$words ${VISIBLE} $(basename "${PIPES}" | cut -c1-5)" >> {told}\n'
-    )
+    words = 'if [ "$1" = -d ]; then words=started; else words=$(cat); fi'
+    place = f'${VISIBLE} $(basename "${PIPES}" | cut -c1-5)'
+    program.write_text(f'#!/bin/sh\n{words}\necho "$words {place}" >> {told}\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
     return told
