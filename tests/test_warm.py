@@ -24,6 +24,7 @@ def refuse(*_, **__):
 for name in ("is_available", "device_count", "init", "_lazy_init", "current_device", "get_device_properties", "get_device_capability", "mem_get_info"):
     setattr(torch.cuda, name, refuse)
 import os, signal, sys, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests were started with
 import zoo.harness.warm as warm
 print(sorted(name for name in warm.MODULES if name not in sys.modules), torch.cuda.is_initialized(), threading.active_count())
 print(signal.getsignal(signal.SIGINT) is signal.default_int_handler, os.fstat(2).st_ino == int(sys.argv[1]))
@@ -83,7 +84,9 @@ def test_a_command_that_ends_early_leaves_no_server_at_its_imports(ending: str) 
     """Whoever reads its output waits for all that hold it."""
     name = "no_such_comparison" if ending == "refused" else "quickstart"
     command = [sys.executable, "-m", "zoo", "run", name, "--results", "/dev/null/none", "--jobs", "2"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True) as process:
+    heard = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    # The tests may run in a shell's background, where interrupts are ignored.
+    with subprocess.Popen(command, **heard, start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:  # type: ignore[call-overload]
         while not any(WARM in _command_line(child) for child in children(process.pid)):
             assert process.poll() is None
             time.sleep(0.01)
