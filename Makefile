@@ -21,7 +21,8 @@ quickstart: $(VENV)/.installed
 	$(BIN)/zoo run quickstart --device cpu --results .quickstart/results --tables .quickstart/tables
 
 test: $(VENV)/.installed lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"
+	@# Many tests start the command anew: compiled modules are kept, also where the surroundings say that none are to be written.
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"
 	$(BIN)/zoo tables --check
 
 lint: $(VENV)/.installed

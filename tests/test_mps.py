@@ -51,10 +51,6 @@ def control(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return told
 
 
-def there() -> None:
-    """The GPU answers."""
-
-
 def numbered_from_zero() -> None:
     assert os.environ[VISIBLE] == "0,1" and "/mps-4-" in os.environ[PIPES]
 
@@ -94,8 +90,13 @@ def test_where_no_gpu_answers_under_it_there_is_no_service(control: Path) -> Non
 
 
 def test_a_service_ends_with_a_command_that_is_killed(control: Path) -> None:
-    lines = "from test_mps import Service, there; import os, signal; Service({}, [2], there); os.kill(os.getpid(), signal.SIGKILL)"
-    done = subprocess.run([sys.executable, "-c", lines], cwd=Path(__file__).parent, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    lines = """
+import multiprocessing, os, signal, zoo.harness.mps as mps
+mps.start_server = lambda: multiprocessing.get_context("spawn")  # quicker than a server that loads everything first
+mps.Service({}, [2], os.getpid)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", lines])
     assert done.returncode == -signal.SIGKILL
     until = time.monotonic() + 60
     while "quit" not in control.read_text() and time.monotonic() < until:
@@ -167,7 +168,7 @@ COMPARISON: dict[str, Any] = {
 
 @pytest.mark.parametrize(("choice", "recorded"), [(None, ["error"]), ("on", [])])
 def test_a_fault_is_the_cells_own_unless_the_gpu_is_used_by_several(
-    choice: str | None, recorded: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    choice: str | None, recorded: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fault(*_: Any) -> None:
         monkeypatch.setattr(run, "lost", lambda: True)
@@ -182,12 +183,17 @@ def test_a_fault_is_the_cells_own_unless_the_gpu_is_used_by_several(
     with pytest.raises(DeviceLost, match=r"^sft \(seed 0\): a fault on the GPU ended this process \(.*illegal memory access was encountered\); "):
         run_comparison(load_comparison(file), load_registry(), Place(tmp_path), device="cpu")
     assert [record.run.status for record in load_records(tmp_path / "records", "faulty")] == recorded
-    monkeypatch.setattr(run, "lost", lambda: False)
-    monkeypatch.setattr(device, "lost", lambda: False)
-    monkeypatch.setattr(sys, "argv", ["zoo", "run", str(file), "--results", str(tmp_path / "again"), "--device", "cpu"])
+
+
+def test_a_command_that_lost_its_gpu_says_so_and_by_its_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fault(*_: Any) -> None:
+        raise DeviceLost("sft (seed 0): a fault on the GPU ended this process")
+
+    monkeypatch.setattr("zoo.load_registry", fault)
+    monkeypatch.setattr(sys, "argv", ["zoo", "run", "quickstart", "--device", "cpu"])
     with pytest.raises(SystemExit) as end:
         command_line()
-    assert end.value.code == DeviceLost.code and "zoo: sft (seed 0): a fault on the GPU" in capsys.readouterr().err
+    assert end.value.code == DeviceLost.code == 75 and capsys.readouterr().err == "zoo: sft (seed 0): a fault on the GPU ended this process\n"
 
 
 def test_a_device_that_was_never_used_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
