@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from gpu_probes import missing, numbered_from_zero
 
 from zoo import load_registry
 from zoo.cli import main as command_line
@@ -48,15 +50,8 @@ def control(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     program.write_text(f'#!/bin/sh\n{words}\necho "$words {place}" >> {told}\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    monkeypatch.setattr(mps, "start_server", lambda: multiprocessing.get_context("spawn"))  # quicker than a server that loads everything first
     return told
-
-
-def numbered_from_zero() -> None:
-    assert os.environ[VISIBLE] == "0,1" and "/mps-4-" in os.environ[PIPES]
-
-
-def missing() -> None:
-    raise RuntimeError("CUDA error: MPS client failed to connect")
 
 
 def test_a_service_is_for_several_workers_of_a_gpu_where_nobody_else_runs_one(control: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -92,11 +87,12 @@ def test_where_no_gpu_answers_under_it_there_is_no_service(control: Path) -> Non
 def test_a_service_ends_with_a_command_that_is_killed(control: Path) -> None:
     lines = """
 import multiprocessing, os, signal, zoo.harness.mps as mps
-mps.start_server = lambda: multiprocessing.get_context("spawn")  # quicker than a server that loads everything first
-mps.Service({}, [2], os.getpid)
+from gpu_probes import there
+mps.start_server = lambda: multiprocessing.get_context("spawn")
+mps.Service({}, [2], there)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    done = subprocess.run([sys.executable, "-c", lines])
+    done = subprocess.run([sys.executable, "-c", lines], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
     assert done.returncode == -signal.SIGKILL
     until = time.monotonic() + 60
     while "quit" not in control.read_text() and time.monotonic() < until:

@@ -115,13 +115,14 @@ def write_path(location: Location) -> str:
     return text.lstrip(".") or "(top level)"
 
 
-def load_model(model: type[M], file: Path, prepare: Any = None, short: Short | None = None) -> M:
-    """Validate a YAML file into `model`; `prepare` may expand short forms first, and `short` says where they were written.
+def load_model(model: type[M], file: Path, prepare: Any = None, short: Short | None = None, read: tuple[Any, Mapping[Location, int]] | None = None) -> M:
+    """Validate a YAML file into `model`; `prepare` may expand short forms first, and `short` says where they were written. `read` is the file's content
+    (`read_yaml`), where the caller has it.
 
     Raises:
         ZooError: one line for each mistake, with file, line and path.
     """
-    data, lines = read_yaml(file)
+    data, lines = read or read_yaml(file)
     if data is None:
         raise ZooError(f"{file}: is empty; it should hold the keys of {_article(model.__name__)}")
     if not isinstance(data, Mapping):

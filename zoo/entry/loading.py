@@ -47,8 +47,9 @@ def load_entry(file: Path) -> MethodEntry:
         except ZooError as error:
             raise ZooError(place([str(error)], file)) from None
 
-    short = {**SHORT, **stage_places(read_yaml(file)[0])}
-    entry = load_model(MethodEntry, file, prepare, short)
+    read = read_yaml(file)
+    short = {**SHORT, **stage_places(read[0])}
+    entry = load_model(MethodEntry, file, prepare, short, read)
     found = problems(entry) or coordinate_problems(entry)
     if entry.id != file.stem:
         found = [f"id: '{entry.id}' differs from the file's name; name the file {entry.id}.yaml"]
