@@ -28,17 +28,18 @@ def launched(*arguments: str | Path, launch: tuple[str, ...] = LAUNCH) -> tuple[
     return started.returncode, said
 
 
-def test_two_processes_give_the_steps_weights_and_records_of_one(pair_file: Path, tmp_path: Path) -> None:
-    """All in one test: the launch takes longer than everything in it."""
+@pytest.mark.parametrize("methods", [METHODS[::3], pytest.param(METHODS, marks=pytest.mark.slow)], ids=["a third", "all"])
+def test_two_processes_give_the_steps_weights_and_records_of_one(methods: list[str], pair_file: Path, tmp_path: Path) -> None:
+    """Many methods in one test: the launch takes longer than most of them."""
     one, two = tmp_path / "one", tmp_path / "two"
     for folder in (one, two):
         folder.mkdir()
-    train(pair_file, one, *METHODS)
-    status, said = launched(pair_file, two, "0", *METHODS)
+    train(pair_file, one, *methods)
+    status, said = launched(pair_file, two, "0", *methods)
     assert status == 0, said
     expected, found = (json.loads((folder / "steps.json").read_text()) for folder in (one, two))
     weights, others = (load_file(folder / "weights.safetensors") for folder in (one, two))
-    for method in METHODS:
+    for method in methods:
         assert (expected[method]["processes"], found[method]["processes"]) == (1, 2)
         assert expected[method]["spent"] == found[method]["spent"], method
         for row, other in zip(expected[method]["rows"], found[method]["rows"], strict=True):
