@@ -39,6 +39,12 @@ def _ordered(value):
 
 
 @triton.jit
+def _inside(logit, v, least, last):
+    """Which tokens a nucleus with this edge holds."""
+    return (_ordered(logit) > least) | ((_ordered(logit) == least) & (v <= last))
+
+
+@triton.jit
 def _nucleus(
     logits_ptr, partial_ptr, edge_ptr, alive_ptr, V, inverse_temperature, top_p, lowest, BLOCKS: tl.constexpr, BLOCKS_TILE: tl.constexpr,
     BLOCK: tl.constexpr, WIDE: tl.constexpr,
@@ -89,9 +95,8 @@ def _nucleus(
     for block in range(BLOCKS):
         v = block * BLOCK + tl.arange(0, BLOCK)
         logit = tl.load(logits_ptr + v, mask=v < V, other=float("-inf"))
-        inside = (_ordered(logit) > least) | ((_ordered(logit) == least) & (v <= last))
         at_block = partial_ptr + (row * BLOCKS + block) * 4
-        tl.store(at_block + 2, tl.sum(tl.where(inside, tl.exp((logit - tl.load(at_block)) * inverse_temperature), 0.0), 0))
+        tl.store(at_block + 2, tl.sum(tl.where(_inside(logit, v, least, last), tl.exp((logit - tl.load(at_block)) * inverse_temperature), 0.0), 0))
 
 
 @triton.jit
@@ -129,7 +134,7 @@ def _draw(
         weight = tl.exp((logit - top) * inverse_temperature)
         if NUCLEUS:
             least, last_equal = tl.load(edge_ptr + 2 * row), tl.load(edge_ptr + 2 * row + 1)
-            weight = tl.where((_ordered(logit) > least) | ((_ordered(logit) == least) & (v <= last_equal)), weight, 0.0)
+            weight = tl.where(_inside(logit, v, least, last_equal), weight, 0.0)
         passed = (before + tl.cumsum(weight, 0) <= target) & (v < V)
         last = tl.max(tl.where(weight > 0, v, 0), 0)
         token = tl.minimum(block * BLOCK + tl.sum(passed.to(tl.int32), 0), last)
