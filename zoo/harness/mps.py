@@ -50,8 +50,7 @@ class Service:
     """The daemon for the GPU at a place, for the workers with these numbers. `told` is what their environment says; nothing where it does not answer."""
 
     def __init__(self, place: Mapping[str, str], numbers: Iterable[int], probe: Callable[[], None] = answers) -> None:
-        self.numbers = frozenset(numbers)
-        folder = mkdtemp(prefix=f"mps-{min(self.numbers)}-", dir=get_temp_dir())  # the standard library takes it away
+        folder = mkdtemp(prefix=f"mps-{min(numbers)}-", dir=get_temp_dir())  # the standard library takes it away
         reached = {PIPES: folder, LOGS: folder}
         surroundings = {**os.environ, **place, **reached}
         context: Any = start_server()

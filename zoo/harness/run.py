@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import shutil
 import time
-import uuid as uuids
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +30,7 @@ from zoo.harness.parallel import Processes, start_processes
 from zoo.harness.plan import DONE, Cell, Place, ended, make_plan, trains
 from zoo.harness.ready import origin_note, refuse_misfits, settle_threads
 from zoo.harness.report import Listener, Several
-from zoo.harness.run_record import first_line, log_folder, run_payload, write_logs
+from zoo.harness.run_record import attempt_uuid, first_line, log_folder, run_payload, write_logs
 from zoo.harness.shadow import decoding_copy
 from zoo.harness.sharding import wanted as sharding_wanted
 from zoo.harness.shared_teachers import borrowed
@@ -219,8 +218,9 @@ def _tried(work: Callable[[], None]) -> tuple[Status, BaseException | None]:
 
 def _finish(session: Session, cell: Cell, work: Path, trainer: Trainer | None, status: Status, failure: BaseException | None) -> Outcome:
     """Evaluate and write the records; `run.json` comes last, so a cell without it is not done."""
-    uuid = _attempt_uuid(session, cell, work)
-    folder = session.place.records / session.comparison.id / cell.method / uuid
+    records = session.place.records / session.comparison.id / cell.method
+    uuid = attempt_uuid(records, work)
+    folder = records / uuid
     remove_torn(folder)
     evaluation: dict[str, float] = {"seconds": 0.0, "tokens": 0}
     if status == "success":
@@ -238,17 +238,6 @@ def _finish(session: Session, cell: Cell, work: Path, trainer: Trainer | None, s
     message = first_line(failure)
     session.listener.end(cell.method, cell.seed, status, message)
     return Outcome(cell, status, folder, message)
-
-
-def _attempt_uuid(session: Session, cell: Cell, work: Path) -> str:
-    """The attempt's name, kept beside its checkpoint so that a resumed attempt writes the same record, unless that one says failed."""
-    file = work / "uuid"
-    uuid = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
-    if not uuid or (session.place.records / session.comparison.id / cell.method / uuid / "run.json").exists():
-        uuid = str(uuids.uuid4())
-        (work / "uuid.partial").write_text(uuid, encoding="utf-8")
-        (work / "uuid.partial").rename(file)
-    return uuid
 
 
 def _train(session: Session, cell: Cell, trainer: Trainer, work: Path) -> None:

@@ -6,6 +6,7 @@ import re
 import resource
 import sys
 import traceback
+import uuid as uuids
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +31,17 @@ ELSEWHERE = re.compile(r" Process \d+ has \S+ \S+ memory in use\.| Of the alloca
 
 if TYPE_CHECKING:
     from zoo.harness.run import Session
+
+
+def attempt_uuid(records: Path, work: Path) -> str:
+    """The attempt's name, kept beside its checkpoint so that a resumed attempt writes the same record, unless that one, among the method's, says failed."""
+    file = work / "uuid"
+    uuid = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
+    if not uuid or (records / uuid / "run.json").exists():
+        uuid = str(uuids.uuid4())
+        (work / "uuid.partial").write_text(uuid, encoding="utf-8")
+        (work / "uuid.partial").rename(file)
+    return uuid
 
 
 def run_payload(

@@ -82,8 +82,7 @@ class Keeper:
     """The process that keeps the teachers of some workers, by number, where these are placed. Workers are `told` its address by their environment."""
 
     def __init__(self, sharing: Sharing, device: str, place: Mapping[str, str], numbers: Iterable[int]) -> None:
-        self.numbers = frozenset(numbers)
-        self.address = f"{get_temp_dir()}/teachers-{min(self.numbers)}"  # the standard library takes the folder away
+        self.address = f"{get_temp_dir()}/teachers-{min(numbers)}"  # the standard library takes the folder away
         self.told = {KEEPER: self.address, KEPT: str(CONTEXT + sharing.size)}
         self.process: Any = None
         self._given = sharing, device, self.address, {**os.environ, **place}, str(Path.cwd())
